@@ -1,0 +1,178 @@
+//! What agents are told and what they answer: roster, prompts, plans, carry-over, transcript.
+//!
+//! Nothing here acts on the world: every function turns typed values into text or text into typed values.
+
+use serde::{Deserialize, Serialize};
+
+/// One step of a plan, under the names that callers and files use.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanStep {
+    /// What each sub-point of the step is about.
+    #[serde(default)]
+    pub bullet_points: Vec<String>,
+    /// The sub-task.
+    pub sub_task: String,
+    /// The agent in charge of it.
+    pub sub_task_agent: String,
+}
+
+/// The record of a finished step: all that later prompts, summaries and reports are made of.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StepRecord {
+    /// 1-based number of the step.
+    pub number: usize,
+    /// The agent in charge.
+    pub agent: String,
+    /// The sub-task.
+    pub sub_task: String,
+    /// Scripts that ran with success, in order (an engineer's step; usually one).
+    pub scripts: Vec<ScriptRecord>,
+    /// Notes as Markdown, without the file name comment (a researcher's step).
+    pub notes: Option<String>,
+    /// The notes' file name, such as `results.md`.
+    pub notes_file: Option<String>,
+    /// The content of the step's block in `previous_steps_execution_summary`, when it came from a
+    /// file of an earlier run and nothing finer is known.
+    pub summary: Option<String>,
+}
+
+/// A script that ran with success.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScriptRecord {
+    /// Path relative to the phase's directory, such as `codebase/step_1.py`.
+    pub file: String,
+    /// The whole code.
+    pub code: String,
+    /// What it printed, cleaned for prompts.
+    pub output: String,
+    /// Functions with their docstrings, from the compile check.
+    pub outline: crate::exec::Check,
+}
+
+/// A try at a step that did not succeed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FailedAttempt {
+    /// 1-based number of the try.
+    pub number: usize,
+    /// Path of the script, relative to the phase's directory.
+    pub file: String,
+    /// The whole code.
+    pub code: String,
+    /// What it printed, cleaned for prompts.
+    pub output: String,
+    /// How it ended, in words: `exit status 1`, `killed by signal 9`, `stopped after 60 s`, `syntax error`.
+    pub ended: String,
+    /// The diagnosis computed from exit state and traceback: cause and what to do.
+    pub diagnosis: String,
+    /// The engineer's own words on what this try changed.
+    pub modifications: Option<String>,
+}
+
+/// A product under `data/`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Product {
+    /// Path relative to the phase's directory, such as `data/result.csv`.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// The step that wrote it.
+    pub step: usize,
+    /// For tables: the columns.
+    pub columns: Option<Vec<String>>,
+    /// For tables: rows without the header.
+    pub rows: Option<u64>,
+    /// For plots: the line printed when it was saved.
+    pub description: Option<String>,
+}
+
+/// What is common to every agent's prompt.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Briefing {
+    /// The user's task, verbatim.
+    pub task: String,
+    /// The agent's own `*_instructions`, verbatim; blank drops the section.
+    pub instructions: String,
+    /// `hardware_constraints`, verbatim; blank means the facts are told instead.
+    pub hardware_constraints: String,
+    /// The machine as scripts see it.
+    pub facts: crate::exec::Facts,
+    /// Human feedback of all checkpoints so far, oldest first; the newest outranks the plan.
+    pub feedback: Vec<String>,
+}
+
+/// What the planner is told.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlannerCase {
+    /// Common part.
+    pub briefing: Briefing,
+    /// At most this many steps.
+    pub max_plan_steps: usize,
+    /// Agents that may appear, in roster order.
+    pub agents: Vec<String>,
+    /// Its own previous plan, when this is an update.
+    pub plan: Option<Vec<PlanStep>>,
+    /// The reviewer's recommendations on that plan.
+    pub recommendations: Vec<String>,
+}
+
+/// What the plan reviewer is told.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReviewerCase {
+    /// Common part; `instructions` are the plan instructions.
+    pub briefing: Briefing,
+    /// At most this many steps.
+    pub max_plan_steps: usize,
+    /// Agents that may appear, in roster order.
+    pub agents: Vec<String>,
+    /// The plan under review.
+    pub plan: Vec<PlanStep>,
+    /// Earlier rounds' recommendations, oldest first.
+    pub earlier: Vec<Vec<String>>,
+}
+
+/// What an agent in charge of a step (engineer, researcher, …) is told.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StepCase {
+    /// Common part.
+    pub briefing: Briefing,
+    /// The full plan.
+    pub plan: Vec<PlanStep>,
+    /// 1-based number of this step.
+    pub step: usize,
+    /// Records of the finished steps, oldest first.
+    pub records: Vec<StepRecord>,
+    /// Scripts of this step that already succeeded while work remained.
+    pub done_here: Vec<ScriptRecord>,
+    /// What the engineer said remains.
+    pub remaining: Option<String>,
+    /// Products so far.
+    pub products: Vec<Product>,
+    /// Failed tries at this step, oldest first.
+    pub failures: Vec<FailedAttempt>,
+    /// Tries allowed in all (the first included).
+    pub max_attempts: usize,
+    /// The symptom of a suspect success (point 60).
+    pub suspect: Option<String>,
+    /// A second opinion on repeated failure (point 59).
+    pub second_opinion: Option<String>,
+    /// Wall-clock limit of a script in seconds.
+    pub timeout_seconds: Option<f64>,
+    /// Directories scripts may write to, for the prompt.
+    pub writable: Vec<String>,
+    /// `researcher_filename`, verbatim, when it names a file.
+    pub notes_file: Option<String>,
+    /// Names of notes that exist already.
+    pub taken_notes: Vec<String>,
+    /// Upper limit of the carry-over in characters; at least 60,000.
+    pub carry_budget: usize,
+    /// Feedback by a human who asked for this step to be done again.
+    pub redo: Option<String>,
+}

@@ -1,0 +1,13 @@
+//! The engine of `cmbagent`: agent workflows for science as sequences of phases.
+//!
+//! Layers, top to bottom; arrows point down only:
+//!
+//! * `bindings` (feature `python`) — the only code that names pyo3.
+//! * [`engine`] — status, state, registry, workflows, executor, and the one door for effects.
+//! * [`phases`] — the built-in phases.
+//! * [`agents`] — roster, prompts, plans, carry-over, transcript.
+//! * [`llm`], [`exec`], [`journal`] — models over HTTP, executed code, the record of a run.
+
+pub mod agents;
+pub mod exec;
+pub mod llm;

@@ -1,0 +1,119 @@
+//! Models over HTTP: one file a wire format, and what they share.
+
+pub mod types;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+
+pub use types::{Finish, Message, Part, Reply, Request, Role, Sampling, Schema, Usage};
+
+/// The port through which the engine reaches models.
+///
+/// Implementations: [`http::HttpProvider`] (real providers) and [`scripted::ScriptedProvider`] (tests).
+pub trait Provider: Send + Sync {
+    /// Makes one call, with the retries it needs, and returns the folded answer.
+    ///
+    /// `watch` is told of words as they arrive and of retries. Dropping the future abandons the call.
+    fn call<'a>(&'a self, call: &'a Call, watch: &'a dyn Watch) -> BoxFuture<'a, Result<Reply, LlmError>>;
+}
+
+/// A call as the engine hands it to a [`Provider`].
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// What is said.
+    pub request: Request,
+    /// Where it goes and who pays, when the agent's configuration says so.
+    pub options: CallOptions,
+    /// The agent that speaks: named in errors and events.
+    pub agent: String,
+    /// Cancels the call.
+    pub cancel: CancellationToken,
+}
+
+/// Per-agent settings of a call (`agent_llm_configs`); everything is optional.
+#[derive(Debug, Clone, Default)]
+pub struct CallOptions {
+    /// `openai`, `anthropic` or `google`/`gemini`; else the model's name decides.
+    pub api_type: Option<String>,
+    /// Base URL that replaces the provider's own and its `*_BASE_URL` variable.
+    pub base_url: Option<String>,
+    /// A key of this agent alone; else [`Keys`] is asked for the provider's.
+    pub api_key: Option<SecretString>,
+    /// Whether to stream; `None` means yes.
+    pub stream: Option<bool>,
+    /// Seconds one call may take over all its tries.
+    pub deadline_seconds: Option<f64>,
+}
+
+/// Where API keys come from; asked only for the provider a call names.
+pub trait Keys: Send + Sync {
+    /// The key stored under `OPENAI`, `ANTHROPIC` or `GEMINI`; `None` when missing or empty.
+    fn get(&self, name: &str) -> Option<SecretString>;
+}
+
+/// What a call reports while it runs.
+pub trait Watch: Send + Sync {
+    /// More text of the answer has come.
+    fn text(&self, delta: &str);
+    /// A try failed and another follows after `wait_seconds`; `reason` is redacted.
+    fn retry(&self, reason: &str, wait_seconds: f64, tries: u32);
+}
+
+/// Why a call failed for good.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct LlmError {
+    /// What kind of failure it is.
+    pub kind: LlmErrorKind,
+    /// What happened, what was expected and what to do, with the provider's own words, redacted.
+    pub message: String,
+    /// The HTTP status, where there was one.
+    pub status: Option<u16>,
+    /// The model that was asked.
+    pub model: String,
+}
+
+/// Kinds of failed calls; each has its exception class in Python.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LlmErrorKind {
+    /// No key for the provider.
+    MissingKey,
+    /// 401 or 403.
+    Authentication,
+    /// 404: no such model or address.
+    ModelNotFound,
+    /// 400 or 422 that no dialect cures.
+    BadRequest,
+    /// The prompt does not fit the model, or the server cut it silently.
+    ContextLength,
+    /// 429 until the deadline or the last try.
+    RateLimit,
+    /// 5xx or 529 until the deadline or the last try.
+    Server,
+    /// No connection, or lost while talking.
+    Connection,
+    /// The deadline passed, or the stream stalled for good.
+    Timeout,
+    /// The reply could not be understood.
+    BadReply,
+    /// The model or a filter declined.
+    Refusal,
+    /// The answer was empty, or cut at the output limit, also when asked again.
+    Incomplete,
+    /// The run was stopped.
+    Cancelled,
+}
+
+/// Prices, windows and limits of models.
+pub trait ModelTable: Send + Sync {
+    /// The context window of `model` in tokens, when known.
+    fn window(&self, model: &str) -> Option<u32>;
+    /// The most tokens `model` can answer with, when known.
+    fn max_output(&self, model: &str) -> Option<u32>;
+}
+
+/// A shared provider.
+pub type SharedProvider = Arc<dyn Provider>;
