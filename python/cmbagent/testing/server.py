@@ -132,7 +132,8 @@ class ModelServer:
         found = self.agents()
         if found != list(expected):
             lacks = "".join(f"\n  script: {each}" for each in self.errors)
-            message = f"expected calls: {', '.join(expected) or 'none'}\n   actual calls: {', '.join(found) or 'none'}"
+            wanted, came = ", ".join(expected) or "none", ", ".join(found) or "none"
+            message = f"expected calls: {wanted}\n  actual calls: {came}"
             raise ScriptError(message + lacks)
 
     # --- what a connection's thread asks for ---

@@ -130,11 +130,11 @@ def whole(call: Call, reply: Reply) -> dict[str, Any]:
 def stream(call: Call, reply: Reply) -> list[str]:
     """The answer as server-sent events, each with its blank line."""
     if call.provider == "anthropic":
-        events = _anthropic_events(call, reply)
-        return [f"event: {each['type']}\ndata: {json.dumps(each)}\n\n" for each in events]
-    events = _openai_events(call, reply) if call.provider == "openai" else _gemini_events(call, reply)
-    lines = [f"data: {json.dumps(each)}\n\n" for each in events]
-    return [*lines, "data: [DONE]\n\n"] if call.provider == "openai" else lines
+        named = _anthropic_events(call, reply)
+        return [f"event: {each['type']}\ndata: {json.dumps(each)}\n\n" for each in named]
+    if call.provider == "gemini":
+        return [f"data: {json.dumps(each)}\n\n" for each in _gemini_events(call, reply)]
+    return [*(f"data: {json.dumps(each)}\n\n" for each in _openai_events(call, reply)), "data: [DONE]\n\n"]
 
 
 def error(provider: Provider, status: int, message: str) -> dict[str, Any]:
