@@ -124,9 +124,10 @@ def test_restart_runs_the_rest_of_the_plan(invoke, tmp_path):
 
 def test_restart_without_the_files_or_beyond_the_plan(invoke, tmp_path):
     result = invoke("run", "deep_research", "t", "--work-dir", tmp_path, "--restart-at-step", "2")
-    assert result.exit_code == 2
-    assert "final_plan.json is needed" in result.stderr
+    assert result.exit_code == 1
+    assert "final_plan.json" in result.stderr
     result = invoke("run", "one_shot", "t", "--work-dir", tmp_path, "--restart-at-step", "2")
+    assert result.exit_code == 2
     assert "no steps to restart at" in result.stderr
 
 

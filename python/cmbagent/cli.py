@@ -185,30 +185,17 @@ def restarted(definition: WorkflowDefinition, work_dir: Path, step: int) -> Work
         step: 1-based number of the step to go on at.
 
     Raises:
-        UsageError: when the workflow has no control phase, the files are missing or the plan is shorter.
+        UsageError: when the workflow has no control phase.
+        CmbagentError: when the files of the earlier run are missing or the plan is shorter.
     """
-    from cmbagent.workflows import load_context, load_plan
+    from cmbagent.workflows._calls import restart_settings
 
     types = [phase["type"] for phase in definition.phases]
     if "control" not in types:
         raise UsageError(f"The workflow {definition.id} has no steps to restart at.")
-    plan_path = work_dir / "planning" / "final_plan.json"
-    context_path = work_dir / "context" / f"context_step_{step - 1}.pkl"
-    for path in (plan_path, context_path):
-        if not path.is_file():
-            raise UsageError(f"To restart at step {step}, {path} is needed; it is not there.")
-    plan = load_plan(str(plan_path))["sub_tasks"]
-    if step > len(plan):
-        raise UsageError(f"The plan in {plan_path} has {len(plan)} steps; there is no step {step}.")
     at = types.index("control")
     control = dict(definition.phases[at])
-    params = {
-        "preloaded_plan": plan,
-        "start_step": step,
-        "restored_context": dict(load_context(str(context_path))),
-        "keep_existing": True,
-    }
-    control["config"] = {**control.get("config", {}), "params": params}
+    control["config"] = {**control.get("config", {}), "params": restart_settings(str(work_dir), step)}
     return dataclasses.replace(definition, phases=[control, *definition.phases[at + 1 :]])
 
 
