@@ -82,7 +82,7 @@ def test_a_run_in_plain_text():
                 "attempt": 1,
                 "attempts": 4,
                 "limit_seconds": None,
-                "code": "x = 1\nprint(x)",
+                "code": "# filename: fit.py\nx = 1\nprint(x)",
             },
         ),
         ("script_output", {"text": "chi2 = 1"}),

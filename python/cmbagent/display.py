@@ -24,6 +24,7 @@ _STATUS_SECONDS = 0.1
 _CONTROL = re.compile(
     r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 )
+_FILENAME = re.compile(r"\A# filename:.*\n")
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 
@@ -52,15 +53,19 @@ def seconds_text(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def usage_text(usage: dict[str, Any]) -> str:
-    """Tokens and dollars: ``1,234 + 567 tokens, $0.0123``; models without a price are named."""
-    tokens = f"{usage.get('prompt_tokens', 0):,} + {usage.get('completion_tokens', 0):,} tokens"
+def usage_text(usage: dict[str, Any], *, name_unpriced: bool = True) -> str:
+    """Tokens and dollars: ``1,234 + 567 tokens, $0.0123``.
+
+    Args:
+        usage: The ``usage`` of an event.
+        name_unpriced: Name the models that have no price; their tokens are not in the dollars.
+    """
+    parts = [f"{usage.get('prompt_tokens', 0):,} + {usage.get('completion_tokens', 0):,} tokens"]
     unpriced = [str(each) for each in usage.get("unpriced_models") or []]
     cost = usage.get("cost")
-    parts = [tokens]
     if cost is not None and (cost > 0 or not unpriced):
         parts.append(f"${cost:.4f}" if cost < 1 else f"${cost:,.2f}")
-    if unpriced:
+    if unpriced and name_unpriced:
         parts.append("unpriced: " + ", ".join(unpriced))
     return ", ".join(parts)
 
@@ -231,8 +236,8 @@ class Display:
     def _on_call_finished(self, data: dict[str, Any]) -> str:
         agent = self._style(str(data.get("agent", "")), "cyan")
         seconds = seconds_text(data.get("seconds") or 0.0)
-        rest = self._style(f"{data.get('model')} · {seconds} · {usage_text(data.get('usage') or {})}", "dim")
-        return f"  {agent} · {rest}"
+        usage = usage_text(data.get("usage") or {}, name_unpriced=False)
+        return f"  {agent} · " + self._style(f"{data.get('model')} · {seconds} · {usage}", "dim")
 
     # --- scripts ---
 
@@ -246,7 +251,7 @@ class Display:
         lines = [f"  running {self._style(self._path(file), 'bold')} ({', '.join(notes)})"]
         if code and code not in self._codes_shown:
             self._codes_shown.add(code)
-            source = _clean(code).rstrip().split("\n")
+            source = _clean(_FILENAME.sub("", code, count=1)).rstrip().split("\n")
             lines += [self._style(f"  │ {line}".rstrip(), "dim") for line in source[:CODE_LINES]]
             if len(source) > CODE_LINES:
                 lines.append(

@@ -38,7 +38,7 @@ def run_demo(work_dir: str | Path = "demo_output") -> int:
 
     from cmbagent.workflows import deep_research
 
-    from cmbagent.demo.script import REPORT, script
+    from cmbagent.demo.script import MODELS, REPORT, script
     from cmbagent.testing import ModelServer
 
     root = Path(work_dir).expanduser().resolve()
@@ -52,6 +52,7 @@ def run_demo(work_dir: str | Path = "demo_output") -> int:
             researcher_filename=REPORT,
             work_dir=root,
             api_keys=server.api_keys,
+            **MODELS,
         )
         problems = list(server.errors)
     if results.get("status") == "failed" or problems:

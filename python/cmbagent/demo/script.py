@@ -15,6 +15,11 @@ from cmbagent.testing import Call, code, notes, plan, review, step
 
 REPORT = "report.md"
 
+# A name of no model there is, so that the run shows tokens and no dollars: none are spent.
+MODELS: dict[str, Any] = dict.fromkeys(
+    ("planner_model", "plan_reviewer_model", "engineer_model", "researcher_model"), "scripted"
+)
+
 _FIRST_PLAN = plan(
     step(
         "engineer", "Simulate the map and measure its power spectrum.", "Draw a Gaussian map.", "Plot D_ell."
