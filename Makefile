@@ -13,6 +13,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# maturin calls pip, which lists all that is installed already.
+export PIP_QUIET := 1
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 # A user's own paths must not bring other packages in.
 unexport PYTHONPATH PYTHONHOME CONDA_PREFIX

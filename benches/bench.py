@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 PROCESSES = 11
@@ -23,13 +24,17 @@ PHASES = 1000
 ORIGINAL = "cmbagent 0.0.1.post63"
 ORIGINAL_CALLS = 30  # measured there: three steps (engineer, researcher, engineer) and one review
 
+MEMORY = (
+    f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import bench; print(bench.peak_mb())"
+)
 THIRD_PARTY = """
-import json, resource, sys
+import sys
+before = set(sys.modules)
 import cmbagent
 site = [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))]
-found = sorted({n.split(".")[0] for n, m in sys.modules.items()
-                if any((getattr(m, "__file__", None) or "").startswith(p) for p in site)} - {"cmbagent"})
-print(json.dumps({"rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "modules": found}))
+found = sorted({n.split(".")[0] for n, m in sys.modules.items() if n not in before
+                and any((getattr(m, "__file__", None) or "").startswith(p) for p in site)} - {"cmbagent"})
+print(len(found))
 """
 
 
@@ -42,9 +47,15 @@ def emit(name: str, value: float, unit: str, peer: str = "", peer_value: float |
     print(json.dumps(line), flush=True)
 
 
-def rss_mb(raw: int) -> float:
-    """``ru_maxrss`` in MB: it counts kilobytes on Linux and bytes on macOS."""
-    return raw / (1e6 if sys.platform == "darwin" else 1e3)
+def peak_mb() -> float:
+    """This process's peak resident memory in MB.
+
+    Linux counts the parent's pages before ``exec`` in ``ru_maxrss``, so there it is read from ``/proc``.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 # --- importing ---------------------------------------------------------------------------------
@@ -75,10 +86,10 @@ def bench_import() -> None:
     emit("import cmbagent, process", ours, "ms", "python -c pass", bare)
     emit("import cmbagent, alone", ours - bare, "ms", "import asyncio, json", modules - bare)
     emit("import WorkflowExecutor, alone", used - bare, "ms", "import asyncio, json", modules - bare)
-    facts = json.loads(python("-c", THIRD_PARTY))
-    empty = int(python("-c", "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"))
-    emit("import cmbagent, peak memory", rss_mb(facts["rss"]), "MB", "python -c pass", rss_mb(empty))
-    emit("import cmbagent, third-party packages", len(facts["modules"]), "packages")
+    # Both figures hold the modules of this file, so only their difference says something.
+    empty, loaded = float(python("-c", MEMORY)), float(python("-c", "import cmbagent; " + MEMORY))
+    emit("import cmbagent, peak memory added", loaded - empty, "MB")
+    emit("import cmbagent, third-party packages", int(python("-c", THIRD_PARTY)), "packages")
 
 
 # --- runs against a model server in another process ----------------------------------------------
@@ -136,7 +147,7 @@ def one_run(kind: str, work_dir: str) -> None:
     if result.get("status") == "failed":
         raise SystemExit(f"the run failed: {result.get('error')}")
     facts = {"wall": wall, "cpu": time.process_time() - cpu, "scripts": scripts.seconds}
-    facts["rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    facts["memory"] = peak_mb()
     print(json.dumps(facts))
 
 
@@ -193,7 +204,7 @@ def report_run(kind: str, delay: float, facts: dict[str, Any]) -> None:
         emit(f"{name}: prompts", server["prompt"], "characters")
         emit(f"{name}: answers", server["completion"], "characters")
         emit(f"{name}: CPU", facts["cpu"], "s")
-        emit(f"{name}: peak memory", rss_mb(facts["rss"]), "MB")
+        emit(f"{name}: peak memory", facts["memory"], "MB")
     emit(f"{name}: wall", facts["wall"], "s", "calls x delay", server["calls"] * delay or None)
     emit(f"{name}: scripts", facts["scripts"], "s")
     emit(f"{name}: server", server["seconds"], "s")
