@@ -278,11 +278,14 @@ def test_keys_are_masked_and_their_presence_is_recorded():
 def test_environment_is_put_back(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://mine")
     monkeypatch.delenv("GEMINI_BASE_URL", raising=False)
+    monkeypatch.setenv("NO_PROXY", "example.org")
     with ModelServer({}) as server, server.environment():
         assert os.environ["OPENAI_BASE_URL"] == server.url + "/v1"
         assert os.environ["GEMINI_BASE_URL"] == server.url
+        assert os.environ["NO_PROXY"] == "example.org,127.0.0.1"
     assert os.environ["OPENAI_BASE_URL"] == "http://mine"
     assert "GEMINI_BASE_URL" not in os.environ
+    assert os.environ["NO_PROXY"] == "example.org"
 
 
 def test_assert_calls_shows_both_lists():

@@ -93,18 +93,24 @@ class ModelServer:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment variables that send every provider's requests here."""
+        """The environment variables that send every provider's requests here, past any proxy."""
+        direct = {
+            name: ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
+            for name in ("NO_PROXY", "no_proxy")
+        }
         return {
             "OPENAI_BASE_URL": f"{self.url}/v1",
             "ANTHROPIC_BASE_URL": self.url,
             "GEMINI_BASE_URL": self.url,
+            **direct,
         }
 
     @contextlib.contextmanager
     def environment(self) -> Iterator[ModelServer]:
         """Sets :attr:`variables` in this process and puts the former values back at the end."""
-        former = {name: os.environ.get(name) for name in self.variables}
-        os.environ.update(self.variables)
+        variables = self.variables
+        former = {name: os.environ.get(name) for name in variables}
+        os.environ.update(variables)
         try:
             yield self
         finally:
