@@ -1,0 +1,362 @@
+//! From an engineer's Markdown answer to what can be run: explanation, code, file name, status.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+
+pub use super::normalise::normalise;
+use super::scan::{Scan, dedent, scan};
+
+/// An engineer's answer, taken apart.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// What the engineer says about the code, without headings.
+    pub explanation: String,
+    /// What changed against the last try, if it says so.
+    pub modifications: Option<String>,
+    /// The script, dedented, without its file name comment, ending in a line break.
+    pub code: Option<String>,
+    /// The path of the `# filename:` comment, unchecked (see [`super::confine`]).
+    pub filename: Option<String>,
+    /// Python blocks besides the one in `code`: more than none breaks the rule of one block.
+    pub other_blocks: usize,
+    /// The block has no closing fence: the answer was probably cut.
+    pub unclosed: bool,
+    /// Whether the sub-task is finished once the script succeeds.
+    pub status: Status,
+}
+
+/// The engineer's word on its sub-task.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "status", content = "what")]
+pub enum Status {
+    /// Finished once the script succeeds; also what a missing line means.
+    #[default]
+    Finished,
+    /// Work remains after it: what, in the engineer's words (may be empty).
+    Remaining(String),
+}
+
+/// Takes an answer apart.
+///
+/// Fences may be of backticks or tildes, of any length, indented, tagged as Python or not at all.
+/// A fence inside a triple-quoted string is text, unless that string would then never end.
+/// Of several Python blocks the longest that is a whole script wins. An answer without any fence
+/// counts as code only when every line of it reads as Python.
+/// A leading `<think>` part is dropped.
+pub fn answer(markdown: &str) -> Answer {
+    let text = without_thoughts(&markdown.replace("\r\n", "\n")).to_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    let blocks = blocks(&lines);
+    let after_fences = blocks.last().map_or(0, |block| block.after);
+    let (status, status_at) = status(&lines, after_fences);
+
+    let scripts: Vec<&Block> = blocks.iter().filter(|block| block.python).collect();
+    let chosen = scripts.iter().max_by_key(|block| (is_whole(&block.code), block.code.len()));
+    let Some(chosen) = chosen else {
+        let body = lines[..status_at.unwrap_or(lines.len())].join("\n");
+        if blocks.is_empty() && is_bare_script(&body) {
+            let (filename, code) = named(&body);
+            return Answer { code: Some(code), filename, status, ..Answer::default() };
+        }
+        let (explanation, modifications) = prose(&lines, &blocks, status_at);
+        return Answer { explanation, modifications, status, ..Answer::default() };
+    };
+    let (explanation, modifications) = prose(&lines, &blocks, status_at);
+    let (filename, code) = named(&chosen.code);
+    Answer {
+        explanation,
+        modifications,
+        code: Some(code),
+        filename,
+        other_blocks: scripts.len() - 1,
+        unclosed: chosen.unclosed,
+        status,
+    }
+}
+
+/// A fenced block; `first` is the line of its opening fence, `after` the line behind its closing one.
+struct Block {
+    first: usize,
+    after: usize,
+    python: bool,
+    code: String,
+    unclosed: bool,
+}
+
+/// An opening or closing fence.
+struct Fence<'a> {
+    mark: char,
+    length: usize,
+    info: &'a str,
+}
+
+fn fence(line: &str) -> Option<Fence<'_>> {
+    let line = line.trim();
+    let mark = line.chars().next().filter(|first| matches!(first, '`' | '~'))?;
+    let length = line.chars().take_while(|character| *character == mark).count();
+    let info = line[length..].trim();
+    (length >= 3 && !info.contains('`')).then_some(Fence { mark, length, info })
+}
+
+impl Fence<'_> {
+    fn tag(&self) -> String {
+        let tag = self.info.trim_start_matches(['{', '.']);
+        let end = tag.find(|character: char| !character.is_alphanumeric()).unwrap_or(tag.len());
+        tag[..end].to_lowercase()
+    }
+
+    fn is_python(&self) -> bool {
+        matches!(self.tag().as_str(), "python" | "py" | "python3" | "py3" | "ipython" | "ipython3")
+    }
+
+    /// A Markdown wrapper around the whole answer is no block of its own.
+    fn is_wrapper(&self) -> bool {
+        matches!(self.tag().as_str(), "markdown" | "md")
+    }
+
+    fn closes(&self, opening: &Fence) -> bool {
+        self.mark == opening.mark && self.length >= opening.length && self.info.is_empty()
+    }
+}
+
+fn blocks(lines: &[&str]) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut wrapper: Option<Fence> = None;
+    let mut at = 0;
+    while at < lines.len() {
+        let Some(opening) = fence(lines[at]) else {
+            at += 1;
+            continue;
+        };
+        if opening.is_wrapper() || wrapper.as_ref().is_some_and(|wrapper| opening.closes(wrapper)) {
+            wrapper = opening.is_wrapper().then_some(opening);
+            at += 1;
+            continue;
+        }
+        let (first, mut opening, mut start) = (at, opening, at + 1);
+        // A Python fence straight inside another fence: the inner one is meant.
+        while let Some(inner) = lines.get(start).and_then(|line| fence(line)).filter(Fence::is_python) {
+            (opening, start) = (inner, start + 1);
+        }
+        let (end, after) = ending(lines, start, &opening);
+        let unclosed = end == lines.len();
+        let body = if unclosed { without_status(&lines[start..end]) } else { &lines[start..end] };
+        let code = dedent(&body.join("\n"));
+        let python = if opening.tag().is_empty() { is_bare_script(&code) } else { opening.is_python() };
+        let python = python && !code.trim().is_empty();
+        if unclosed && !python && opening.info.is_empty() {
+            // A lone fence, such as the outer one of two that opened at once.
+            at = start;
+            continue;
+        }
+        blocks.push(Block { first, after, python, code, unclosed });
+        at = after.max(start);
+    }
+    blocks
+}
+
+/// (the line behind the block's last, the line where the search goes on).
+fn ending(lines: &[&str], start: usize, opening: &Fence) -> (usize, usize) {
+    let mut state = Scan::default();
+    let mut doubtful = None;
+    for (at, line) in lines.iter().enumerate().skip(start) {
+        if let Some(found) = fence(line) {
+            let closes = found.closes(opening);
+            // A tagged fence in the middle of code: the closing one was forgotten.
+            if (closes || found.is_python()) && !state.in_triple() {
+                return (at, if closes { at + 1 } else { at });
+            }
+            if closes && doubtful.is_none() {
+                doubtful = Some(at);
+            }
+        }
+        state.line(line);
+    }
+    doubtful.map_or((lines.len(), lines.len()), |at| (at, at + 1))
+}
+
+/// Whether a block looks like a script and not like a fragment of one.
+fn is_whole(code: &str) -> bool {
+    static ELISION: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        Regex::new(r"(?im)^\s*(#\s*)?(\.\.\.|…)\s*\(?(rest|remaining|existing|same|previous|unchanged|your code)\b").ok()
+    });
+    let acts = code.lines().any(|line| {
+        ["import ", "from ", "def ", "class ", "if __name__", "print(", "with ", "for "]
+            .iter()
+            .any(|start| line.starts_with(start))
+    });
+    acts && scan(code).at_statement() && !ELISION.as_ref().is_some_and(|elision| elision.is_match(code))
+}
+
+/// Whether every top-level line reads as Python and at least one could be nothing else.
+fn is_bare_script(text: &str) -> bool {
+    static STATEMENT: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        Regex::new(concat!(
+            r"^(?:#|@\w|[)\]}]|[rRbBfFuU]{0,2}['\x22]",
+            r"|(?:import|from|def|class|async|with|for|while|if|elif|try|except|return|raise|assert|del|global)\s.*\S",
+            r"|(?:else|try|finally)\s*:|pass\b|break\b|continue\b",
+            r"|[\w.]+(?:\[[^\]]*\])?(?:\s*,\s*[\w.]+)*\s*(?:=[^=]|[-+*/%&|^@]=|//=|\*\*=|\()",
+            r"|\w+\s*:\s*[\w.\[\], ]+\s*=)"
+        ))
+        .ok()
+    });
+    static CERTAIN: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        Regex::new(r"(?m)^(?:import [\w., ]+$|import \w[\w.]* as \w+|from [\w.]+ import |def \w+\(.*\).*:|class \w+.*:|print\()").ok()
+    });
+    let (Some(statement), Some(certain)) = (STATEMENT.as_ref(), CERTAIN.as_ref()) else { return false };
+    let mut state = Scan::default();
+    for line in text.lines() {
+        let top = state.at_statement() && !line.starts_with([' ', '\t']) && !line.trim().is_empty();
+        if top && !statement.is_match(line) {
+            return false;
+        }
+        state.line(line);
+    }
+    state.at_statement() && certain.is_match(text)
+}
+
+/// Takes the `# filename:` comment off the beginning of a script.
+fn named(code: &str) -> (Option<String>, String) {
+    static NAME: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"(?i)^\s*#\s*file\s*_?name\s*[:=]\s*(.*?)\s*$").ok());
+    let mut name = None;
+    let mut kept = Vec::new();
+    let mut beginning = true;
+    for line in code.trim_start_matches('\u{feff}').lines() {
+        if beginning {
+            if line.trim().is_empty() {
+                continue;
+            }
+            if let Some(found) = NAME.as_ref().and_then(|pattern| pattern.captures(line)) {
+                let found = found[1].trim_matches(['"', '\'', '`', '<', '>', '*']).trim();
+                if name.is_none() && !found.is_empty() {
+                    name = Some(found.to_owned());
+                }
+                continue;
+            }
+            // The name may stand below a `#!` or coding line.
+            beginning = line.starts_with("#!") || line.contains("coding:") && line.starts_with('#');
+        }
+        kept.push(line);
+    }
+    let mut code = kept.join("\n").trim_end().to_owned();
+    code.push('\n');
+    (name, code)
+}
+
+/// The status line among those from `from` on (the last such line), and where it stands.
+fn status(lines: &[&str], from: usize) -> (Status, Option<usize>) {
+    for (at, line) in lines.iter().enumerate().skip(from).rev() {
+        if let Some(found) = status_line(line) {
+            let status = match found {
+                Some(rest) => remaining(&rest, &lines[at + 1..]),
+                None => Status::Finished,
+            };
+            return (status, Some(at));
+        }
+    }
+    (Status::Finished, None)
+}
+
+/// `None`: no status line. `Some(None)`: finished. `Some(Some(rest))`: work remains.
+fn status_line(line: &str) -> Option<Option<String>> {
+    static LINE: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        Regex::new(concat!(
+            r"(?i)^[\s>*_#`\-]*status[\s*_`]*[:=\-–—−：]+[\s*_`\x22']*",
+            r"(?:(finished|completed?|done)\b|(remaining|remains|unfinished|incomplete|in[ -]progress|not (?:yet )?(?:finished|complete|done))\b)",
+            r"(.*)$"
+        ))
+        .ok()
+    });
+    let found = LINE.as_ref()?.captures(line)?;
+    if found.get(1).is_some() {
+        return Some(None);
+    }
+    Some(Some(trimmed(&found[3])))
+}
+
+fn trimmed(text: &str) -> String {
+    let text = text.trim_start_matches(|character: char| " \t*_`:=-–—−：,;\"'".contains(character));
+    text.trim_end_matches(|character: char| " \t*_`\"'".contains(character)).to_owned()
+}
+
+/// What remains may go on below its line.
+fn remaining(rest: &str, below: &[&str]) -> Status {
+    let more = below.iter().map(|line| line.trim()).filter(|line| !line.is_empty() && fence(line).is_none());
+    let all: Vec<&str> = std::iter::once(rest).chain(more).filter(|part| !part.is_empty()).collect();
+    let all = all.join(" ");
+    let word = all.trim_end_matches(['.', '!']).to_lowercase();
+    if matches!(word.as_str(), "none" | "nothing" | "n/a" | "nothing remains" | "no work") {
+        return Status::Finished;
+    }
+    Status::Remaining(all)
+}
+
+/// A block without its end may have swallowed the status line.
+fn without_status<'a, 'b>(lines: &'a [&'b str]) -> &'a [&'b str] {
+    let last = lines.iter().rposition(|line| !line.trim().is_empty());
+    match last {
+        Some(last) if status_line(lines[last]).is_some() => &lines[..last],
+        _ => lines,
+    }
+}
+
+fn without_thoughts(text: &str) -> &str {
+    let mut text = text.trim_start();
+    for (open, close) in [("<think>", "</think>"), ("<thinking>", "</thinking>")] {
+        while let Some(inside) = text.strip_prefix(open) {
+            // Without its end there is nothing but thought.
+            text = inside.split_once(close).map_or("", |(_, rest)| rest.trim_start());
+        }
+    }
+    text
+}
+
+/// (explanation, modifications): the lines outside all blocks, sorted by their headings.
+fn prose(lines: &[&str], blocks: &[Block], status_at: Option<usize>) -> (String, Option<String>) {
+    static HEADING: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        Regex::new(concat!(
+            r"(?i)^\s*(?:#{1,6}\s*)?(\*\*|__)?\s*",
+            r"(code explanation|explanation|modifications?|changes|python code|code|python script|script)",
+            r"\s*(:?)\s*(?:\*\*|__)?\s*(:?)\s*(.*)$"
+        ))
+        .ok()
+    });
+    let mut explanation = Vec::new();
+    let mut modifications = Vec::new();
+    let mut in_modifications = false;
+    for (at, line) in lines.iter().enumerate() {
+        if blocks.iter().any(|block| (block.first..block.after).contains(&at)) {
+            // What follows the code is a remark on it, not on the changes.
+            in_modifications = false;
+            continue;
+        }
+        if status_at.is_some_and(|status| at >= status) || fence(line).is_some() {
+            continue;
+        }
+        let heading = HEADING.as_ref().and_then(|heading| heading.captures(line)).filter(|found| {
+            let marked = found.get(1).is_some() || line.trim_start().starts_with('#');
+            let colon = !found[3].is_empty() || !found[4].is_empty();
+            colon || (marked && found[5].is_empty())
+        });
+        let line = match &heading {
+            Some(found) => {
+                let name = found[2].to_lowercase();
+                in_modifications = name.starts_with("modification") || name == "changes";
+                found.get(5).map_or("", |rest| rest.as_str())
+            }
+            None => line,
+        };
+        if in_modifications { modifications.push(line) } else { explanation.push(line) }
+    }
+    let modifications = modifications.join("\n").trim().to_owned();
+    let word = modifications.trim_end_matches('.').to_lowercase();
+    let said = !matches!(word.as_str(), "" | "none" | "n/a" | "no modifications");
+    (explanation.join("\n").trim().to_owned(), said.then_some(modifications))
+}
+
+#[cfg(test)]
+#[path = "extract_tests.rs"]
+mod tests;
