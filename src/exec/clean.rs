@@ -1,6 +1,7 @@
 //! Output as prompts quote it: what a terminal would show, said once, and no longer than needed.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -38,10 +39,10 @@ pub fn clean(output: &str) -> String {
 fn without_codes(text: &str) -> Cow<'_, str> {
     static CODES: LazyLock<Option<Regex>> = LazyLock::new(|| {
         Regex::new(concat!(
-            r"\x1b\[[0-?]*[ -/]*[@-~]",                      // colours, cursor
-            r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)",           // titles, links
-            r"|\x1b[PX^_][^\x1b]*\x1b\\",                    // strings
-            r"|\x1b[ -/]+[0-~]|\x1b[0-Z\\^_`-~]"             // character sets and single codes
+            r"\x1b\[[0-?]*[ -/]*[@-~]",            // colours, cursor
+            r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)", // titles, links
+            r"|\x1b[PX^_][^\x1b]*\x1b\\",          // strings
+            r"|\x1b[ -/]+[0-~]|\x1b[0-Z\\^_`-~]"   // character sets and single codes
         ))
         .ok()
     });
@@ -84,7 +85,8 @@ fn counted<'a>(lines: &[Cow<'a, str>]) -> Vec<Cow<'a, str>> {
     while at < lines.len() {
         let found = (1..=LONGEST_GROUP).find_map(|length| {
             let group = lines.get(at..at + length)?;
-            let times = 1 + lines[at + length..].chunks_exact(length).take_while(|next| *next == group).count();
+            let times =
+                1 + lines[at + length..].chunks_exact(length).take_while(|next| *next == group).count();
             (times >= FEWEST).then_some((length, times))
         });
         let Some((length, times)) = found else {
@@ -124,9 +126,9 @@ pub fn excerpt(text: &str, max_chars: usize) -> String {
     let left_out = total - spared - numbers.iter().map(|line| line.chars().count() + 1).sum::<usize>();
     let mut out = head.trim_end_matches('\n').to_owned();
     if numbers.is_empty() {
-        out.push_str(&format!("\n[… {left_out} characters left out …]\n"));
+        let _ = writeln!(out, "\n[… {left_out} characters left out …]");
     } else {
-        out.push_str(&format!("\n[… {left_out} characters left out; lines with numbers among them: …]\n"));
+        let _ = writeln!(out, "\n[… {left_out} characters left out; lines with numbers among them: …]");
         out.push_str(&numbers.join("\n"));
         out.push_str("\n[… the end of the output: …]\n");
     }
@@ -149,7 +151,7 @@ fn tail(text: &str, limit: usize) -> &str {
     let start = text.char_indices().rev().nth(limit.saturating_sub(1)).map_or(0, |(at, _)| at);
     let cut = &text[start..];
     match cut.find('\n') {
-        Some(at) if at + 1 <= cut.len() / 2 => &cut[at + 1..],
+        Some(at) if at < cut.len() / 2 => &cut[at + 1..],
         _ => cut,
     }
 }
@@ -182,7 +184,10 @@ mod tests {
 
     #[test]
     fn terminal_codes_go() {
-        assert_eq!(clean("\x1b[1;31mred\x1b[0m \x1b]8;;http://a\x07link\x1b]8;;\x07 \x1b(Bx\x07"), "red link x");
+        assert_eq!(
+            clean("\x1b[1;31mred\x1b[0m \x1b]8;;http://a\x07link\x1b]8;;\x07 \x1b(Bx\x07"),
+            "red link x"
+        );
         assert_eq!(clean("a\u{8}b\tc\0"), "b\tc");
     }
 

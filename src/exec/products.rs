@@ -81,7 +81,7 @@ pub fn inventory(root: &Path) -> Result<Inventory, ExecError> {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => {
-                    found.incomplete.push(format!("{directory} cannot be listed: {error}", directory = prefix));
+                    found.incomplete.push(format!("{prefix} cannot be listed: {error}"));
                     break;
                 }
             };
@@ -99,7 +99,8 @@ pub fn inventory(root: &Path) -> Result<Inventory, ExecError> {
                 }
                 continue;
             }
-            if kind.is_symlink() && !entry.path().canonicalize().is_ok_and(|target| target.starts_with(&real)) {
+            if kind.is_symlink() && !entry.path().canonicalize().is_ok_and(|target| target.starts_with(&real))
+            {
                 continue;
             }
             // A file that is gone by now is no file of this inventory.
@@ -219,7 +220,7 @@ impl Records {
             if record[before..].contains(&0) {
                 return Ok(Some(Err(NotText)));
             }
-            let open = record.iter().filter(|byte| **byte == b'"').count() % 2 == 1;
+            let open = record.iter().fold(false, |open, byte| open ^ (*byte == b'"'));
             if count > 0 && (open || record.trim_ascii().is_empty()) {
                 continue;
             }
