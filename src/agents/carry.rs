@@ -42,9 +42,6 @@ struct Piece {
 pub fn carry(records: &[StepRecord], budget: usize, outputs_first: bool) -> Carry {
     let budget = budget.max(MIN_BUDGET);
     let mut pieces: Vec<Piece> = records.iter().flat_map(pieces_of).collect();
-    if outputs_first {
-        pieces.sort_by_key(|p| !p.engineer);
-    }
     let scripts: Vec<(usize, &ScriptRecord)> =
         records.iter().flat_map(|r| r.scripts.iter().map(move |s| (r.number, s))).collect();
     let mut forms = vec![Code::Outline; scripts.len()];
@@ -74,9 +71,15 @@ pub fn carry(records: &[StepRecord], budget: usize, outputs_first: bool) -> Carr
         }
     }
 
-    let mut parts: Vec<String> = pieces.iter().map(told_piece).collect();
-    parts.extend(scripts.iter().zip(&forms).map(|((n, s), f)| told_code(*n, s, *f)));
-    Carry { text: parts.concat().trim_end().to_owned(), shortened }
+    // Step by step, code before output, so that the next step's prompt begins as this one's did.
+    let mut parts: Vec<((bool, usize, bool), String)> =
+        pieces.iter().map(|p| ((outputs_first && !p.engineer, p.step, true), told_piece(p))).collect();
+    parts.extend(
+        scripts.iter().zip(&forms).map(|((n, s), f)| ((outputs_first, *n, false), told_code(*n, s, *f))),
+    );
+    parts.sort_by_key(|(place, _)| *place);
+    let text: String = parts.into_iter().map(|(_, text)| text).collect();
+    Carry { text: text.trim_end().to_owned(), shortened }
 }
 
 fn pieces_of(record: &StepRecord) -> Vec<Piece> {

@@ -117,7 +117,7 @@ impl Templates {
         let values = context! {
             roster => roster::describe(&case.agents),
             max_plan_steps => case.max_plan_steps,
-            plan => case.plan.as_ref().map(|p| listing(p, None)),
+            plan => case.plan.as_ref().map(|p| listing(p)),
             recommendations => case.recommendations,
             ..briefing(&case.briefing, "for the plan", machine(&case.briefing, None))
         };
@@ -130,7 +130,7 @@ impl Templates {
             roster => roster::describe(&case.agents),
             max_plan_steps => case.max_plan_steps,
             at_limit => case.plan.len() >= case.max_plan_steps,
-            plan => listing(&case.plan, None),
+            plan => listing(&case.plan),
             earlier => case.earlier,
             ..briefing(&case.briefing, "for the plan", machine(&case.briefing, None))
         };
@@ -144,6 +144,7 @@ impl Templates {
             done_here => case.done_here.iter().map(script).collect::<Vec<_>>().join("\n\n"),
             remaining => told(case.remaining.as_deref()),
             suspect => told(case.suspect.as_deref()),
+            documents => case.documents,
             second_opinion => told(case.second_opinion.as_deref()),
             attempt => case.failures.len() + 1,
             max_attempts => case.max_attempts,
@@ -223,7 +224,8 @@ impl Templates {
             let template = self.env.get_template(&format!("{agent}.{part}"));
             template.and_then(|t| t.render(values)).map_err(|e| fault(agent, &e))
         };
-        Ok(Prompt { system: part("system")?, user: part("user")?, shortened: Vec::new() })
+        let user = part("user")?.trim_end().to_owned();
+        Ok(Prompt { system: part("system")?, user, shortened: Vec::new() })
     }
 }
 
@@ -300,7 +302,7 @@ fn step(case: &StepCase, machine: String) -> (Value, Vec<String>) {
     let report = now.is_some_and(|s| s.sub_task_agent == "researcher") && case.step == case.plan.len();
     let carried = carry::carry(&case.records, case.carry_budget, report);
     let values = context! {
-        plan => if case.plan.is_empty() { String::new() } else { listing(&case.plan, Some(case.step)) },
+        plan => listing(&case.plan),
         step => case.step,
         n_steps => case.plan.len(),
         sub_task => now.map_or("", |s| s.sub_task.as_str()),
@@ -361,21 +363,12 @@ fn ideas(case: &IdeaCase) -> (Value, Vec<String>) {
     (values, shortened)
 }
 
-/// A plan, numbered; with `now` each step's state. The present step's bullets follow elsewhere.
-fn listing(plan: &[PlanStep], now: Option<usize>) -> String {
+/// A plan, numbered. It says nothing of progress, so that it stays the same from step to step.
+fn listing(plan: &[PlanStep]) -> String {
     let mut lines = Vec::new();
     for (i, step) in plan.iter().enumerate() {
-        let number = i + 1;
-        let state = match now {
-            None => "",
-            Some(now) if number < now => " (finished)",
-            Some(now) if number == now => " (now, see below)",
-            Some(_) => " (to come)",
-        };
-        lines.push(format!("{number}. {}{state}: {}", step.sub_task_agent, step.sub_task));
-        if now != Some(number) {
-            lines.extend(step.bullet_points.iter().map(|b| format!("   - {b}")));
-        }
+        lines.push(format!("{}. {}: {}", i + 1, step.sub_task_agent, step.sub_task));
+        lines.extend(step.bullet_points.iter().map(|b| format!("   - {b}")));
     }
     lines.join("\n")
 }
