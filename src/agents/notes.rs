@@ -66,7 +66,9 @@ fn unique(name: &str, taken: &[String]) -> String {
         return name.to_owned();
     }
     let stem = name.strip_suffix(".md").unwrap_or(name);
-    (2..).map(|n| format!("{stem}_{n}.md")).find(|n| free(n)).unwrap_or_else(|| name.to_owned())
+    // One more candidate than there are names taken: one of them is free.
+    let mut candidates = (2..taken.len() + 3).map(|n| format!("{stem}_{n}.md"));
+    candidates.find(|n| free(n)).unwrap_or_else(|| name.to_owned())
 }
 
 fn slug(heading: &str) -> String {

@@ -9,34 +9,34 @@ use super::{PlanStep, roster};
 
 /// JSON schema of a plan whose steps may only be given to `agents`.
 pub fn plan_schema(agents: &[String]) -> Value {
-    let step = object(json!({
+    let step = object(&json!({
         "bullet_points": {"type": "array", "items": {"type": "string"}},
         "sub_task": {"type": "string"},
         "sub_task_agent": {"type": "string", "enum": agents},
     }));
-    object(json!({"sub_tasks": {"type": "array", "items": step}}))
+    object(&json!({"sub_tasks": {"type": "array", "items": step}}))
 }
 
 /// JSON schema of a review.
 pub fn review_schema() -> Value {
-    object(json!({"recommendations": {"type": "array", "items": {"type": "string"}}}))
+    object(&json!({"recommendations": {"type": "array", "items": {"type": "string"}}}))
 }
 
 /// JSON schema of a list of ideas.
 pub fn ideas_schema() -> Value {
     let keys = ["title", "description", "data_needed", "method", "expected_result", "risk"];
-    object(json!({"ideas": {"type": "array", "items": object(texts(&keys))}}))
+    object(&json!({"ideas": {"type": "array", "items": object(&texts(&keys))}}))
 }
 
 /// JSON schema of a critique of ideas.
 pub fn critique_schema() -> Value {
     let mut parts = texts(&["title", "relevance", "feasibility", "weaknesses", "improvements"]);
     parts["discard"] = json!({"type": "boolean"});
-    object(json!({"critiques": {"type": "array", "items": object(parts)}}))
+    object(&json!({"critiques": {"type": "array", "items": object(&parts)}}))
 }
 
 /// Strict providers want every property required and none besides.
-fn object(properties: Value) -> Value {
+fn object(properties: &Value) -> Value {
     let required: Vec<String> =
         properties.as_object().map(|p| p.keys().cloned().collect()).unwrap_or_default();
     json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
@@ -152,7 +152,7 @@ impl Restriction {
 
     /// Agents of what follows `only the following agents:`: an inline list, or bullets whose first word is
     /// an agent. Descriptions may name other agents and run over several lines.
-    fn from_list(&self, rest: &str) -> Vec<String> {
+    fn listed_agents(&self, rest: &str) -> Vec<String> {
         let mut heads = String::new();
         let mut blank = false;
         for line in rest.trim_start().lines() {
@@ -167,7 +167,7 @@ impl Restriction {
                     heads += head;
                     break;
                 }
-                (true, _) => heads += &format!("{head}\n"),
+                (true, _) => heads.extend([head, "\n"]),
                 (false, false) if blank && !line.is_empty() => break,
                 (false, false) => {}
             }
@@ -184,7 +184,7 @@ impl Restriction {
 pub fn restricted_agents(text: &str) -> Option<Vec<String>> {
     let patterns = &*RESTRICTION;
     if let Some(found) = patterns.listed.captures(text) {
-        let names = patterns.from_list(&found["rest"]);
+        let names = patterns.listed_agents(&found["rest"]);
         if !names.is_empty() {
             return Some(names);
         }

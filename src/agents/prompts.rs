@@ -119,7 +119,7 @@ impl Templates {
             max_plan_steps => case.max_plan_steps,
             plan => case.plan.as_ref().map(|p| listing(p)),
             recommendations => case.recommendations,
-            ..briefing(&case.briefing, "for the plan", machine(&case.briefing, None))
+            ..briefing(&case.briefing, "for the plan", &machine(&case.briefing, None))
         };
         self.render("planner", &values)
     }
@@ -132,14 +132,14 @@ impl Templates {
             at_limit => case.plan.len() >= case.max_plan_steps,
             plan => listing(&case.plan),
             earlier => case.earlier,
-            ..briefing(&case.briefing, "for the plan", machine(&case.briefing, None))
+            ..briefing(&case.briefing, "for the plan", &machine(&case.briefing, None))
         };
         self.render("plan_reviewer", &values)
     }
 
     /// The engineer's prompt: the first try, more work on the step, or a retry.
     pub fn engineer(&self, case: &StepCase) -> Result<Prompt, TemplateError> {
-        let (values, shortened) = step(case, machine(&case.briefing, Some(case)));
+        let (values, shortened) = step(case, &machine(&case.briefing, Some(case)));
         let values = context! {
             done_here => case.done_here.iter().map(script).collect::<Vec<_>>().join("\n\n"),
             remaining => told(case.remaining.as_deref()),
@@ -155,7 +155,7 @@ impl Templates {
 
     /// The researcher's prompt.
     pub fn researcher(&self, case: &StepCase) -> Result<Prompt, TemplateError> {
-        let (values, shortened) = step(case, String::new());
+        let (values, shortened) = step(case, "");
         let values = context! {
             last_step => case.plan.len() > 1 && case.step == case.plan.len(),
             notes_file => told(case.notes_file.as_deref()),
@@ -180,7 +180,7 @@ impl Templates {
     /// The prompt for a second opinion on attempts that failed alike; `case.failures` must not be empty.
     pub fn second_opinion(&self, case: &StepCase) -> Result<Prompt, TemplateError> {
         let (values, _) =
-            step(&StepCase { records: Vec::new(), ..case.clone() }, machine(&case.briefing, Some(case)));
+            step(&StepCase { records: Vec::new(), ..case.clone() }, &machine(&case.briefing, Some(case)));
         let values = merge_maps([failures(case), values]);
         self.render("second_opinion", &values)
     }
@@ -231,9 +231,9 @@ impl Templates {
 
 /// The user turn that sends an unusable structured answer back, once.
 pub fn repair(faults: &[String]) -> String {
-    let list: String = faults.iter().map(|f| format!("- {f}\n")).collect();
+    let list = faults.iter().map(|f| format!("- {f}")).collect::<Vec<_>>().join("\n");
     format!(
-        "Your answer cannot be used:\n{list}\nAnswer again, whole, in the form asked for, with these points repaired."
+        "Your answer cannot be used:\n{list}\n\nAnswer again, whole, in the form asked for, with these points repaired."
     )
 }
 
@@ -254,12 +254,12 @@ fn told(text: Option<&str>) -> Option<&str> {
     text.filter(|t| !t.trim().is_empty())
 }
 
-fn briefing(briefing: &Briefing, whom: &str, machine: String) -> Value {
+fn briefing(briefing: &Briefing, whom: &str, machine: &str) -> Value {
     context! {
         task => briefing.task,
         instructions => told(Some(&briefing.instructions)),
         instructions_for => whom,
-        machine,
+        machine => machine,
         feedback => briefing.feedback.iter().filter(|f| !f.trim().is_empty()).collect::<Vec<_>>(),
     }
 }
@@ -296,7 +296,7 @@ fn machine(briefing: &Briefing, engineer: Option<&StepCase>) -> String {
 }
 
 /// What every agent in charge of a step is told, and what was shortened for it.
-fn step(case: &StepCase, machine: String) -> (Value, Vec<String>) {
+fn step(case: &StepCase, machine: &str) -> (Value, Vec<String>) {
     let now = case.step.checked_sub(1).and_then(|i| case.plan.get(i));
     // The report at the end of a plan is made of what the scripts printed.
     let report = now.is_some_and(|s| s.sub_task_agent == "researcher") && case.step == case.plan.len();
@@ -351,7 +351,7 @@ fn script(script: &ScriptRecord) -> String {
 }
 
 fn ideas(case: &IdeaCase) -> (Value, Vec<String>) {
-    let (values, shortened) = step(&case.step, machine(&case.step.briefing, None));
+    let (values, shortened) = step(&case.step, &machine(&case.step.briefing, None));
     let list = |empty: bool, text: String| if empty { String::new() } else { text.trim().to_owned() };
     let values = context! {
         ideas => list(case.ideas.is_empty(), formats::ideas(&case.ideas)),
