@@ -19,7 +19,8 @@ const HANG: Duration = Duration::from_secs(60);
 
 fn started_for(entry: &str) -> bool {
     let arguments: Vec<String> = std::env::args().collect();
-    arguments.iter().any(|argument| argument == "--exact") && arguments.iter().any(|argument| argument == entry)
+    arguments.iter().any(|argument| argument == "--exact")
+        && arguments.iter().any(|argument| argument == entry)
 }
 
 fn entry(name: &str) -> Vec<std::ffi::OsString> {
@@ -97,8 +98,9 @@ fn pids(path: &Path, count: usize) -> Vec<String> {
 
 fn alive(pid: &str) -> bool {
     // A zombie is dead; who should collect it is not our business.
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X'])))
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X']))
+    })
 }
 
 fn wait_until_gone(pids: &[String]) {
@@ -129,7 +131,8 @@ async fn exit_states_output_and_log() {
     assert!(!ended.exit.success() && !ended.truncated && ended.seconds > 0.0);
     assert_eq!(std::fs::read_to_string(&script.log_path).unwrap(), "out\nerr\n");
 
-    let ended = run(&runner, &write(folder.path(), "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")).await;
+    let ended =
+        run(&runner, &write(folder.path(), "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")).await;
     assert_eq!(ended.exit, Exit::Signal(11));
 
     let ended = run(&runner, &write(folder.path(), "def f():\n    return 1 / 0\nf()")).await;
@@ -165,14 +168,19 @@ async fn a_time_limit_ends_the_script_and_shows_where_it_was() {
     script.timeout_seconds = Some(2.5);
     let ended = run(&runner(), &script).await;
     assert_eq!(ended.exit, Exit::Timeout(3));
-    assert!(ended.output.contains("in slow") && ended.output.contains("KeyboardInterrupt"), "{}", ended.output);
+    assert!(
+        ended.output.contains("in slow") && ended.output.contains("KeyboardInterrupt"),
+        "{}",
+        ended.output
+    );
     wait_until_gone(&pids(&folder.path().join("pids"), 2));
 }
 
 #[tokio::test]
 async fn a_time_limit_ends_a_script_that_ignores_the_interrupt() {
     let folder = tempfile::tempdir().unwrap();
-    let code = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('deaf')\ntime.sleep(600)";
+    let code =
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('deaf')\ntime.sleep(600)";
     let mut script = write(folder.path(), code);
     script.timeout_seconds = Some(0.5);
     let ended = run(&runner(), &script).await;
@@ -360,4 +368,96 @@ fn host_with_keys() {
         let ended = runtime.block_on(runner().run(&script, &|_| (), &CancellationToken::new()));
         assert!(ended.unwrap().exit.success());
     }
+}
+
+/// A JSON string is a Python string too.
+fn literal(text: &str) -> String {
+    serde_json::to_string(text).unwrap()
+}
+
+/// What the Python side of the supervisor says, asked of a plain interpreter.
+fn ask_python(code: &str) -> String {
+    let folder = literal(concat!(env!("CARGO_MANIFEST_DIR"), "/python/cmbagent"));
+    let whole =
+        format!("import sys; sys.path.insert(0, {folder})\nfrom _supervisor import check, facts\n{code}");
+    let told = Command::new("python3")
+        .args(["-I", "-B", "-c", &whole])
+        .env("CUDA_VISIBLE_DEVICES", "")
+        .env("SLURM_JOB_ID", "17")
+        .env("SLURM_CPUS_PER_TASK", "4")
+        .env("SLURM_JOB_END_TIME", "86400")
+        .output()
+        .unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    String::from_utf8(told.stdout).unwrap()
+}
+
+fn check(source: &str) -> Check {
+    let code = format!(
+        "sys.stdout.reconfigure(encoding='utf-8')\nprint(check({}, 'codebase/a.py'))",
+        literal(source)
+    );
+    serde_json::from_str(&ask_python(&code)).unwrap()
+}
+
+#[test]
+fn python_outlines_a_script() {
+    let found = check(
+        "'''Fit.'''\nimport os\ndef f(x: float, *a, y=1) -> float:\n    '''Doc é\\ud800.'''\nasync def g(): pass\n\
+         class C(dict):\n    '''No function.'''\n    def m(self): 'Inner.'\nprint(os.no_such_thing)\n",
+    );
+    assert_eq!((found.error, found.doc.as_deref()), (None, Some("Fit.")));
+    let functions: Vec<_> =
+        found.functions.iter().map(|f| (f.signature.as_str(), f.doc.as_deref())).collect();
+    let expected =
+        [("f(x: float, *a, y=1) -> float", Some("Doc é?.")), ("g()", None), ("C.m(self)", Some("Inner."))];
+    assert_eq!(functions, expected);
+}
+
+#[test]
+fn python_tells_what_does_not_compile() {
+    for (source, words) in [
+        ("def f(:\n    pass\n", vec!["File \"codebase/a.py\", line 1", "SyntaxError: invalid syntax"]),
+        ("x = 1\nif x is 1: pass\n", vec!["line 2", "SyntaxError", "\"is\" with "]),
+        ("if 1:\npass\n", vec!["IndentationError"]),
+        ("return 1\n", vec!["'return' outside function"]),
+        ("x = '\\0'\u{0}\n", vec!["null bytes"]),
+    ] {
+        let error = check(source).error.unwrap_or_default();
+        assert!(words.iter().all(|word| error.contains(word)), "{source:?}: {error}");
+    }
+}
+
+#[test]
+fn python_describes_the_machine() {
+    let facts: Facts = serde_json::from_str(&ask_python("print(facts())")).unwrap();
+    assert!(facts.python.starts_with("3.") && facts.cores >= 1);
+    assert!(facts.memory_bytes.unwrap() > 1 << 20);
+    assert!(facts.gpus.is_empty());
+    assert_eq!(facts.batch.as_deref(), Some("Slurm job 17, 4 CPUs a task, ends at 1970-01-02 00:00 UTC"));
+}
+
+#[test]
+fn python_finds_packages_as_scripts_would() {
+    let site = tempfile::tempdir().unwrap();
+    for name in [
+        "NumPy-2.1.0.dist-info",
+        "scikit_learn-1.5.dist-info",
+        "emcee-3.1-py3.11.egg-info",
+        "left_pad-1.dist-info",
+    ] {
+        std::fs::create_dir(site.path().join(name)).unwrap();
+    }
+    let code = format!(
+        "import os\nos.environ['PYTHONPATH'] = {}\nprint(facts())",
+        literal(site.path().to_str().unwrap())
+    );
+    let facts: Facts = serde_json::from_str(&ask_python(&code)).unwrap();
+    let found = |name: &str| {
+        facts.packages.iter().find(|(found, _)| found == name).map(|(_, version)| version.as_str())
+    };
+    assert_eq!(found("numpy"), Some("2.1.0"));
+    assert_eq!(found("scikit-learn"), Some("1.5"));
+    assert_eq!(found("emcee"), Some("3.1"));
+    assert_eq!(found("left-pad"), None);
 }

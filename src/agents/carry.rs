@@ -42,9 +42,6 @@ struct Piece {
 pub fn carry(records: &[StepRecord], budget: usize, outputs_first: bool) -> Carry {
     let budget = budget.max(MIN_BUDGET);
     let mut pieces: Vec<Piece> = records.iter().flat_map(pieces_of).collect();
-    if outputs_first {
-        pieces.sort_by_key(|p| !p.engineer);
-    }
     let scripts: Vec<(usize, &ScriptRecord)> =
         records.iter().flat_map(|r| r.scripts.iter().map(move |s| (r.number, s))).collect();
     let mut forms = vec![Code::Outline; scripts.len()];
@@ -74,9 +71,15 @@ pub fn carry(records: &[StepRecord], budget: usize, outputs_first: bool) -> Carr
         }
     }
 
-    let mut parts: Vec<String> = pieces.iter().map(told_piece).collect();
-    parts.extend(scripts.iter().zip(&forms).map(|((n, s), f)| told_code(*n, s, *f)));
-    Carry { text: parts.concat().trim_end().to_owned(), shortened }
+    // Step by step, code before output, so that the next step's prompt begins as this one's did.
+    let mut parts: Vec<((bool, usize, bool), String)> =
+        pieces.iter().map(|p| ((outputs_first && !p.engineer, p.step, true), told_piece(p))).collect();
+    parts.extend(
+        scripts.iter().zip(&forms).map(|((n, s), f)| ((outputs_first, *n, false), told_code(*n, s, *f))),
+    );
+    parts.sort_by_key(|(place, _)| *place);
+    let text: String = parts.into_iter().map(|(_, text)| text).collect();
+    Carry { text: text.trim_end().to_owned(), shortened }
 }
 
 fn pieces_of(record: &StepRecord) -> Vec<Piece> {
@@ -160,23 +163,18 @@ fn told_code(step: usize, script: &ScriptRecord, form: Code) -> String {
 
 /// A module's listing: file, what defines it, docstrings where wanted, the compiler's complaint if any.
 pub fn outline(file: &str, check: &Check, docstrings: bool) -> String {
-    let mut out = format!("outline of {file}");
+    let mut lines = vec![format!("outline of {file}")];
     let doc = |text: &Option<String>| {
-        text.as_ref().filter(|t| docstrings && !t.trim().is_empty()).map(|t| t.trim().replace('\n', "\n    "))
+        let told = text.as_ref().filter(|t| docstrings && !t.trim().is_empty());
+        told.map(|t| format!("    {}", t.trim().replace('\n', "\n    ")))
     };
-    if let Some(text) = doc(&check.doc) {
-        out += &format!("\n    {text}");
-    }
-    if let Some(error) = &check.error {
-        out += &format!("\n    cannot be compiled: {}", error.trim());
-    }
+    lines.extend(doc(&check.doc));
+    lines.extend(check.error.as_ref().map(|e| format!("    cannot be compiled: {}", e.trim())));
     for function in &check.functions {
-        out += &format!("\n- {}", function.signature);
-        if let Some(text) = doc(&function.doc) {
-            out += &format!("\n    {text}");
-        }
+        lines.push(format!("- {}", function.signature));
+        lines.extend(doc(&function.doc));
     }
-    out
+    lines.join("\n")
 }
 
 /// `text` in a fence that is longer than any run of backticks in it.
@@ -194,17 +192,13 @@ pub fn fenced(language: &str, text: &str) -> String {
 /// The files of the run, one a line: path, size, step, columns and rows of tables, what a plot shows.
 pub fn manifest(products: &[Product]) -> String {
     let line = |p: &Product| {
-        let mut out = format!("- {} ({}, step {})", p.path, size(p.bytes), p.step);
-        if let Some(columns) = p.columns.as_ref().filter(|c| !c.is_empty()) {
-            out += &format!("; columns {}", columns.join(", "));
-        }
-        if let Some(rows) = p.rows {
-            out += &format!("; {rows} rows");
-        }
-        if let Some(text) = p.description.as_ref().filter(|d| !d.trim().is_empty()) {
-            out += &format!(": {}", text.trim());
-        }
-        out
+        let columns = p.columns.as_ref().filter(|c| !c.is_empty());
+        let columns = columns.map(|c| format!("; columns {}", c.join(", "))).unwrap_or_default();
+        let rows =
+            p.rows.map(|r| format!("; {r} {}", if r == 1 { "row" } else { "rows" })).unwrap_or_default();
+        let shows = p.description.as_ref().filter(|d| !d.trim().is_empty());
+        let shows = shows.map(|d| format!(": {}", d.trim())).unwrap_or_default();
+        format!("- {} ({}, step {}){columns}{rows}{shows}", p.path, size(p.bytes), p.step)
     };
     products.iter().map(line).collect::<Vec<_>>().join("\n")
 }

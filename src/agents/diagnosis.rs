@@ -207,8 +207,7 @@ fn from_error(error: &str, output: &str, limits: &Limits) -> Diagnosis {
 
 /// The domain library in which the deepest frame outside the script lies.
 fn library(output: &str) -> Option<&'static str> {
-    let frames = output.lines().filter_map(|l| FRAME.captures(l)).map(|c| c[1].to_owned());
-    let last = frames.last()?;
+    let last = output.lines().rev().find_map(|l| FRAME.captures(l).map(|c| c[1].to_owned()))?;
     LIBRARIES.into_iter().find(|l| last.split(['/', '\\']).any(|part| part.trim_end_matches(".py") == *l))
 }
 

@@ -8,31 +8,32 @@ use super::notes;
 
 /// A plan, as in `final_plan` of the context and in the transcript.
 pub fn plan(steps: &[PlanStep]) -> String {
-    let mut out = String::from("\n**PLAN**\n");
-    for (i, step) in steps.iter().enumerate() {
-        out += &format!(
-            "\n- Step {}:\n\t* sub-task: {}\n\t* agent in charge: {}\n",
+    let told = |(i, step): (usize, &PlanStep)| {
+        let bullets = if step.bullet_points.is_empty() {
+            String::new()
+        } else {
+            format!("\n\t* instructions:\n{}", instructions(&step.bullet_points))
+        };
+        format!(
+            "\n- Step {}:\n\t* sub-task: {}\n\t* agent in charge: {}\n{bullets}",
             i + 1,
             step.sub_task,
             step.sub_task_agent
-        );
-        if !step.bullet_points.is_empty() {
-            out += "\n\t* instructions:\n";
-            out += &instructions(&step.bullet_points);
-        }
-    }
-    out + "\n        "
+        )
+    };
+    let steps: Vec<String> = steps.iter().enumerate().map(told).collect();
+    format!("\n**PLAN**\n{}\n        ", steps.concat())
 }
 
 /// A step's bullets, one a line, as in `current_instructions`.
 pub fn instructions(bullets: &[String]) -> String {
-    bullets.iter().map(|b| format!("\t\t- {b}\n")).collect()
+    bullets.iter().map(|b| format!("\t\t- {b}\n")).collect::<Vec<_>>().concat()
 }
 
 /// A review, as in `recommendations` of the context and in the transcript.
 pub fn review(recommendations: &[String]) -> String {
-    let items: String = recommendations.iter().map(|r| format!("\n{r}\n")).collect();
-    format!("\n**Recommendations:**\n{items}\n\n            ")
+    let items: Vec<String> = recommendations.iter().map(|r| format!("\n{r}\n")).collect();
+    format!("\n**Recommendations:**\n{}\n\n            ", items.concat())
 }
 
 /// The engineer's answer, formatted: explanation, modifications if any, code under its file name.
@@ -116,10 +117,9 @@ pub fn without_file_name(code: &str) -> &str {
 }
 
 fn titled<'a>(header: &str, items: impl Iterator<Item = (&'a str, Vec<String>)>) -> String {
-    let mut out = format!("\n**{header}**\n");
-    for (i, (title, bullets)) in items.enumerate() {
-        out += &format!("\n- Idea {}:\n\t* {title}\n", i + 1);
-        out += &instructions(&bullets);
-    }
-    out + "\n        "
+    let told = |(i, (title, bullets)): (usize, (&str, Vec<String>))| {
+        format!("\n- Idea {}:\n\t* {title}\n{}", i + 1, instructions(&bullets))
+    };
+    let items: Vec<String> = items.enumerate().map(told).collect();
+    format!("\n**{header}**\n{}\n        ", items.concat())
 }

@@ -195,6 +195,8 @@ pub struct StepCase {
     pub carry_budget: usize,
     /// Feedback by a human who asked for this step to be done again.
     pub redo: Option<String>,
+    /// Docstrings or documentation of the library functions in the last traceback, when there are any.
+    pub documents: Vec<String>,
     /// Whether scripts reach the network, where known.
     pub network: Option<bool>,
 }

@@ -66,7 +66,9 @@ fn unique(name: &str, taken: &[String]) -> String {
         return name.to_owned();
     }
     let stem = name.strip_suffix(".md").unwrap_or(name);
-    (2..).map(|n| format!("{stem}_{n}.md")).find(|n| free(n)).unwrap_or_else(|| name.to_owned())
+    // One more candidate than there are names taken: one of them is free.
+    let mut candidates = (2..taken.len() + 3).map(|n| format!("{stem}_{n}.md"));
+    candidates.find(|n| free(n)).unwrap_or_else(|| name.to_owned())
 }
 
 fn slug(heading: &str) -> String {
@@ -91,15 +93,28 @@ fn unfenced(text: &str) -> &str {
         return text;
     }
     let Some(inner) = inner.strip_suffix(fence) else { return text };
-    if !(inner.is_empty() || inner.ends_with('\n')) || !balanced(inner) {
-        return text;
-    }
-    inner
+    let closed = inner.is_empty() || inner.ends_with('\n');
+    if closed && pairs(inner, ticks, !info.trim().is_empty()) { inner } else { text }
 }
 
-/// Whether every fence inside closes inside: else the outer pair belongs to two different blocks.
-fn balanced(inner: &str) -> bool {
-    inner.lines().filter(|l| l.trim_start().starts_with("```")).count() % 2 == 0
+/// Whether the fences inside pair up among themselves, so that the outer two belong together.
+///
+/// Only shorter fences or those that name a language surely open; a bare one may as well be the close of
+/// the outer fence, unless that says what it is (`named`).
+fn pairs(inner: &str, ticks: usize, named: bool) -> bool {
+    let mut open = false;
+    for line in inner.lines().map(str::trim) {
+        let run = line.len() - line.trim_start_matches('`').len();
+        if run < 3 || run < ticks {
+            continue;
+        }
+        let bare = line.len() == run;
+        if open != bare && !(bare && named) {
+            return false;
+        }
+        open = !open;
+    }
+    !open
 }
 
 #[cfg(test)]

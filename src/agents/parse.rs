@@ -227,9 +227,11 @@ fn kind(value: &Value) -> &'static str {
 
 /// An agent's name as models write it, as the roster spells it.
 fn agent_name(text: &str) -> String {
-    let plain = text.trim().trim_matches(['`', '*', '"', '\'', '.', ' ']).to_lowercase();
-    let plain = plain.strip_suffix(" agent").unwrap_or(&plain);
-    plain.strip_prefix("the ").unwrap_or(plain).trim().replace([' ', '-'], "_")
+    let marks = ['`', '*', '"', '\'', '.', ' '];
+    let plain = text.trim().to_lowercase();
+    let plain = plain.trim_matches(marks);
+    let plain = plain.strip_suffix(" agent").unwrap_or(plain);
+    plain.strip_prefix("the ").unwrap_or(plain).trim_matches(marks).replace([' ', '-'], "_")
 }
 
 fn complete(steps: Vec<PlanStep>) -> Result<Vec<PlanStep>, String> {

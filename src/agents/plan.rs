@@ -9,34 +9,34 @@ use super::{PlanStep, roster};
 
 /// JSON schema of a plan whose steps may only be given to `agents`.
 pub fn plan_schema(agents: &[String]) -> Value {
-    let step = object(json!({
+    let step = object(&json!({
         "bullet_points": {"type": "array", "items": {"type": "string"}},
         "sub_task": {"type": "string"},
         "sub_task_agent": {"type": "string", "enum": agents},
     }));
-    object(json!({"sub_tasks": {"type": "array", "items": step}}))
+    object(&json!({"sub_tasks": {"type": "array", "items": step}}))
 }
 
 /// JSON schema of a review.
 pub fn review_schema() -> Value {
-    object(json!({"recommendations": {"type": "array", "items": {"type": "string"}}}))
+    object(&json!({"recommendations": {"type": "array", "items": {"type": "string"}}}))
 }
 
 /// JSON schema of a list of ideas.
 pub fn ideas_schema() -> Value {
     let keys = ["title", "description", "data_needed", "method", "expected_result", "risk"];
-    object(json!({"ideas": {"type": "array", "items": object(texts(&keys))}}))
+    object(&json!({"ideas": {"type": "array", "items": object(&texts(&keys))}}))
 }
 
 /// JSON schema of a critique of ideas.
 pub fn critique_schema() -> Value {
     let mut parts = texts(&["title", "relevance", "feasibility", "weaknesses", "improvements"]);
     parts["discard"] = json!({"type": "boolean"});
-    object(json!({"critiques": {"type": "array", "items": object(parts)}}))
+    object(&json!({"critiques": {"type": "array", "items": object(&parts)}}))
 }
 
 /// Strict providers want every property required and none besides.
-fn object(properties: Value) -> Value {
+fn object(properties: &Value) -> Value {
     let required: Vec<String> =
         properties.as_object().map(|p| p.keys().cloned().collect()).unwrap_or_default();
     json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
@@ -120,15 +120,21 @@ impl Restriction {
             r"(?:{scope})?(?:\s+(?:should|must|may|can|is|are|to)\s+(?:to\s+)?be\s+(?:used|involved|invoked|called|allowed)|\s+(?:is|are)\s+(?:allowed|involved|available|needed|used))?(?:{scope})?\s*(?:[.;:!\n)]|$|,\s*(?:not|no|never|without|nothing|and\s+(?:no|not|never|at\s+most))\b|[-–—]\s)"
         );
         let verb = r"(?:use|using|uses|involve|involving|involves|invoke|invoking|employ|call|include|with)";
-        let before = r"(?:^|[\n.;:!(–—-]\s*|\b(?:use|using|uses|involve|involving|involves|invoke|invoking|employ|call|include|with|by|consider|need|needs|allow|allows|allowed:)\s+)";
+        let before = r"(?:^|[\n.,;:!(–—-]\s*|\b(?:use|using|uses|involve|involving|involves|invoke|invoking|employ|call|include|with|by|consider|need|needs|allow|allows|allowed:)\s+)";
         let compile = |p: String| Regex::new(&format!("(?i){p}")).expect("valid pattern");
         Self {
             inline: vec![
                 compile(format!(r"{before}only\s+(?:agents?\s+)?{list}{end}")),
-                compile(format!(r"\b(?:only|exclusively|solely|strictly)\s+{verb}\s+(?:only\s+)?{list}{end}")),
-                compile(format!(r"\bonly\s+agents?\s+(?:that\s+(?:is|are|may\s+be|can\s+be)\s+)?(?:\w+\s+)?(?:(?:in|for)\s+(?:this|the)\s+\w+\s+)?(?:is|are|must\s+be|should\s+be):?\s+{list}{end}")),
+                compile(format!(
+                    r"\b(?:only|exclusively|solely|strictly)\s+{verb}\s+(?:only\s+)?{list}{end}"
+                )),
+                compile(format!(
+                    r"\bonly\s+agents?\s+(?:that\s+(?:is|are|may\s+be|can\s+be)\s+)?(?:\w+\s+)?(?:(?:in|for)\s+(?:this|the)\s+\w+\s+)?(?:is|are|must\s+be|should\s+be):?\s+{list}{end}"
+                )),
             ],
-            listed: compile(r"\bonly\s+(?:\w+\s+){0,3}following\s+(?:\w+\s+)?agents?\b[^:\n]*:?\s*(?P<rest>[^\n]*(?:\n\s*[-*•]\s*[^\n]*)*)".into()),
+            listed: compile(
+                r"\bonly\s+(?:\w+\s+){0,3}following\s+(?:\w+\s+)?agents?\b[^:\n]*:?(?P<rest>(?s:.*))".into(),
+            ),
             name: compile(format!(r"\b(?:{})s?\b", names.join("|"))),
         }
     }
@@ -144,15 +150,28 @@ impl Restriction {
             .collect()
     }
 
-    /// Agents of an inline list or of bullets whose first word is the agent.
-    fn from_list(&self, rest: &str) -> Vec<String> {
+    /// Agents of what follows `only the following agents:`: an inline list, or bullets whose first word is
+    /// an agent. Descriptions may name other agents and run over several lines.
+    fn listed_agents(&self, rest: &str) -> Vec<String> {
         let mut heads = String::new();
-        for (i, line) in rest.lines().enumerate() {
-            let line = line.trim_start_matches([' ', '\t', '-', '*', '•']);
-            let head =
-                if i == 0 { line.split(['.', ';']).next() } else { line.split([':', '.', ';']).next() };
-            heads += head.unwrap_or_default();
-            heads.push('\n');
+        let mut blank = false;
+        for line in rest.trim_start().lines() {
+            let line = line.trim();
+            let item = line.trim_start_matches(['-', '*', '•', ' ']);
+            let bullet = item.len() < line.len();
+            let ends: &[char] = if bullet { &[':', '.', ';', '(', ','] } else { &['.', ';'] };
+            let head = item.split(ends).next().unwrap_or_default();
+            match (bullet, heads.is_empty()) {
+                (true, _) if self.named(head).is_empty() => break,
+                (false, true) => {
+                    heads += head;
+                    break;
+                }
+                (true, _) => heads.extend([head, "\n"]),
+                (false, false) if blank && !line.is_empty() => break,
+                (false, false) => {}
+            }
+            blank = line.is_empty();
         }
         self.named(&heads)
     }
@@ -165,7 +184,7 @@ impl Restriction {
 pub fn restricted_agents(text: &str) -> Option<Vec<String>> {
     let patterns = &*RESTRICTION;
     if let Some(found) = patterns.listed.captures(text) {
-        let names = patterns.from_list(&found["rest"]);
+        let names = patterns.listed_agents(&found["rest"]);
         if !names.is_empty() {
             return Some(names);
         }
@@ -203,6 +222,7 @@ mod tests {
         let researcher = [
             "The plan must have at most 4 steps. Use only the researcher agent.",
             "only the researcher",
+            "In this plan, only the researcher agent must be invoked.",
             "Only the researcher should be used.",
             "Plan: must only involve the researcher, not the engineer.",
             "The only agent involved in this workflow is the researcher.",
@@ -214,6 +234,8 @@ mod tests {
         let two = [
             "only engineer, researcher",
             "The plan must strictly involve only the following agents: engineer, researcher\n\nMore text.",
+            "The plan must strictly only involve engineer and researcher agents.",
+            "only the following agents: \n\n    - engineer: codes; it leaves the idea_maker\n      alone and never writes.\n\n    - researcher: writes.\n\nThe idea_hater is not asked.",
             "You may use only the following agents:\n- researcher: writes\n- engineer: asks the idea_maker\n\nThen",
             "This must only involve `engineer` and `researcher`.",
             "The only agents are engineer and researcher.",

@@ -117,9 +117,9 @@ impl Templates {
         let values = context! {
             roster => roster::describe(&case.agents),
             max_plan_steps => case.max_plan_steps,
-            plan => case.plan.as_ref().map(|p| listing(p, None)),
+            plan => case.plan.as_ref().map(|p| listing(p)),
             recommendations => case.recommendations,
-            ..briefing(&case.briefing, "for the plan", machine(&case.briefing, None))
+            ..briefing(&case.briefing, "for the plan", &machine(&case.briefing, None))
         };
         self.render("planner", &values)
     }
@@ -130,20 +130,21 @@ impl Templates {
             roster => roster::describe(&case.agents),
             max_plan_steps => case.max_plan_steps,
             at_limit => case.plan.len() >= case.max_plan_steps,
-            plan => listing(&case.plan, None),
+            plan => listing(&case.plan),
             earlier => case.earlier,
-            ..briefing(&case.briefing, "for the plan", machine(&case.briefing, None))
+            ..briefing(&case.briefing, "for the plan", &machine(&case.briefing, None))
         };
         self.render("plan_reviewer", &values)
     }
 
     /// The engineer's prompt: the first try, more work on the step, or a retry.
     pub fn engineer(&self, case: &StepCase) -> Result<Prompt, TemplateError> {
-        let (values, shortened) = step(case, machine(&case.briefing, Some(case)));
+        let (values, shortened) = step(case, &machine(&case.briefing, Some(case)));
         let values = context! {
             done_here => case.done_here.iter().map(script).collect::<Vec<_>>().join("\n\n"),
             remaining => told(case.remaining.as_deref()),
             suspect => told(case.suspect.as_deref()),
+            documents => case.documents,
             second_opinion => told(case.second_opinion.as_deref()),
             attempt => case.failures.len() + 1,
             max_attempts => case.max_attempts,
@@ -154,7 +155,7 @@ impl Templates {
 
     /// The researcher's prompt.
     pub fn researcher(&self, case: &StepCase) -> Result<Prompt, TemplateError> {
-        let (values, shortened) = step(case, String::new());
+        let (values, shortened) = step(case, "");
         let values = context! {
             last_step => case.plan.len() > 1 && case.step == case.plan.len(),
             notes_file => told(case.notes_file.as_deref()),
@@ -179,7 +180,7 @@ impl Templates {
     /// The prompt for a second opinion on attempts that failed alike; `case.failures` must not be empty.
     pub fn second_opinion(&self, case: &StepCase) -> Result<Prompt, TemplateError> {
         let (values, _) =
-            step(&StepCase { records: Vec::new(), ..case.clone() }, machine(&case.briefing, Some(case)));
+            step(&StepCase { records: Vec::new(), ..case.clone() }, &machine(&case.briefing, Some(case)));
         let values = merge_maps([failures(case), values]);
         self.render("second_opinion", &values)
     }
@@ -223,15 +224,16 @@ impl Templates {
             let template = self.env.get_template(&format!("{agent}.{part}"));
             template.and_then(|t| t.render(values)).map_err(|e| fault(agent, &e))
         };
-        Ok(Prompt { system: part("system")?, user: part("user")?, shortened: Vec::new() })
+        let user = part("user")?.trim_end().to_owned();
+        Ok(Prompt { system: part("system")?, user, shortened: Vec::new() })
     }
 }
 
 /// The user turn that sends an unusable structured answer back, once.
 pub fn repair(faults: &[String]) -> String {
-    let list: String = faults.iter().map(|f| format!("- {f}\n")).collect();
+    let list = faults.iter().map(|f| format!("- {f}")).collect::<Vec<_>>().join("\n");
     format!(
-        "Your answer cannot be used:\n{list}\nAnswer again, whole, in the form asked for, with these points repaired."
+        "Your answer cannot be used:\n{list}\n\nAnswer again, whole, in the form asked for, with these points repaired."
     )
 }
 
@@ -252,12 +254,12 @@ fn told(text: Option<&str>) -> Option<&str> {
     text.filter(|t| !t.trim().is_empty())
 }
 
-fn briefing(briefing: &Briefing, whom: &str, machine: String) -> Value {
+fn briefing(briefing: &Briefing, whom: &str, machine: &str) -> Value {
     context! {
         task => briefing.task,
         instructions => told(Some(&briefing.instructions)),
         instructions_for => whom,
-        machine,
+        machine => machine,
         feedback => briefing.feedback.iter().filter(|f| !f.trim().is_empty()).collect::<Vec<_>>(),
     }
 }
@@ -294,13 +296,13 @@ fn machine(briefing: &Briefing, engineer: Option<&StepCase>) -> String {
 }
 
 /// What every agent in charge of a step is told, and what was shortened for it.
-fn step(case: &StepCase, machine: String) -> (Value, Vec<String>) {
+fn step(case: &StepCase, machine: &str) -> (Value, Vec<String>) {
     let now = case.step.checked_sub(1).and_then(|i| case.plan.get(i));
     // The report at the end of a plan is made of what the scripts printed.
     let report = now.is_some_and(|s| s.sub_task_agent == "researcher") && case.step == case.plan.len();
     let carried = carry::carry(&case.records, case.carry_budget, report);
     let values = context! {
-        plan => if case.plan.is_empty() { String::new() } else { listing(&case.plan, Some(case.step)) },
+        plan => listing(&case.plan),
         step => case.step,
         n_steps => case.plan.len(),
         sub_task => now.map_or("", |s| s.sub_task.as_str()),
@@ -349,7 +351,7 @@ fn script(script: &ScriptRecord) -> String {
 }
 
 fn ideas(case: &IdeaCase) -> (Value, Vec<String>) {
-    let (values, shortened) = step(&case.step, machine(&case.step.briefing, None));
+    let (values, shortened) = step(&case.step, &machine(&case.step.briefing, None));
     let list = |empty: bool, text: String| if empty { String::new() } else { text.trim().to_owned() };
     let values = context! {
         ideas => list(case.ideas.is_empty(), formats::ideas(&case.ideas)),
@@ -361,21 +363,12 @@ fn ideas(case: &IdeaCase) -> (Value, Vec<String>) {
     (values, shortened)
 }
 
-/// A plan, numbered; with `now` each step's state. The present step's bullets follow elsewhere.
-fn listing(plan: &[PlanStep], now: Option<usize>) -> String {
+/// A plan, numbered. It says nothing of progress, so that it stays the same from step to step.
+fn listing(plan: &[PlanStep]) -> String {
     let mut lines = Vec::new();
     for (i, step) in plan.iter().enumerate() {
-        let number = i + 1;
-        let state = match now {
-            None => "",
-            Some(now) if number < now => " (finished)",
-            Some(now) if number == now => " (now, see below)",
-            Some(_) => " (to come)",
-        };
-        lines.push(format!("{number}. {}{state}: {}", step.sub_task_agent, step.sub_task));
-        if now != Some(number) {
-            lines.extend(step.bullet_points.iter().map(|b| format!("   - {b}")));
-        }
+        lines.push(format!("{}. {}: {}", i + 1, step.sub_task_agent, step.sub_task));
+        lines.extend(step.bullet_points.iter().map(|b| format!("   - {b}")));
     }
     lines.join("\n")
 }

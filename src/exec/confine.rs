@@ -48,7 +48,9 @@ pub fn place(
             Ok(found) if (seen == root.join(&chosen)) == found.is_dir() => return Err(obstructed(&seen)),
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
-            Err(error) => return Err(ExecError::Io(format!("{} cannot be examined: {error}", seen.display()))),
+            Err(error) => {
+                return Err(ExecError::Io(format!("{} cannot be examined: {error}", seen.display())));
+            }
         }
     }
     Ok(chosen)
@@ -70,7 +72,8 @@ pub fn write(root: &Path, path: &Path, text: &str) -> Result<PathBuf, ExecError>
     std::fs::create_dir_all(root)
         .map_err(|error| ExecError::Io(format!("{} cannot be made: {error}", root.display())))?;
     let mut directory =
-        openat(CWD, root, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+        openat(CWD, root, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(failed)?;
     let mut seen = root.to_owned();
     for part in path.parent().into_iter().flatten() {
         seen.push(part);
@@ -153,7 +156,8 @@ fn relative(name: &str) -> Result<PathBuf, ExecError> {
     if parents.iter().any(|part| part.len() > 200) || file.len() > 200 {
         return refuse("is too long");
     }
-    let mut path: PathBuf = if parents.is_empty() { PathBuf::from(CODEBASE) } else { parents.iter().collect() };
+    let mut path: PathBuf =
+        if parents.is_empty() { PathBuf::from(CODEBASE) } else { parents.iter().collect() };
     path.push(file);
     Ok(path)
 }

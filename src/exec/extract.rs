@@ -180,7 +180,10 @@ fn ending(lines: &[&str], start: usize, opening: &Fence) -> (usize, usize) {
 /// Whether a block looks like a script and not like a fragment of one.
 fn is_whole(code: &str) -> bool {
     static ELISION: LazyLock<Option<Regex>> = LazyLock::new(|| {
-        Regex::new(r"(?im)^\s*(#\s*)?(\.\.\.|…)\s*\(?(rest|remaining|existing|same|previous|unchanged|your code)\b").ok()
+        Regex::new(
+            r"(?im)^\s*(#\s*)?(\.\.\.|…)\s*\(?(rest|remaining|existing|same|previous|unchanged|your code)\b",
+        )
+        .ok()
     });
     let acts = code.lines().any(|line| {
         ["import ", "from ", "def ", "class ", "if __name__", "print(", "with ", "for "]
@@ -251,8 +254,8 @@ fn status(lines: &[&str], from: usize) -> (Status, Option<usize>) {
     for (at, line) in lines.iter().enumerate().skip(from).rev() {
         if let Some(found) = status_line(line) {
             let status = match found {
-                Some(rest) => remaining(&rest, &lines[at + 1..]),
-                None => Status::Finished,
+                Status::Finished => Status::Finished,
+                Status::Remaining(rest) => remaining(&rest, &lines[at + 1..]),
             };
             return (status, Some(at));
         }
@@ -260,21 +263,19 @@ fn status(lines: &[&str], from: usize) -> (Status, Option<usize>) {
     (Status::Finished, None)
 }
 
-/// `None`: no status line. `Some(None)`: finished. `Some(Some(rest))`: work remains.
-fn status_line(line: &str) -> Option<Option<String>> {
+/// What this line says, if it is a status line.
+fn status_line(line: &str) -> Option<Status> {
     static LINE: LazyLock<Option<Regex>> = LazyLock::new(|| {
         Regex::new(concat!(
             r"(?i)^[\s>*_#`\-]*status[\s*_`]*[:=\-–—−：]+[\s*_`\x22']*",
-            r"(?:(finished|completed?|done)\b|(remaining|remains|unfinished|incomplete|in[ -]progress|not (?:yet )?(?:finished|complete|done))\b)",
+            r"(?:(finished|completed?|done)\b",
+            r"|(remaining|remains|unfinished|incomplete|in[ -]progress|not (?:yet )?(?:finished|complete|done))\b)",
             r"(.*)$"
         ))
         .ok()
     });
     let found = LINE.as_ref()?.captures(line)?;
-    if found.get(1).is_some() {
-        return Some(None);
-    }
-    Some(Some(trimmed(&found[3])))
+    Some(if found.get(1).is_some() { Status::Finished } else { Status::Remaining(trimmed(&found[3])) })
 }
 
 fn trimmed(text: &str) -> String {

@@ -45,12 +45,16 @@ fn fences_of_all_kinds() {
 
 #[test]
 fn an_indented_block_is_dedented() {
-    assert_eq!(code("1. Do\n   ```python\n   if a:\n       b()\n   import x\n   ```\n"), "if a:\n    b()\nimport x\n");
+    assert_eq!(
+        code("1. Do\n   ```python\n   if a:\n       b()\n   import x\n   ```\n"),
+        "if a:\n    b()\nimport x\n"
+    );
 }
 
 #[test]
 fn a_fence_in_a_docstring_does_not_end_the_block() {
-    let script = "def f():\n    '''Example:\n```python\nf()\n```\n'''\n    return \"\"\"\n```\n\"\"\"\nprint(f())\n";
+    let script =
+        "def f():\n    '''Example:\n```python\nf()\n```\n'''\n    return \"\"\"\n```\n\"\"\"\nprint(f())\n";
     let told = answer(&format!("```python\n{script}```\nDone.\nStatus: finished"));
     assert_eq!(told.code.as_deref(), Some(script));
     assert_eq!(told.other_blocks, 0);
@@ -125,7 +129,11 @@ fn file_names() {
         ("# filename:", None),
         ("# reads the filename: given", None),
     ] {
-        assert_eq!(answer(&format!("```python\n{first}\nimport a\n```")).filename.as_deref(), name, "{first}");
+        assert_eq!(
+            answer(&format!("```python\n{first}\nimport a\n```")).filename.as_deref(),
+            name,
+            "{first}"
+        );
     }
     assert_eq!(answer("```python\nimport a\n# filename: late.py\n```").filename, None);
 }
@@ -155,16 +163,23 @@ fn status_lines() {
 
 #[test]
 fn thoughts_are_never_code() {
-    let told = answer("<think>\n```python\nimport os\nos.remove('x'); print('a longer block')\n```\n</think>\n```python\nimport a\n```");
+    let told = answer(
+        "<think>\n```python\nimport os\nos.remove('x'); print('a longer block')\n```\n</think>\n```python\nimport a\n```",
+    );
     assert_eq!((told.code.as_deref(), told.other_blocks), (Some("import a\n"), 0));
     assert_eq!(answer("<think>```python\nimport a\n```").code, None);
 }
 
 #[test]
 fn headings_in_other_dress() {
-    let told = answer("## Explanation\nWhat it does.\n### Modifications\n- a\n- b\n### Code\n```python\nimport a\n```\nIt runs fast.");
+    let told = answer(
+        "## Explanation\nWhat it does.\n### Modifications\n- a\n- b\n### Code\n```python\nimport a\n```\nIt runs fast.",
+    );
     assert_eq!(told.explanation, "What it does.\n\nIt runs fast.");
     assert_eq!(told.modifications.as_deref(), Some("- a\n- b"));
     assert_eq!(answer("Modifications: None\n```python\nimport a\n```").modifications, None);
-    assert_eq!(answer("Code explanations are short.\n```python\nimport a\n```").explanation, "Code explanations are short.");
+    assert_eq!(
+        answer("Code explanations are short.\n```python\nimport a\n```").explanation,
+        "Code explanations are short."
+    );
 }

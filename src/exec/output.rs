@@ -118,8 +118,7 @@ impl Log {
     /// Ends the log; the text says what it lacks, if anything.
     fn finish(mut self) -> Option<String> {
         if self.trouble.is_none() && self.skipped > 0 {
-            let note =
-                format!("\n[… the log ends after {LOG_CAP} bytes; {} more came …]\n", self.skipped);
+            let note = format!("\n[… the log ends after {LOG_CAP} bytes; {} more came …]\n", self.skipped);
             self.trouble = self.file.write_all(note.as_bytes()).err();
         }
         self.trouble.map(|error| format!("\n[the log file of this output is incomplete: {error}]\n"))

@@ -41,7 +41,8 @@ impl Scripted {
     /// Ends with this exit state after printing `output`.
     pub fn ending(exit: Exit, output: &str) -> Self {
         let output = output.to_owned();
-        let outcome = Ok(Execution { exit, output, truncated: false, seconds: 0.25, peak_rss: Some(1 << 20) });
+        let outcome =
+            Ok(Execution { exit, output, truncated: false, seconds: 0.25, peak_rss: Some(1 << 20) });
         Self { outcome, files: Vec::new(), hangs: false }
     }
 

@@ -131,7 +131,8 @@ impl Shared {
         drop(current);
         let shared = Arc::clone(self);
         std::thread::spawn(move || {
-            let life = Life { shared: &shared, id, cancelled: &cancelled, wake, messages, silent: Cell::new(false) };
+            let life =
+                Life { shared: &shared, id, cancelled: &cancelled, wake, messages, silent: Cell::new(false) };
             let event = match life.run(&python, &script, environment) {
                 Ok(execution) => Event::Done { id, execution },
                 Err(message) => Event::Failed { id, message },
@@ -182,7 +183,9 @@ impl Life<'_> {
     ) -> Result<Execution, String> {
         let (shared, id) = (self.shared, self.id);
         let mut sink = Sink::open(&script.log_path, |text| shared.send(&Event::Output { id, text }))
-            .map_err(|error| format!("the log file {} cannot be opened: {error}", script.log_path.display()))?;
+            .map_err(|error| {
+                format!("the log file {} cannot be opened: {error}", script.log_path.display())
+            })?;
         let limit = script.timeout_seconds.map(duration).transpose()?;
         let begun = Instant::now();
         let pid = self.spawn(python, script, environment)?;

@@ -102,14 +102,14 @@ impl Supervised {
         drop(slot);
 
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut line = serde_json::to_vec(&request(id, &link.mark))
+        let mut message = serde_json::to_vec(&request(id, &link.mark))
             .map_err(|error| ExecError::Io(format!("a path of the script cannot be passed on: {error}")))?;
-        line.push(b'\n');
+        message.push(b'\n');
         let (chunk_sender, chunks) = mpsc::channel(CHUNKS);
         let (sender, done) = oneshot::channel();
         lock(&link.waiting).pending.insert(id, Pending { chunks: chunk_sender, unseen: 0, done: sender });
         // When the other side is gone, its reader drops every pending request: `done` tells.
-        let _ = link.requests.send(line);
+        let _ = link.requests.send(message);
         if let Some(lost) = lock(&link.waiting).lost.clone() {
             return Err(ExecError::Supervisor(lost));
         }
@@ -415,7 +415,9 @@ fn unexpected(wanted: &str, event: &Event) -> ExecError {
         Event::Done { .. } => "a script's end",
         Event::Failed { message, .. } => message,
     };
-    ExecError::Supervisor(format!("the supervisor of scripts was asked for {wanted} and answered with {came}"))
+    ExecError::Supervisor(format!(
+        "the supervisor of scripts was asked for {wanted} and answered with {came}"
+    ))
 }
 
 /// No code panics while it holds these locks; if one did, the data is still whole.

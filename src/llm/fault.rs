@@ -125,11 +125,10 @@ impl Fault {
             404 => (K::ModelNotFound, false),
             402 => (K::RateLimit, false),
             408 => (K::Timeout, true),
-            409 => (K::Server, true),
             429 => {
                 (K::RateLimit, !code.contains("insufficient_quota") && !words.contains("insufficient_quota"))
             }
-            500.. => (K::Server, true),
+            409 | 500.. => (K::Server, true),
             _ => (K::BadRequest, false),
         };
         Self {
@@ -162,10 +161,10 @@ impl Fault {
             LlmErrorKind::ContextLength => "Shorten the task or use a model with a longer context.".into(),
             _ => String::new(),
         };
-        let tried = if tries > 1 { format!(" (tried {tries} times)") } else { String::new() };
+        let times = if tries > 1 { format!(" (tried {tries} times)") } else { String::new() };
         let what = self.what.trim_end_matches('.');
         let message = format!(
-            "the call of {agent} to model {} at {} failed{tried}: {what}. {advice}",
+            "the call of {agent} to model {} at {} failed{times}: {what}. {advice}",
             route.model,
             address(&route.base_url)
         );

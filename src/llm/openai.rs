@@ -124,7 +124,7 @@ fn take(draft: &mut Draft, choice: &Value, message: &Value) -> Result<Delta, Fau
         None | Some("") => {}
         Some("length" | "max_tokens") => draft.finish = Some(Finish::Length),
         Some("content_filter") => {
-            draft.finish = Some(Finish::Refusal("stopped by the content filter".into()))
+            draft.finish = Some(Finish::Refusal("stopped by the content filter".into()));
         }
         Some("error") => return Err(Fault::bad_reply("the model broke off with an error")),
         Some(_) => draft.finish = Some(Finish::Stop),

@@ -134,8 +134,8 @@ impl Folder<'_> {
                 Err(fault) => return Err(fault),
             }
         }
-        let held = self.live.finish();
-        self.say(held);
+        let undecided = self.live.finish();
+        self.say(undecided);
         Ok(())
     }
 

@@ -53,7 +53,7 @@ fn find_outside_code(text: &str, needle: &str) -> Option<usize> {
         let run = mark.map_or(0, |m| trimmed.chars().take_while(|c| *c == m).count());
         match (fence, mark) {
             (Some((open, width)), Some(m)) if m == open && run >= width && run == trimmed.len() => {
-                fence = None
+                fence = None;
             }
             (None, Some(m)) if run >= 3 => fence = Some((m, run)),
             (None, _) => {
