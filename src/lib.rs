@@ -14,5 +14,9 @@ pub mod error;
 pub mod exec;
 pub mod journal;
 pub mod llm;
+pub mod phases;
+
+#[cfg(feature = "python")]
+mod bindings;
 
 pub use error::{Error, Result};

@@ -18,6 +18,7 @@ pub mod roster;
 pub mod summary;
 pub mod suspect;
 pub mod transcript;
+pub mod turn;
 
 use serde::{Deserialize, Serialize};
 

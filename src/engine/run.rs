@@ -118,6 +118,8 @@ pub struct Run {
     position: Position,
     phase_type: Arc<str>,
     ordinal: Arc<AtomicU32>,
+    nestings: Arc<AtomicU32>,
+    approvals: Arc<dyn Approvals>,
     limits: Vec<Arc<CallLimit>>,
 }
 
@@ -125,6 +127,7 @@ impl Run {
     /// A run over `services`; what their journal already holds is replayed.
     pub fn new(id: impl Into<String>, services: Services, stop: Stop) -> Self {
         let records = services.journal.records(1);
+        let approvals = services.approvals.clone();
         let told = records.iter().filter(|r| matches!(r.entry, Entry::Event { .. })).count() as u64;
         Self {
             shared: Arc::new(Shared {
@@ -139,6 +142,8 @@ impl Run {
             position: Position::default(),
             phase_type: "".into(),
             ordinal: Arc::default(),
+            nestings: Arc::default(),
+            approvals,
             limits: Vec::new(),
         }
     }
@@ -160,7 +165,7 @@ impl Run {
 
     /// Whether there is anyone to ask.
     pub fn has_approvals(&self) -> bool {
-        self.shared.services.approvals.present()
+        self.approvals.present()
     }
 
     fn at(&self, change: impl FnOnce(&mut Position)) -> Self {
@@ -179,7 +184,19 @@ impl Run {
         let run = self.at(|p| {
             *p = Position { attempt: p.attempt, phase: index, phase_try, ..Position::default() };
         });
+        Self { phase_type: phase_type.into(), nestings: Arc::default(), ..run }
+    }
+
+    /// The place of a built-in phase that a custom phase executes itself.
+    pub fn nested(&self, phase_type: &str) -> Self {
+        let number = self.nestings.fetch_add(1, Ordering::Relaxed) + 1;
+        let run = self.at(|p| (p.nested, p.step, p.turn) = (number, 0, 0));
         Self { phase_type: phase_type.into(), ..run }
+    }
+
+    /// The same place, asking through other approvals.
+    pub fn asking(&self, approvals: Arc<dyn Approvals>) -> Self {
+        Self { approvals, ..self.clone() }
     }
 
     /// The place of a step within this phase.
@@ -335,17 +352,17 @@ impl Run {
         });
         self.tell("", "approval_requested", about).await?;
         let input = serde_json::to_value(&question).map_err(internal)?;
-        self.asking(true);
+        self.count_asking(true);
         let answer = self
             .pass(Effect::Ask, &input, |stop| async move {
                 tokio::select! {
                     biased;
-                    answer = self.shared.services.approvals.ask(&question) => answer,
+                    answer = self.approvals.ask(&question) => answer,
                     () = stop.wait() => Err(stop.error()),
                 }
             })
             .await;
-        self.asking(false);
+        self.count_asking(false);
         let answer: Answer = answer?;
         let about = match &answer {
             Answer::Given { resolution, user_feedback, .. } => {
@@ -358,7 +375,7 @@ impl Run {
         Ok(answer)
     }
 
-    fn asking(&self, now: bool) {
+    fn count_asking(&self, now: bool) {
         let at = self.clock().now();
         let mut asking = self.shared.asking.lock().unwrap_or_else(PoisonError::into_inner);
         asking.total += asking.since.take().map_or(0.0, |since| at - since);

@@ -18,7 +18,7 @@ mod output;
 pub mod products;
 mod scan;
 pub mod scripted;
-mod supervise;
+pub mod supervise;
 pub mod supervisor;
 mod tree;
 mod wire;

@@ -22,6 +22,8 @@ pub struct Position {
     pub phase: u32,
     /// Which try of the phase, from 0.
     pub phase_try: u32,
+    /// Which nested execution within the phase, from 1; 0 is the phase itself.
+    pub nested: u32,
     /// The step, from 1; 0 outside steps.
     pub step: u32,
     /// The turn within the step, from 1; 0 outside turns.
