@@ -24,7 +24,7 @@ from cmbagent.errors import ConfigurationError, MissingFileError
 OPAQUE = "$opaque"
 """Key of the note that stands for a value which could not be kept: `{"$opaque": "module.Type"}`."""
 
-_MAX_DEPTH = 500
+_MAX_DEPTH = 200
 _NUMBERS_AND_TEXT: tuple[Any, ...] = (int, float, str, bytes)
 
 _HARMLESS: tuple[type, ...] = (
