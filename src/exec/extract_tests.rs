@@ -183,3 +183,53 @@ fn headings_in_other_dress() {
         "Code explanations are short."
     );
 }
+
+#[test]
+fn no_text_whatever_makes_it_panic() {
+    const PARTS: &[&str] = &[
+        "```",
+        "```python",
+        "~~~",
+        "````md",
+        "\n",
+        "\n",
+        "\n",
+        "    ",
+        "\t",
+        "'''",
+        "\"\"\"",
+        "\"",
+        "'",
+        "\\",
+        "#",
+        "# filename: ",
+        "é",
+        "\u{201c}",
+        "\u{201d}",
+        "\u{a0}",
+        "\r",
+        "\u{1b}[",
+        "Status: remaining",
+        "**Modifications:**",
+        "import a",
+        "x = 1",
+        "def f():",
+        "(",
+        ")",
+        "…",
+        "<think>",
+        "</think>",
+        "9|█/1%",
+    ];
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..3000 {
+        let text: String = (0..random.usize(0..24)).map(|_| PARTS[random.usize(0..PARTS.len())]).collect();
+        let told = answer(&text);
+        if let Some(code) = &told.code {
+            assert!(!code.trim().is_empty() && code.ends_with('\n'), "{text:?}");
+            assert!(normalise(code).ends_with('\n'), "{text:?}");
+        }
+        let cleaned = crate::exec::clean::clean(&text);
+        assert_eq!(crate::exec::clean::clean(&cleaned), cleaned, "{text:?}");
+    }
+}
