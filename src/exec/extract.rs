@@ -58,7 +58,10 @@ pub fn answer(markdown: &str) -> Answer {
         blocks.iter().filter(|block| block.python && !named(&block.code).1.trim().is_empty()).collect();
     let chosen = scripts.iter().max_by_key(|block| (is_whole(&block.code), block.code.len()));
     let Some(chosen) = chosen else {
-        let body = lines[..status_at.unwrap_or(lines.len())].join("\n");
+        let body = &lines[..status_at.unwrap_or(lines.len())];
+        // A lone fence that closes nothing is no line of the script.
+        let body: Vec<&str> = body.iter().copied().filter(|line| fence(line).is_none()).collect();
+        let body = body.join("\n");
         if blocks.is_empty() && is_bare_script(&body) {
             let (filename, code) = named(&body);
             return Answer { code: Some(code), filename, status, ..Answer::default() };

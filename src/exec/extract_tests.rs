@@ -89,6 +89,12 @@ fn output_and_data_blocks_are_not_code() {
 }
 
 #[test]
+fn quotes_in_another_language_hide_no_fence() {
+    let told = answer("```bash\necho \"\"\"\n```\n```python\nimport a\n```\n");
+    assert_eq!(told.code.as_deref(), Some("import a\n"));
+}
+
+#[test]
 fn an_unclosed_block_is_told() {
     let told = answer("Text\n```python\nimport a\nprint(a)\n\nStatus: finished\n");
     assert_eq!(told.code.as_deref(), Some("import a\nprint(a)\n"));
@@ -108,6 +114,7 @@ fn a_bare_script_counts_only_when_it_clearly_is_one() {
     let told = answer(&format!("{script}\nStatus: remaining: plot"));
     assert_eq!(told.code.as_deref(), Some(script));
     assert_eq!(told.status, Status::Remaining("plot".to_owned()));
+    assert_eq!(answer("import a\nprint(a)\n```\n").code.as_deref(), Some("import a\nprint(a)\n"));
     for text in [
         "I will import the data.\nimport numpy as np\n",
         "from the plot we see a line",

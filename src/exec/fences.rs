@@ -19,6 +19,7 @@ pub(super) struct Fence<'a> {
     info: &'a str,
 }
 
+/// The fence on this line, if it is one.
 pub(super) fn fence(line: &str) -> Option<Fence<'_>> {
     let line = line.trim();
     let mark = line.chars().next().filter(|first| matches!(first, '`' | '~'))?;
@@ -48,6 +49,7 @@ impl Fence<'_> {
     }
 }
 
+/// All blocks of the text, in order.
 pub(super) fn blocks(lines: &[&str]) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut wrapper: Option<Fence> = None;
@@ -99,7 +101,10 @@ fn ending(lines: &[&str], start: usize, opening: &Fence) -> (usize, usize) {
                 doubtful = Some(at);
             }
         }
-        state.line(line);
+        // Quotes mean something in Python only.
+        if opening.is_python() || opening.info.is_empty() {
+            state.line(line);
+        }
     }
     doubtful.map_or((lines.len(), lines.len()), |at| (at, at + 1))
 }
