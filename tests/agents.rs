@@ -453,6 +453,8 @@ fn reviews_and_ideas_are_read_and_rendered() {
         .unwrap(),
         ["Print chi2 in step 1.", "Merge steps 2\nand 3."]
     );
+    let cut = "```json\n{\n  \"recommendations\": [\n    \"Print chi2\",\n    \"Merge";
+    assert!(parse::review(cut).unwrap_err().contains("cannot be read"));
     assert!(parse::review("Nice plan!").unwrap_err().contains("recommendations"));
 
     let ideas = vec![idea("A"), idea("B")];

@@ -461,3 +461,58 @@ fn python_finds_packages_as_scripts_would() {
     assert_eq!(found("emcee"), Some("3.1"));
     assert_eq!(found("left-pad"), None);
 }
+
+#[test]
+fn a_new_runtime_gets_a_new_supervisor() {
+    let folder = tempfile::tempdir().unwrap();
+    let runner = runner();
+    let script = write(folder.path(), "import os\nprint(os.getppid())");
+    let mut parents = Vec::new();
+    for _ in 0..2 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let ended = runtime.block_on(run(&runner, &script));
+        parents.push(ended.output.trim().to_owned());
+    }
+    assert_ne!(parents[0], parents[1]);
+    drop(runner);
+    wait_until_gone(&parents);
+}
+
+#[test]
+fn a_fork_of_the_host_does_not_keep_the_supervisor_alive() {
+    let folder = tempfile::tempdir().unwrap();
+    // A host whose fork inherits the pipe to the supervisor, as `multiprocessing` does.
+    let code = "import os, subprocess, sys, time\n\
+                p = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n\
+                while b'ready' not in p.stdout.readline(): pass\n\
+                fork = os.fork()\n\
+                if not fork: time.sleep(600)\n\
+                open('pids', 'w').write(f'{p.pid}\\n{fork}\\n')\n\
+                time.sleep(600)";
+    let mut host = Command::new("python3")
+        .args(["-c", code])
+        .args(entry("supervisor_process"))
+        .current_dir(folder.path())
+        .spawn()
+        .unwrap();
+    let found = pids(&folder.path().join("pids"), 2);
+    host.kill().unwrap();
+    host.wait().unwrap();
+    wait_until_gone(&found[..1]);
+    assert!(alive(&found[1]), "the fork was to hold the pipe all the time");
+    assert!(Command::new("kill").arg(&found[1]).status().unwrap().success());
+}
+
+#[tokio::test]
+async fn an_unusable_time_limit_or_log_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (runner, cancel) = (runner(), CancellationToken::new());
+    let mut script = write(folder.path(), "print('here')");
+    script.timeout_seconds = Some(-1.0);
+    let outcome = runner.run(&script, &|_| (), &cancel).await;
+    assert!(matches!(&outcome, Err(ExecError::Io(told)) if told.contains("-1 s")), "{outcome:?}");
+    script.timeout_seconds = None;
+    script.log_path = folder.path().join("codebase");
+    let outcome = runner.run(&script, &|_| (), &cancel).await;
+    assert!(matches!(&outcome, Err(ExecError::Io(told)) if told.contains("log file")), "{outcome:?}");
+}

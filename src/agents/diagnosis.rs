@@ -67,7 +67,7 @@ pub struct Limits {
 }
 
 static ERROR: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Warning|Interrupt|Exit|Iteration)|Exception)(?::\s?(.*))?$")
+    Regex::new(r"^(?:[A-Za-z_]\w*\.)*(_*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)|Exception)(?::.*)?$")
         .expect("valid pattern")
 });
 static MODULE: LazyLock<Regex> =
@@ -79,8 +79,10 @@ static VOLATILE: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"0x[0-9a-fA-F]+|[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?").expect("valid pattern")
 });
 
+const TRACEBACK: &str = "Traceback (most recent call last):";
+
 /// Import names whose package is called otherwise.
-const PACKAGES: [(&str, &str); 14] = [
+const PACKAGES: [(&str, &str); 11] = [
     ("cv2", "opencv-python"),
     ("sklearn", "scikit-learn"),
     ("skimage", "scikit-image"),
@@ -92,9 +94,6 @@ const PACKAGES: [(&str, &str); 14] = [
     ("fitz", "pymupdf"),
     ("serial", "pyserial"),
     ("umap", "umap-learn"),
-    ("classy", "classy"),
-    ("pymc3", "pymc3"),
-    ("getdist", "getdist"),
 ];
 
 /// Libraries whose errors mostly come from a wrong call.
@@ -106,9 +105,13 @@ pub fn package_of(name: &str) -> &str {
     PACKAGES.iter().find(|(module, _)| *module == top).map_or(top, |(_, package)| *package)
 }
 
-/// The last line of `output` that states an exception, such as `ValueError: bad shape`.
+/// The line of `output` that states the exception, such as `ValueError: bad shape`: what follows the
+/// frames of the last traceback, else the last line in the form of an exception.
 pub fn error_line(output: &str) -> Option<&str> {
-    output.lines().rev().map(str::trim_end).find(|l| ERROR.is_match(l))
+    let raised = output.rsplit_once(TRACEBACK).and_then(|(_, rest)| {
+        rest.lines().skip(1).find(|l| !l.trim().is_empty() && !l.starts_with(char::is_whitespace))
+    });
+    raised.map(str::trim_end).or_else(|| output.lines().rev().map(str::trim_end).find(|l| ERROR.is_match(l)))
 }
 
 /// Diagnoses a script that ended as `exit` and printed `output`.
@@ -158,9 +161,9 @@ const MEMORY_ADVICE: &str = "Hold less at once: chunks, smaller dtypes, fewer pr
 
 fn from_error(error: &str, output: &str, limits: &Limits) -> Diagnosis {
     let made = |kind, cause: String, advice: &str| Diagnosis { kind, cause, advice: advice.to_owned() };
-    let name = ERROR.captures(error).map_or_else(String::new, |c| c[1].to_owned());
+    let name = error.split(':').next().and_then(|n| n.rsplit('.').next()).unwrap_or_default().trim();
     let cause = format!("{}.", error.trim_end_matches('.'));
-    match name.as_str() {
+    match name {
         "ModuleNotFoundError" | "ImportError" if MODULE.is_match(error) => {
             let module = MODULE.captures(error).map_or_else(String::new, |c| c[1].to_owned());
             let package = package_of(&module).to_owned();
@@ -286,6 +289,19 @@ mod tests {
         let camb = "Traceback (most recent call last):\n  File \"/w/step_1.py\", line 3, in <module>\n  File \"/v/lib/camb/model.py\", line 9, in f\nValueError: bad";
         assert_eq!(kind(Exit::Code(1), camb), Kind::Library("camb".into()));
         assert_eq!(kind(Exit::Code(2), "nothing"), Kind::Other);
+        let numpy = "numpy.core._exceptions._ArrayMemoryError: Unable to allocate 8 TiB";
+        assert_eq!(kind(Exit::Code(1), numpy), Kind::Memory);
+    }
+
+    #[test]
+    fn the_last_traceback_states_the_error() {
+        let output = "Traceback (most recent call last):\n  File \"a.py\", line 1\nKeyError: 'x'\n\nDuring handling of the above exception, another exception occurred:\n\nTraceback (most recent call last):\n  File \"a.py\", line 3\n    go()\n    ^^^^\nrequests.exceptions.Timeout: too slow\nsecond line\n";
+        assert_eq!(error_line(output), Some("requests.exceptions.Timeout: too slow"));
+        assert_eq!(
+            error_line("  File \"a.py\", line 1\nSyntaxError: invalid syntax\n"),
+            Some("SyntaxError: invalid syntax")
+        );
+        assert_eq!(error_line("all is well: Exit\n"), None);
     }
 
     #[test]

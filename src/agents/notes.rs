@@ -10,10 +10,13 @@ static COMMENT: LazyLock<Regex> = LazyLock::new(|| {
 static HEADING: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"(?m)^#{1,6}[ \t]+(.+?)[ \t]*#*$").expect("valid pattern"));
 
+/// Extensions of text files that a name may have.
+const TEXTS: [&str; 6] = ["md", "markdown", "txt", "rst", "tex", "html"];
+
 /// File name and body of a researcher's answer.
 ///
 /// `wanted` is `researcher_filename`; a sentence in it means that the name is free. The name is then the
-/// answer's own, else its first heading, else `notes.md`. It is a bare `.md` name that is not in `taken`.
+/// answer's own, else its first heading, else `notes.md`. It is a bare name that is not in `taken`.
 pub fn notes(answer: &str, wanted: Option<&str>, taken: &[String]) -> (String, String) {
     let text = unfenced(answer);
     let own = COMMENT.captures(text).map(|c| c[1].to_owned());
@@ -38,36 +41,37 @@ pub fn body(answer: &str) -> String {
     text.trim_start_matches(['\n', '\r']).trim_end().to_owned()
 }
 
-/// `wanted` as a bare `.md` name when it is a name and not a sentence.
+/// `wanted` as a bare name when it is a name and not a sentence; a stem gets the extension `.md`.
 ///
 /// Directories are dropped and characters that file systems dislike replaced, so the result stays where
 /// it is put.
 pub fn file_name(wanted: &str) -> Option<String> {
     let wanted = wanted.trim().trim_matches(['"', '\'', '`']);
     let base = wanted.rsplit(['/', '\\']).next().unwrap_or_default().trim();
-    let named = base.to_lowercase().ends_with(".md");
+    let extension =
+        base.rsplit_once('.').map(|(_, e)| e).filter(|e| TEXTS.contains(&e.to_lowercase().as_str()));
     // A sentence has blanks and no extension; a name with blanks has one.
-    if base.is_empty() || base.len() > 120 || (!named && base.split_whitespace().count() > 1) {
+    if base.is_empty() || base.len() > 120 || (extension.is_none() && base.split_whitespace().count() > 1) {
         return None;
     }
-    let stem = if named { &base[..base.len() - 3] } else { base };
+    let stem = extension.map_or(base, |e| &base[..base.len() - e.len() - 1]);
     let safe: String = stem
         .chars()
         .map(|c| if c.is_alphanumeric() || matches!(c, '_' | '-' | '.') { c } else { '_' })
         .collect();
     let safe = safe.trim_matches(['.', '_']);
-    (!safe.is_empty()).then(|| format!("{safe}.md"))
+    (!safe.is_empty()).then(|| format!("{safe}.{}", extension.unwrap_or("md")))
 }
 
-/// `name`, or the first of `stem_2.md`, `stem_3.md`, … that is not in `taken`.
+/// `name`, or the first of `stem_2`, `stem_3`, … with its extension that is not in `taken`.
 fn unique(name: &str, taken: &[String]) -> String {
     let free = |candidate: &str| !taken.iter().any(|t| t.eq_ignore_ascii_case(candidate));
     if free(name) {
         return name.to_owned();
     }
-    let stem = name.strip_suffix(".md").unwrap_or(name);
+    let (stem, extension) = name.rsplit_once('.').unwrap_or((name, "md"));
     // One more candidate than there are names taken: one of them is free.
-    let mut candidates = (2..taken.len() + 3).map(|n| format!("{stem}_{n}.md"));
+    let mut candidates = (2..taken.len() + 3).map(|n| format!("{stem}_{n}.{extension}"));
     candidates.find(|n| free(n)).unwrap_or_else(|| name.to_owned())
 }
 
@@ -151,6 +155,8 @@ mod tests {
         assert_eq!(notes("x", Some("r.md"), &taken).0, "r_3.md");
         assert_eq!(file_name("../../etc/passwd").as_deref(), Some("passwd.md"));
         assert_eq!(file_name("..").as_deref(), None);
+        assert_eq!(file_name("report.txt").as_deref(), Some("report.txt"));
+        assert_eq!(file_name("survey_v1.2").as_deref(), Some("survey_v1.2.md"));
         assert_eq!(file_name("a/.hidden.md").as_deref(), Some("hidden.md"));
     }
 }

@@ -22,6 +22,14 @@ static SKIPPED: LazyLock<Regex> = LazyLock::new(|| {
     .expect("valid pattern")
 });
 
+/// Thousands set apart as LaTeX or typographers do it.
+static GROUPED: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(\d)(?:\\,|\{,\}|\u{2009}|\u{202f}|\u{a0})(\d{3}\b)").expect("valid pattern")
+});
+
+/// Levels at which results are quoted by custom, in per cent.
+const LEVELS: [f64; 7] = [68.0, 68.3, 90.0, 95.0, 95.4, 99.0, 99.7];
+
 /// A number as a text shows it.
 #[derive(Debug, Clone, Copy)]
 struct Shown {
@@ -35,14 +43,18 @@ struct Shown {
 ///
 /// A quoted number counts as found when a source rounds to it at the digits shown, as it stands, as a
 /// percentage or as a fraction; its sign is ignored. Small integers, years and list numbers are not asked
-/// about. `sources` are outputs of scripts, the task and earlier notes.
+/// about, nor are customary confidence levels. `sources` are outputs and code of scripts, the task, the
+/// step and earlier notes.
 pub fn unsupported(notes: &str, sources: &[&str]) -> Vec<String> {
-    let mut known: Vec<f64> = sources.iter().flat_map(|s| found(s)).map(|(_, n)| n.value.abs()).collect();
+    let mut known: Vec<f64> = sources.iter().flat_map(|s| found(s)).map(|(_, _, n)| n.value.abs()).collect();
     known.sort_by(f64::total_cmp);
     let text = SKIPPED.replace_all(notes, " ");
+    let text = GROUPED.replace_all(&text, "$1,$2");
     let mut missing: Vec<String> = Vec::new();
-    for (written, number) in found(&text) {
-        if ordinary(number) || supported(number, &known) || missing.contains(&written) {
+    for (end, written, number) in found(&text) {
+        let per_cent = text[end..].trim_start().trim_start_matches('\\').starts_with('%');
+        let level = per_cent && LEVELS.iter().any(|l| (l - number.value).abs() < 1e-9);
+        if level || ordinary(number) || supported(number, &known) || missing.contains(&written) {
             continue;
         }
         missing.push(written);
@@ -66,8 +78,8 @@ fn supported(number: Shown, known: &[f64]) -> bool {
     })
 }
 
-/// Every number of `text` that is no part of a word.
-fn found(text: &str) -> Vec<(String, Shown)> {
+/// Every number of `text` that is no part of a word: where it ends, how it is written, what it is.
+fn found(text: &str) -> Vec<(usize, String, Shown)> {
     let inside = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
     NUMBER
         .captures_iter(text)
@@ -86,9 +98,9 @@ fn found(text: &str) -> Vec<(String, Shown)> {
             let value: f64 = format!("{digits}e{power}").parse().ok()?;
             let half = 0.5 * 10f64.powi(power - decimals);
             let is_whole = decimals == 0 && power == 0;
-            value
-                .is_finite()
-                .then(|| (whole.as_str().trim().to_owned(), Shown { value, half, whole: is_whole }))
+            value.is_finite().then(|| {
+                (whole.end(), whole.as_str().trim().to_owned(), Shown { value, half, whole: is_whole })
+            })
         })
         .collect()
 }
@@ -118,6 +130,8 @@ mod tests {
         let output = "chi2 = 1.23456\nfraction: 0.4213\nrate 6.02e-05\nn = 12345\nslope=-0.77";
         let notes = "A reduced $\\chi^2$ of 1.23, 42.1% of 12,345 points, $6.0 \\times 10^{-5}$, 6.02×10⁻⁵ and a slope of −0.77.";
         assert!(missing(notes, output).is_empty(), "{:?}", missing(notes, output));
+        let latex = "Of $12\\,345$ points, 95% (68.3\\%) lie within 42.13 %.";
+        assert!(missing(latex, output).is_empty(), "{:?}", missing(latex, output));
     }
 
     #[test]

@@ -62,7 +62,8 @@ pub fn review(text: &str) -> Result<Vec<String>, String> {
         Ok(items) => return Ok(items),
         Err(complaint) => complaint,
     };
-    let items = markdown_review(&text);
+    // The lines of a broken JSON answer would pass for paragraphs.
+    let items = if looks_json(&text) { Vec::new() } else { markdown_review(&text) };
     if items.is_empty() {
         return Err(complaint.unwrap_or_else(|| {
             r#"Expected JSON {"recommendations": ["...", ...]}; the answer holds no recommendation."#
@@ -141,6 +142,11 @@ fn json<T>(text: &str, shape: &dyn Fn(&Value) -> Result<T, String>) -> Result<T,
         }
     }
     Err(complaint)
+}
+
+fn looks_json(text: &str) -> bool {
+    let inner = text.trim_start_matches('`');
+    inner.strip_prefix("json").unwrap_or(inner).trim_start().starts_with(['{', '['])
 }
 
 fn step_of(number: usize, value: &Value) -> Result<PlanStep, String> {

@@ -248,6 +248,12 @@ mod tests {
             );
         }
         assert_eq!(
+            restricted_agents(
+                "The plan must strictly involve only the following agents: \n- idea_maker: to make new ideas.\n- idea_hater: to judge them.\n\nInvoke no other agent, such as the engineer."
+            ),
+            Some(vec!["idea_maker".to_owned(), "idea_hater".to_owned()])
+        );
+        assert_eq!(
             restricted_agents("Please involve only idea maker and idea hater."),
             Some(vec!["idea_maker".to_owned(), "idea_hater".to_owned()])
         );

@@ -6,6 +6,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use super::pattern;
+
 /// Repeated groups of up to this many lines are counted.
 const LONGEST_GROUP: usize = 6;
 /// A group is counted from this many occurrences on.
@@ -37,16 +39,15 @@ pub fn clean(output: &str) -> String {
 
 /// Removes ANSI escape sequences.
 fn without_codes(text: &str) -> Cow<'_, str> {
-    static CODES: LazyLock<Option<Regex>> = LazyLock::new(|| {
-        Regex::new(concat!(
+    static CODES: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
             r"\x1b\[[0-?]*[ -/]*[@-~]",            // colours, cursor
             r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)", // titles, links
             r"|\x1b[PX^_][^\x1b]*\x1b\\",          // strings
             r"|\x1b[ -/]+[0-~]|\x1b[0-Z\\^_`-~]"   // character sets and single codes
         ))
-        .ok()
     });
-    CODES.as_ref().map_or(Cow::Borrowed(text), |codes| codes.replace_all(text, ""))
+    CODES.replace_all(text, "")
 }
 
 /// What one line shows after its carriage returns and backspaces, without control characters.
@@ -72,10 +73,10 @@ fn last_state(line: &str) -> Cow<'_, str> {
 }
 
 fn is_bar(line: &str) -> bool {
-    static BAR: LazyLock<Option<Regex>> = LazyLock::new(|| {
-        Regex::new(r"\d%\|.*\|\s*[\d.]+\w?/[\d.]+|\d+/\d+ \[[=>.# \-━]{5,}\]|[█▏▎▍▌▋▊▉━]{5,}.*\d%?").ok()
+    static BAR: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"\d%\|.*\|\s*[\d.]+\w?/[\d.]+|\d+/\d+ \[[=>.# \-━]{5,}\]|[█▏▎▍▌▋▊▉━]{5,}.*\d%?")
     });
-    BAR.as_ref().is_some_and(|bar| bar.is_match(line))
+    BAR.is_match(line)
 }
 
 /// Replaces repetitions of groups of lines by the group and its count.

@@ -5,8 +5,10 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
+use super::fences::{Block, blocks, fence};
 pub use super::normalise::normalise;
-use super::scan::{Scan, dedent, scan};
+use super::pattern;
+use super::scan::{is_bare_script, is_whole};
 
 /// An engineer's answer, taken apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,10 +54,14 @@ pub fn answer(markdown: &str) -> Answer {
     let after_fences = blocks.last().map_or(0, |block| block.after);
     let (status, status_at) = status(&lines, after_fences);
 
-    let scripts: Vec<&Block> = blocks.iter().filter(|block| block.python).collect();
+    let scripts: Vec<&Block> =
+        blocks.iter().filter(|block| block.python && !named(&block.code).1.trim().is_empty()).collect();
     let chosen = scripts.iter().max_by_key(|block| (is_whole(&block.code), block.code.len()));
     let Some(chosen) = chosen else {
-        let body = lines[..status_at.unwrap_or(lines.len())].join("\n");
+        let body = &lines[..status_at.unwrap_or(lines.len())];
+        // A lone fence that closes nothing is no line of the script.
+        let body: Vec<&str> = body.iter().copied().filter(|line| fence(line).is_none()).collect();
+        let body = body.join("\n");
         if blocks.is_empty() && is_bare_script(&body) {
             let (filename, code) = named(&body);
             return Answer { code: Some(code), filename, status, ..Answer::default() };
@@ -76,154 +82,9 @@ pub fn answer(markdown: &str) -> Answer {
     }
 }
 
-/// A fenced block; `first` is the line of its opening fence, `after` the line behind its closing one.
-struct Block {
-    first: usize,
-    after: usize,
-    python: bool,
-    code: String,
-    unclosed: bool,
-}
-
-/// An opening or closing fence.
-struct Fence<'a> {
-    mark: char,
-    length: usize,
-    info: &'a str,
-}
-
-fn fence(line: &str) -> Option<Fence<'_>> {
-    let line = line.trim();
-    let mark = line.chars().next().filter(|first| matches!(first, '`' | '~'))?;
-    let length = line.chars().take_while(|character| *character == mark).count();
-    let info = line[length..].trim();
-    (length >= 3 && !info.contains('`')).then_some(Fence { mark, length, info })
-}
-
-impl Fence<'_> {
-    fn tag(&self) -> String {
-        let tag = self.info.trim_start_matches(['{', '.']);
-        let end = tag.find(|character: char| !character.is_alphanumeric()).unwrap_or(tag.len());
-        tag[..end].to_lowercase()
-    }
-
-    fn is_python(&self) -> bool {
-        matches!(self.tag().as_str(), "python" | "py" | "python3" | "py3" | "ipython" | "ipython3")
-    }
-
-    /// A Markdown wrapper around the whole answer is no block of its own.
-    fn is_wrapper(&self) -> bool {
-        matches!(self.tag().as_str(), "markdown" | "md")
-    }
-
-    fn closes(&self, opening: &Fence) -> bool {
-        self.mark == opening.mark && self.length >= opening.length && self.info.is_empty()
-    }
-}
-
-fn blocks(lines: &[&str]) -> Vec<Block> {
-    let mut blocks = Vec::new();
-    let mut wrapper: Option<Fence> = None;
-    let mut at = 0;
-    while at < lines.len() {
-        let Some(opening) = fence(lines[at]) else {
-            at += 1;
-            continue;
-        };
-        if opening.is_wrapper() || wrapper.as_ref().is_some_and(|wrapper| opening.closes(wrapper)) {
-            wrapper = opening.is_wrapper().then_some(opening);
-            at += 1;
-            continue;
-        }
-        let (first, mut opening, mut start) = (at, opening, at + 1);
-        // A Python fence straight inside another fence: the inner one is meant.
-        while let Some(inner) = lines.get(start).and_then(|line| fence(line)).filter(Fence::is_python) {
-            (opening, start) = (inner, start + 1);
-        }
-        let (end, after) = ending(lines, start, &opening);
-        let unclosed = end == lines.len();
-        let body = if unclosed { without_status(&lines[start..end]) } else { &lines[start..end] };
-        let code = dedent(&body.join("\n"));
-        let python = if opening.tag().is_empty() { is_bare_script(&code) } else { opening.is_python() };
-        let python = python && !code.trim().is_empty();
-        if unclosed && !python && opening.info.is_empty() {
-            // A lone fence, such as the outer one of two that opened at once.
-            at = start;
-            continue;
-        }
-        blocks.push(Block { first, after, python, code, unclosed });
-        at = after.max(start);
-    }
-    blocks
-}
-
-/// (the line behind the block's last, the line where the search goes on).
-fn ending(lines: &[&str], start: usize, opening: &Fence) -> (usize, usize) {
-    let mut state = Scan::default();
-    let mut doubtful = None;
-    for (at, line) in lines.iter().enumerate().skip(start) {
-        if let Some(found) = fence(line) {
-            let closes = found.closes(opening);
-            // A tagged fence in the middle of code: the closing one was forgotten.
-            if (closes || found.is_python()) && !state.in_triple() {
-                return (at, if closes { at + 1 } else { at });
-            }
-            if closes && doubtful.is_none() {
-                doubtful = Some(at);
-            }
-        }
-        state.line(line);
-    }
-    doubtful.map_or((lines.len(), lines.len()), |at| (at, at + 1))
-}
-
-/// Whether a block looks like a script and not like a fragment of one.
-fn is_whole(code: &str) -> bool {
-    static ELISION: LazyLock<Option<Regex>> = LazyLock::new(|| {
-        Regex::new(
-            r"(?im)^\s*(#\s*)?(\.\.\.|…)\s*\(?(rest|remaining|existing|same|previous|unchanged|your code)\b",
-        )
-        .ok()
-    });
-    let acts = code.lines().any(|line| {
-        ["import ", "from ", "def ", "class ", "if __name__", "print(", "with ", "for "]
-            .iter()
-            .any(|start| line.starts_with(start))
-    });
-    acts && scan(code).at_statement() && !ELISION.as_ref().is_some_and(|elision| elision.is_match(code))
-}
-
-/// Whether every top-level line reads as Python and at least one could be nothing else.
-fn is_bare_script(text: &str) -> bool {
-    static STATEMENT: LazyLock<Option<Regex>> = LazyLock::new(|| {
-        Regex::new(concat!(
-            r"^(?:#|@\w|[)\]}]|[rRbBfFuU]{0,2}['\x22]",
-            r"|(?:import|from|def|class|async|with|for|while|if|elif|try|except|return|raise|assert|del|global)\s.*\S",
-            r"|(?:else|try|finally)\s*:|pass\b|break\b|continue\b",
-            r"|[\w.]+(?:\[[^\]]*\])?(?:\s*,\s*[\w.]+)*\s*(?:=[^=]|[-+*/%&|^@]=|//=|\*\*=|\()",
-            r"|\w+\s*:\s*[\w.\[\], ]+\s*=)"
-        ))
-        .ok()
-    });
-    static CERTAIN: LazyLock<Option<Regex>> = LazyLock::new(|| {
-        Regex::new(r"(?m)^(?:import [\w., ]+$|import \w[\w.]* as \w+|from [\w.]+ import |def \w+\(.*\).*:|class \w+.*:|print\()").ok()
-    });
-    let (Some(statement), Some(certain)) = (STATEMENT.as_ref(), CERTAIN.as_ref()) else { return false };
-    let mut state = Scan::default();
-    for line in text.lines() {
-        let top = state.at_statement() && !line.starts_with([' ', '\t']) && !line.trim().is_empty();
-        if top && !statement.is_match(line) {
-            return false;
-        }
-        state.line(line);
-    }
-    state.at_statement() && certain.is_match(text)
-}
-
 /// Takes the `# filename:` comment off the beginning of a script.
 fn named(code: &str) -> (Option<String>, String) {
-    static NAME: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new(r"(?i)^\s*#\s*file\s*_?name\s*[:=]\s*(.*?)\s*$").ok());
+    static NAME: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)^\s*#\s*file\s*_?name\s*[:=]\s*(.*?)\s*$"));
     let mut name = None;
     let mut kept = Vec::new();
     let mut beginning = true;
@@ -232,7 +93,7 @@ fn named(code: &str) -> (Option<String>, String) {
             if line.trim().is_empty() {
                 continue;
             }
-            if let Some(found) = NAME.as_ref().and_then(|pattern| pattern.captures(line)) {
+            if let Some(found) = NAME.captures(line) {
                 let found = found[1].trim_matches(['"', '\'', '`', '<', '>', '*']).trim();
                 if name.is_none() && !found.is_empty() {
                     name = Some(found.to_owned());
@@ -265,16 +126,15 @@ fn status(lines: &[&str], from: usize) -> (Status, Option<usize>) {
 
 /// What this line says, if it is a status line.
 fn status_line(line: &str) -> Option<Status> {
-    static LINE: LazyLock<Option<Regex>> = LazyLock::new(|| {
-        Regex::new(concat!(
+    static LINE: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
             r"(?i)^[\s>*_#`\-]*status[\s*_`]*[:=\-–—−：]+[\s*_`\x22']*",
             r"(?:(finished|completed?|done)\b",
             r"|(remaining|remains|unfinished|incomplete|in[ -]progress|not (?:yet )?(?:finished|complete|done))\b)",
             r"(.*)$"
         ))
-        .ok()
     });
-    let found = LINE.as_ref()?.captures(line)?;
+    let found = LINE.captures(line)?;
     Some(if found.get(1).is_some() { Status::Finished } else { Status::Remaining(trimmed(&found[3])) })
 }
 
@@ -296,7 +156,7 @@ fn remaining(rest: &str, below: &[&str]) -> Status {
 }
 
 /// A block without its end may have swallowed the status line.
-fn without_status<'a, 'b>(lines: &'a [&'b str]) -> &'a [&'b str] {
+pub(super) fn without_status<'a, 'b>(lines: &'a [&'b str]) -> &'a [&'b str] {
     let last = lines.iter().rposition(|line| !line.trim().is_empty());
     match last {
         Some(last) if status_line(lines[last]).is_some() => &lines[..last],
@@ -317,13 +177,12 @@ fn without_thoughts(text: &str) -> &str {
 
 /// (explanation, modifications): the lines outside all blocks, sorted by their headings.
 fn prose(lines: &[&str], blocks: &[Block], status_at: Option<usize>) -> (String, Option<String>) {
-    static HEADING: LazyLock<Option<Regex>> = LazyLock::new(|| {
-        Regex::new(concat!(
+    static HEADING: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
             r"(?i)^\s*(?:#{1,6}\s*)?(\*\*|__)?\s*",
             r"(code explanation|explanation|modifications?|changes|python code|code|python script|script)",
             r"\s*(:?)\s*(?:\*\*|__)?\s*(:?)\s*(.*)$"
         ))
-        .ok()
     });
     let mut explanation = Vec::new();
     let mut modifications = Vec::new();
@@ -337,7 +196,7 @@ fn prose(lines: &[&str], blocks: &[Block], status_at: Option<usize>) -> (String,
         if status_at.is_some_and(|status| at >= status) || fence(line).is_some() {
             continue;
         }
-        let heading = HEADING.as_ref().and_then(|heading| heading.captures(line)).filter(|found| {
+        let heading = HEADING.captures(line).filter(|found| {
             let marked = found.get(1).is_some() || line.trim_start().starts_with('#');
             let colon = !found[3].is_empty() || !found[4].is_empty();
             colon || (marked && found[5].is_empty())

@@ -89,6 +89,12 @@ fn output_and_data_blocks_are_not_code() {
 }
 
 #[test]
+fn quotes_in_another_language_hide_no_fence() {
+    let told = answer("```bash\necho \"\"\"\n```\n```python\nimport a\n```\n");
+    assert_eq!(told.code.as_deref(), Some("import a\n"));
+}
+
+#[test]
 fn an_unclosed_block_is_told() {
     let told = answer("Text\n```python\nimport a\nprint(a)\n\nStatus: finished\n");
     assert_eq!(told.code.as_deref(), Some("import a\nprint(a)\n"));
@@ -108,6 +114,7 @@ fn a_bare_script_counts_only_when_it_clearly_is_one() {
     let told = answer(&format!("{script}\nStatus: remaining: plot"));
     assert_eq!(told.code.as_deref(), Some(script));
     assert_eq!(told.status, Status::Remaining("plot".to_owned()));
+    assert_eq!(answer("import a\nprint(a)\n```\n").code.as_deref(), Some("import a\nprint(a)\n"));
     for text in [
         "I will import the data.\nimport numpy as np\n",
         "from the plot we see a line",
@@ -182,4 +189,54 @@ fn headings_in_other_dress() {
         answer("Code explanations are short.\n```python\nimport a\n```").explanation,
         "Code explanations are short."
     );
+}
+
+#[test]
+fn no_text_whatever_makes_it_panic() {
+    const PARTS: &[&str] = &[
+        "```",
+        "```python",
+        "~~~",
+        "````md",
+        "\n",
+        "\n",
+        "\n",
+        "    ",
+        "\t",
+        "'''",
+        "\"\"\"",
+        "\"",
+        "'",
+        "\\",
+        "#",
+        "# filename: ",
+        "é",
+        "\u{201c}",
+        "\u{201d}",
+        "\u{a0}",
+        "\r",
+        "\u{1b}[",
+        "Status: remaining",
+        "**Modifications:**",
+        "import a",
+        "x = 1",
+        "def f():",
+        "(",
+        ")",
+        "…",
+        "<think>",
+        "</think>",
+        "9|█/1%",
+    ];
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..3000 {
+        let text: String = (0..random.usize(0..24)).map(|_| PARTS[random.usize(0..PARTS.len())]).collect();
+        let told = answer(&text);
+        if let Some(code) = &told.code {
+            assert!(!code.trim().is_empty() && code.ends_with('\n'), "{text:?}");
+            assert!(normalise(code).ends_with('\n'), "{text:?}");
+        }
+        let cleaned = crate::exec::clean::clean(&text);
+        assert_eq!(crate::exec::clean::clean(&cleaned), cleaned, "{text:?}");
+    }
 }

@@ -13,6 +13,7 @@ pub mod clean;
 pub mod confine;
 pub mod environment;
 pub mod extract;
+mod fences;
 pub mod normalise;
 mod output;
 pub mod products;
@@ -155,4 +156,9 @@ pub enum ExecError {
     /// The run was stopped.
     #[error("the run was stopped")]
     Cancelled,
+}
+
+/// Compiles a pattern of the source code; its tests run every one.
+fn pattern(source: &str) -> regex::Regex {
+    regex::Regex::new(source).expect("a pattern in the source code is valid")
 }

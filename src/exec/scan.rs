@@ -1,5 +1,11 @@
 //! Just enough of Python's lexical rules to tell code, strings and comments apart.
 
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::pattern;
+
 /// The state after the characters seen so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Scan {
@@ -96,6 +102,48 @@ pub(super) fn dedent(code: &str) -> String {
         .map(|line| line.strip_prefix(shared).unwrap_or_else(|| line.trim_start_matches([' ', '\t'])))
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// Whether a block looks like a script and not like a fragment of one.
+pub(super) fn is_whole(code: &str) -> bool {
+    static ELISION: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?im)^\s*(#\s*)?(\.\.\.|…)\s*\(?(rest|remaining|existing|same|previous|unchanged|your code)\b",
+        )
+    });
+    let acts = code.lines().any(|line| {
+        ["import ", "from ", "def ", "class ", "if __name__", "print(", "with ", "for "]
+            .iter()
+            .any(|start| line.starts_with(start))
+    });
+    acts && scan(code).at_statement() && !ELISION.is_match(code)
+}
+
+/// Whether every top-level line reads as Python and at least one could be nothing else.
+pub(super) fn is_bare_script(text: &str) -> bool {
+    static STATEMENT: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"^(?:#|@\w|[)\]}]|[rRbBfFuU]{0,2}['\x22]",
+            r"|(?:import|from|def|class|async|with|for|while|if|elif|try|except|return|raise|assert|del|global)\s.*\S",
+            r"|(?:else|try|finally)\s*:|pass\b|break\b|continue\b",
+            r"|[\w.]+(?:\[[^\]]*\])?(?:\s*,\s*[\w.]+)*\s*(?:=[^=]|[-+*/%&|^@]=|//=|\*\*=|\()",
+            r"|\w+\s*:\s*[\w.\[\], ]+\s*=)"
+        ))
+    });
+    static CERTAIN: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?m)^(?:import [\w., ]+$|import \w[\w.]* as \w+|from [\w.]+ import |def \w+\(.*\).*:|class \w+.*:|print\()",
+        )
+    });
+    let mut state = Scan::default();
+    for line in text.lines() {
+        let top = state.at_statement() && !line.starts_with([' ', '\t']) && !line.trim().is_empty();
+        if top && !STATEMENT.is_match(line) {
+            return false;
+        }
+        state.line(line);
+    }
+    state.at_statement() && CERTAIN.is_match(text)
 }
 
 #[cfg(test)]

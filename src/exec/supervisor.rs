@@ -269,10 +269,7 @@ impl Link {
     }
 
     fn lost(&self) -> ExecError {
-        let lost = lock(&self.waiting).lost.clone();
-        ExecError::Supervisor(
-            lost.unwrap_or_else(|| "the runtime that served the supervisor of scripts has ended".to_owned()),
-        )
+        ExecError::Supervisor(lock(&self.waiting).lost.clone().unwrap_or_default())
     }
 }
 
@@ -340,9 +337,8 @@ impl Reader {
         // A straggler may hold the pipe of the last words open.
         let words = tokio::time::timeout(Duration::from_secs(1), words).await;
         let words = words.ok().and_then(Result::ok).unwrap_or_default();
-        let mut waiting = lock(&self.waiting);
-        waiting.lost = Some(lost_text(ready, complaint, status.as_ref().ok(), swept, &words));
-        waiting.pending.clear();
+        let text = lost_text(ready, complaint, status.as_ref().ok(), swept, &words);
+        lock(&self.waiting).lost = Some(text);
     }
 
     fn deliver(&self, event: Event) {
@@ -364,6 +360,17 @@ impl Reader {
                 }
             }
         }
+    }
+}
+
+/// Whoever still waits is told, also when the runtime drops this task.
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut waiting = lock(&self.waiting);
+        waiting
+            .lost
+            .get_or_insert_with(|| "the runtime that served the supervisor of scripts has ended".to_owned());
+        waiting.pending.clear();
     }
 }
 

@@ -145,7 +145,10 @@ impl Dialect {
             return Some((next, "no stream_options"));
         }
         // Gemini asks for a stream in its URL.
-        if self.stream && (has(&["/stream"]) || wire == Wire::Gemini) && says(&["stream"]) {
+        if self.stream
+            && (has(&["/stream"]) || wire == Wire::Gemini)
+            && words.replace("upstream", "").contains("stream")
+        {
             next.stream = false;
             return Some((next, "no stream"));
         }
@@ -235,6 +238,7 @@ mod tests {
         let one = step(&first(), &sent, "stream_options: extra fields not permitted").unwrap();
         assert!(!one.stream_options && one.stream);
         assert!(!step(&first(), &sent, "Streaming is not supported").unwrap().stream);
+        assert_eq!(step(&first(), &sent, "the upstream server refused"), None);
         let (by_param, _) =
             first().step_down(Wire::OpenAi, &sent, "Unknown parameter", Some("temperature")).unwrap();
         assert!(!by_param.sampling);

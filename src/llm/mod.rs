@@ -86,7 +86,9 @@ pub trait Keys: Send + Sync {
 pub trait Watch: Send + Sync {
     /// More text of the answer has come.
     fn text(&self, delta: &str);
-    /// A try failed and another follows after `wait_seconds`; `reason` is redacted.
+    /// A try failed and another follows after `wait_seconds`; `reason` is redacted. Text told so far is void.
+    ///
+    /// `tries` counts the failed tries. A server that is asked anew in simpler terms does not count as one.
     fn retry(&self, reason: &str, wait_seconds: f64, tries: u32);
 }
 

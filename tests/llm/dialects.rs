@@ -46,7 +46,7 @@ async fn schemas_step_down_and_are_remembered() {
             && !system(0).contains("JSON Schema")
             && !system(2).contains("JSON Schema")
     );
-    let retries = log.retries.lock().unwrap();
+    let retries = log.retries.lock().unwrap().clone();
     assert!(retries[0].0.ends_with("asking for a looser form of JSON"), "{:?}", retries[0]);
     assert!(retries.iter().all(|r| r.1 == 0.0));
 

@@ -17,7 +17,11 @@ const HALF: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"ha
 /// The first answer is `fault`, the second a good one: the call must get through with two requests.
 async fn recovers(fault: Script, sign: &str) {
     let server = Server::start(vec![fault, says("good")]).await;
-    let (result, log) = run(&provider(&server), &call("gpt-4.1")).await;
+    let mut provider = provider(&server);
+    if sign == "stalled" {
+        provider.patience.idle = Duration::from_millis(100);
+    }
+    let (result, log) = run(&provider, &call("gpt-4.1")).await;
     assert_eq!(result.expect(sign).text, "good", "{sign}");
     assert_eq!(server.seen().len(), 2, "{sign}");
     let retries = log.retries.lock().unwrap();
@@ -185,6 +189,19 @@ async fn bytes_may_come_one_by_one() {
     let (result, log) = run(&provider(&server), &call("gpt-4.1")).await;
     assert_eq!(result.unwrap().text, "naïve Ω≈0.3 🌌");
     assert_eq!(log.text(), "naïve Ω≈0.3 🌌");
+}
+
+#[tokio::test]
+async fn a_failed_handshake_is_a_lost_connection() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            drop(socket);
+        }
+    });
+    let (result, log) = run(&provider_at(&url, Arc::new(OneKey)), &call("gpt-4.1")).await;
+    assert_eq!((result.unwrap_err().kind, log.retries.lock().unwrap().len()), (Kind::Connection, 2));
 }
 
 #[tokio::test]

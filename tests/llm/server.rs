@@ -258,7 +258,7 @@ pub(crate) fn provider_at(url: &str, keys: Arc<dyn Keys>) -> HttpProvider {
     provider.retry = RetryPolicy { max_tries: 3, base: quick, crowded_base: quick, ..RetryPolicy::default() };
     provider.patience = Patience {
         first: Duration::from_secs(20),
-        idle: Duration::from_millis(300),
+        idle: Duration::from_secs(20),
         after: Duration::from_millis(300),
     };
     provider
