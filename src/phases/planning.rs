@@ -145,7 +145,7 @@ impl Planning {
         planned.insert("needed_agents".into(), json!(agents));
         context::cost(&mut planned, json!(costs.rows), &costs.path.display().to_string());
         let mut written = vec![path.clone(), chat, times, costs.path];
-        if !config.params.one_report {
+        if !config.params.files.is_plain() {
             let pickle = space.work_dir.join("context/context_step_0.pkl");
             reports::pickle(&pickle, &planned)?;
             written.push(pickle);

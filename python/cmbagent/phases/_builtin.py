@@ -12,6 +12,7 @@ from cmbagent.phases.base import Phase, PhaseContext, PhaseResult
 class BuiltinPhase(Phase):
     """A phase of the package. A subclass may override any method, `execute` too."""
 
+    _native_type: ClassVar[str]
     _output: ClassVar[dict[str, tuple[str, str]]] = {}
 
     async def execute(self, context: PhaseContext) -> PhaseResult:

@@ -33,6 +33,7 @@ class IdeaGenerationPhase(BuiltinPhase):
     """Make and review research ideas on the task, and select one."""
 
     config_class: ClassVar[type[PhaseConfig] | None] = IdeaGenerationPhaseConfig
+    _native_type: ClassVar[str] = "idea_generation"
     _output: ClassVar[dict[str, tuple[str, str]]] = {
         "ideas": ("array", "the ideas"),
         "reviews": ("array", "what the critic said"),
