@@ -32,11 +32,17 @@ def test_to_dict_and_json():
 
 
 def test_save_and_load(tmp_path):
-    when = datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)
+    when = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
     rows = [1, (2, {3}), b"x"]
     context = workflow_context(
         plan=STEPS,
-        shared_state={"_approval_manager": object(), "rows": rows, "again": rows, "when": when, 7: Path("/p")},
+        shared_state={
+            "_approval_manager": object(),
+            "rows": rows,
+            "again": rows,
+            "when": when,
+            7: Path("/p"),
+        },
         metadata={"odd": lambda: None, "api_keys": {"OPENAI": "sk-secret-key"}, "nan": float("nan")},
         agent_state={"deep": {"api_keys": "sk-secret-key"}},
     )

@@ -66,7 +66,8 @@ def one_shot(
 
     Returns:
         A dict with `chat_history`, `final_context`, `initialization_time` and `execution_time` (seconds),
-        the agents (`engineer`, `researcher`, … with `name`, `info`, `llm_config`), `status`, `error`, `run_id` and more.
+        the agents (`engineer`, `researcher`, … with `name`, `info`, `llm_config`), `status`, `error`,
+        `run_id` and more.
 
     Raises:
         CmbagentError: a model could not be reached, the agent is unknown, or an argument cannot be used.
