@@ -1,6 +1,30 @@
 //! Models over HTTP: one file a wire format, and what they share.
+//!
+//! * The port: [`Provider`], with [`types`] free of any format. Implementations: [`http`], [`scripted`].
+//! * On the way out: [`routing`] (which provider, address and key), `profile` (what is known of the model),
+//!   `dialect` (what its server does not understand), [`schema`] (structured answers).
+//! * The formats: `openai`, `anthropic`, `gemini`; `wire` is what they share.
+//! * On the way back: `receive`, [`sse`], [`think`]; `fault` when it fails, [`retry`] when it may go better.
+//! * Beside it: [`pricing`] and [`redact`].
 
+mod anthropic;
+mod dialect;
+mod fault;
+mod gemini;
+pub mod http;
+mod openai;
+pub mod pricing;
+mod profile;
+mod receive;
+pub mod redact;
+pub mod retry;
+pub mod routing;
+pub mod schema;
+pub mod scripted;
+pub mod sse;
+pub mod think;
 pub mod types;
+mod wire;
 
 use std::sync::Arc;
 
@@ -8,6 +32,10 @@ use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
+pub use http::HttpProvider;
+pub use pricing::Prices;
+pub use receive::Patience;
+pub use scripted::ScriptedProvider;
 pub use types::{Finish, Message, Part, Reply, Request, Role, Sampling, Schema, Usage};
 
 /// The port through which the engine reaches models.
@@ -58,7 +86,9 @@ pub trait Keys: Send + Sync {
 pub trait Watch: Send + Sync {
     /// More text of the answer has come.
     fn text(&self, delta: &str);
-    /// A try failed and another follows after `wait_seconds`; `reason` is redacted.
+    /// A try failed and another follows after `wait_seconds`; `reason` is redacted. Text told so far is void.
+    ///
+    /// `tries` counts the failed tries. A server that is asked anew in simpler terms does not count as one.
     fn retry(&self, reason: &str, wait_seconds: f64, tries: u32);
 }
 

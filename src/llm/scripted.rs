@@ -1,0 +1,135 @@
+//! A provider that says what a test tells it to.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::{Call, Finish, LlmError, LlmErrorKind, Provider, Reply, Usage, Watch};
+
+/// What happens to a call.
+#[derive(Debug, Clone)]
+enum Line {
+    Reply(Box<Reply>),
+    Error(LlmError),
+    Hang,
+}
+
+#[derive(Debug, Default)]
+struct Script {
+    lines: HashMap<String, VecDeque<Line>>,
+    calls: Vec<Call>,
+}
+
+/// Answers by agent, each agent from its own queue, and remembers every call.
+///
+/// For tests of everything above [`Provider`]: no network, no clock.
+#[derive(Debug, Default)]
+pub struct ScriptedProvider {
+    script: Mutex<Script>,
+}
+
+impl ScriptedProvider {
+    /// A provider with nothing to say yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Queues a complete answer of `agent`, with one token for each four characters.
+    pub fn say(&self, agent: &str, text: &str) -> &Self {
+        self.reply(agent, reply(text))
+    }
+
+    /// Queues any answer of `agent`.
+    pub fn reply(&self, agent: &str, reply: Reply) -> &Self {
+        self.queue(agent, Line::Reply(Box::new(reply)))
+    }
+
+    /// Queues a failure of a call of `agent`.
+    pub fn fail(&self, agent: &str, kind: LlmErrorKind, message: &str) -> &Self {
+        let error = LlmError { kind, message: message.into(), status: None, model: "scripted".into() };
+        self.queue(agent, Line::Error(error))
+    }
+
+    /// Queues a call of `agent` that ends only when it is cancelled or dropped.
+    pub fn hang(&self, agent: &str) -> &Self {
+        self.queue(agent, Line::Hang)
+    }
+
+    /// Every call so far, oldest first.
+    pub fn calls(&self) -> Vec<Call> {
+        self.lock().calls.clone()
+    }
+
+    /// The agents of the calls so far, in order.
+    pub fn agents(&self) -> Vec<String> {
+        self.lock().calls.iter().map(|call| call.agent.clone()).collect()
+    }
+
+    /// How many queued lines nobody has asked for.
+    pub fn left(&self) -> usize {
+        self.lock().lines.values().map(VecDeque::len).sum()
+    }
+
+    fn queue(&self, agent: &str, line: Line) -> &Self {
+        self.lock().lines.entry(agent.to_owned()).or_default().push_back(line);
+        self
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Script> {
+        // A panic of another test's assertion leaves the script as good as it was.
+        self.script.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Provider for ScriptedProvider {
+    fn call<'a>(&'a self, call: &'a Call, watch: &'a dyn Watch) -> BoxFuture<'a, Result<Reply, LlmError>> {
+        async move {
+            let cancelled = || LlmError {
+                kind: LlmErrorKind::Cancelled,
+                message: format!("the call of {} was cancelled", call.agent),
+                status: None,
+                model: call.request.model.clone(),
+            };
+            if call.cancel.is_cancelled() {
+                return Err(cancelled());
+            }
+            let line = {
+                let mut script = self.lock();
+                script.calls.push(call.clone());
+                script.lines.get_mut(&call.agent).and_then(VecDeque::pop_front)
+            };
+            match line {
+                Some(Line::Reply(reply)) => {
+                    watch.text(&reply.text);
+                    Ok(*reply)
+                }
+                Some(Line::Error(error)) => Err(error),
+                Some(Line::Hang) => {
+                    call.cancel.cancelled().await;
+                    Err(cancelled())
+                }
+                None => Err(LlmError {
+                    kind: LlmErrorKind::BadReply,
+                    message: format!("the script has no (further) line for agent {}", call.agent),
+                    status: None,
+                    model: call.request.model.clone(),
+                }),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// A complete answer with estimated tokens and no cost.
+fn reply(text: &str) -> Reply {
+    let tokens = u64::try_from(text.chars().count().div_ceil(4)).unwrap_or(u64::MAX);
+    Reply {
+        text: text.into(),
+        finish: Finish::Stop,
+        usage: Usage { prompt_tokens: 1, completion_tokens: tokens, ..Usage::default() },
+        model: "scripted".into(),
+        id: None,
+    }
+}
