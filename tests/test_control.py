@@ -16,9 +16,8 @@ def test_arguments_reach_the_phase(planned, tmp_path):
     config = phase["config"]
     assert (phase["type"], config["max_rounds"], config["engineer_model"]) == ("control", 9, "e")
     assert config["engineer_instructions"] == ""
-    assert config["params"] == {
-        "preloaded_plan": STEPS, "hardware_constraints": "h", "files": "plain", "fail_softly": True,
-    }  # fmt: skip
+    assert config["params"] == {"preloaded_plan": STEPS, "one_report": True, "fail_softly": True}
+    assert call.shared_state == {"planning_context": {"hardware_constraints": "h"}}
 
 
 def test_planning_arguments_are_ignored(planned, tmp_path):

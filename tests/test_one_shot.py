@@ -3,11 +3,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from cmbagent.testing import ModelServer, code, notes
 
 from cmbagent import one_shot
 from cmbagent.callbacks import WorkflowCallbacks
 from cmbagent.errors import ConfigurationError
+from cmbagent.testing import ModelServer, code, notes
 from scripted import run
 
 

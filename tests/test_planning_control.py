@@ -6,11 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cmbagent.testing import Fault, code, ideas, notes
 
 import cmbagent
 from cmbagent import deep_research, planning_and_control, planning_and_control_context_carryover
 from cmbagent.errors import ConfigurationError, MissingFileError
+from cmbagent.testing import Fault, code, ideas, notes
 from scripted import STEPS, KeyManager, models, run, two_steps
 
 # Arguments
@@ -62,7 +62,7 @@ def test_arguments_reach_the_phases(planned, tmp_path):
         "researcher_instructions": "ri",
         "hardware_constraints": "hc",
         "max_n_attempts": 10,
-        "params": {"files": "carryover", "default_llm_model": "d", "default_formatter_model": "f"},
+        "params": {"default_llm_model": "d", "default_formatter_model": "f"},
     }
     config = control["config"]
     assert (config["max_rounds"], config["max_n_attempts"]) == (500, 10)

@@ -4,11 +4,11 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-from cmbagent.testing import code
 
 from cmbagent.callbacks import WorkflowCallbacks
 from cmbagent.errors import RunStoppedError
 from cmbagent.phases import PhaseContext, PhaseRegistry, PhaseStatus, PlanningPhase, PlanningPhaseConfig
+from cmbagent.testing import code
 from cmbagent.workflows import WorkflowDefinition, WorkflowExecutor, get_workflow
 from scripted import two_steps
 from test_base import ValidationPhase

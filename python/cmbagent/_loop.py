@@ -19,7 +19,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
@@ -176,6 +176,11 @@ class _Helper(Generic[T]):
         if self._cancelled:
             raise asyncio.CancelledError
         return await self._start()
+
+
+async def as_coroutine(awaitable: Awaitable[T]) -> T:
+    """Wrap an awaitable that is no coroutine, so that it can be thrown into."""
+    return await awaitable
 
 
 def _loop_is_running() -> bool:

@@ -32,6 +32,14 @@ class PhaseFailedError(CmbagentError, RuntimeError):
     """A phase ended without success; the text is `Phase {type} failed: {reason}`."""
 
 
+class PhaseTimeoutError(CmbagentError, TimeoutError):
+    """A phase took longer than its `timeout_seconds`."""
+
+
+class JournalError(CmbagentError, RuntimeError):
+    """The record of a run could not be written or read."""
+
+
 class ExecutionError(CmbagentError, RuntimeError):
     """A script could not be started or supervised (a script that merely fails is no exception)."""
 

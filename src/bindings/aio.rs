@@ -317,7 +317,7 @@ fn iterator(py: Python<'_>, awaitable: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>>
         return Ok(iterator.unbind());
     }
     // The iterator of an asyncio future in C has no `throw` that a coroutine lacks; a coroutine around it does.
-    let wrapper = py.import(intern!(py, "cmbagent.workflows._loop"))?.getattr(intern!(py, "as_coroutine"))?;
+    let wrapper = py.import(intern!(py, "cmbagent._loop"))?.getattr(intern!(py, "as_coroutine"))?;
     Ok(wrapper.call1((awaitable,))?.unbind())
 }
 

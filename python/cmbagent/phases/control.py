@@ -51,7 +51,7 @@ class ControlPhaseConfig(PhaseConfig):
     researcher_instructions: str = ""
 
 
-class ControlPhase(BuiltinPhase):
+class ControlPhase(BuiltinPhase, native="control"):
     """Carry out the plan found in the input, in `shared_state` or in `config.params['preloaded_plan']`."""
 
     config_class: ClassVar[type[PhaseConfig] | None] = ControlPhaseConfig

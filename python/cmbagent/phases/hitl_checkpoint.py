@@ -62,7 +62,7 @@ class HITLCheckpointConfig(PhaseConfig):
 HITLCheckpointPhaseConfig = HITLCheckpointConfig
 
 
-class HITLCheckpointPhase(BuiltinPhase):
+class HITLCheckpointPhase(BuiltinPhase, native="hitl_checkpoint"):
     """Ask the workflow's approval manager; without one, approve and say so."""
 
     config_class: ClassVar[type[PhaseConfig] | None] = HITLCheckpointConfig

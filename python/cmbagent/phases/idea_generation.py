@@ -29,7 +29,7 @@ class IdeaGenerationPhaseConfig(PhaseConfig):
     idea_hater_model: str = "o3-mini-2025-01-31"
 
 
-class IdeaGenerationPhase(BuiltinPhase):
+class IdeaGenerationPhase(BuiltinPhase, native="idea_generation"):
     """Make and review research ideas on the task, and select one."""
 
     config_class: ClassVar[type[PhaseConfig] | None] = IdeaGenerationPhaseConfig

@@ -49,7 +49,7 @@ class OneShotPhaseConfig(PhaseConfig):
     clear_work_dir: bool = False
 
 
-class OneShotPhase(BuiltinPhase):
+class OneShotPhase(BuiltinPhase, native="one_shot"):
     """Have one agent do the task at once."""
 
     config_class: ClassVar[type[PhaseConfig] | None] = OneShotPhaseConfig

@@ -39,7 +39,7 @@ class PlanningPhaseConfig(PhaseConfig):
     max_n_attempts: int = 3
 
 
-class PlanningPhase(BuiltinPhase):
+class PlanningPhase(BuiltinPhase, native="planning"):
     """Turn the task into a plan of steps, each with one agent in charge."""
 
     config_class: ClassVar[type[PhaseConfig] | None] = PlanningPhaseConfig

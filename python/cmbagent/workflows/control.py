@@ -99,8 +99,7 @@ def control(
         "researcher_instructions": _calls.text(researcher_instructions),
         "params": {
             "preloaded_plan": steps,
-            "hardware_constraints": _calls.text(hardware_constraints),
-            "files": "plain",
+            "one_report": True,
             "fail_softly": True,
         },
     }
@@ -113,5 +112,6 @@ def control(
         api_keys=api_keys,
         callbacks=callbacks,
         verbose=verbose,
+        shared_state={"planning_context": {"hardware_constraints": _calls.text(hardware_constraints)}},
     )
     return whole_control_times(control_result(executor, planned=False))

@@ -103,7 +103,6 @@ def planning_and_control_context_carryover(
     _calls.set_aside("planning_and_control_context_carryover", ignored, _IGNORED)
     place = _calls.prepare_work_dir(work_dir, clear_work_dir, restart_at_step)
     shared_params = {
-        "files": "carryover",
         "default_llm_model": default_llm_model,
         "default_formatter_model": default_formatter_model,
     }
@@ -126,7 +125,10 @@ def planning_and_control_context_carryover(
         researcher_instructions=_calls.text(researcher_instructions),
     )
     if restart_at_step > 0:
-        control["config"]["params"].update(_calls.restart_settings(place, restart_at_step))
+        restart = _calls.restart_settings(place, restart_at_step)
+        if _calls.text(hardware_constraints):
+            restart["restored_context"]["hardware_constraints"] = hardware_constraints
+        control["config"]["params"].update(restart)
         phases = [control]
     else:
         planning = _planning_phase(
@@ -205,7 +207,7 @@ def planning_and_control(
     _calls.set_aside("planning_and_control", ignored, _IGNORED)
     place = _calls.prepare_work_dir(work_dir, clear_work_dir)
     shared_params = {
-        "files": "plain",
+        "one_report": True,
         "default_llm_model": default_llm_model,
         "default_formatter_model": default_formatter_model,
     }
