@@ -44,6 +44,10 @@ class ExecutionError(CmbagentError, RuntimeError):
     """A script could not be started or supervised (a script that merely fails is no exception)."""
 
 
+class ForkError(CmbagentError, RuntimeError):
+    """The process was forked after the engine had started; the engine's threads did not come along."""
+
+
 class RunStoppedError(CmbagentError, RuntimeError):
     """The run was cancelled: by a callback's `should_continue`, or by whoever controls it."""
 
