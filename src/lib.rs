@@ -9,5 +9,14 @@
 //! * [`llm`], [`exec`], [`journal`] — models over HTTP, executed code, the record of a run.
 
 pub mod agents;
+pub mod engine;
+pub mod error;
 pub mod exec;
+pub mod journal;
 pub mod llm;
+pub mod phases;
+
+#[cfg(feature = "python")]
+mod bindings;
+
+pub use error::{Error, Result};

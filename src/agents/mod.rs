@@ -1,6 +1,26 @@
 //! What agents are told and what they answer: roster, prompts, plans, carry-over, transcript.
 //!
-//! Nothing here acts on the world: every function turns typed values into text or text into typed values.
+//! Every function turns typed values into text or text into typed values; nothing here acts on the world,
+//! but for reading the templates a user names.
+
+pub mod answer;
+pub mod carry;
+pub mod context;
+pub mod diagnosis;
+pub mod excerpt;
+pub mod formats;
+pub mod ideas;
+pub mod notes;
+pub mod numbers;
+pub mod parse;
+pub mod plan;
+pub mod prompts;
+pub mod restrict;
+pub mod roster;
+pub mod summary;
+pub mod suspect;
+pub mod transcript;
+pub mod turn;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +48,8 @@ pub struct StepRecord {
     pub sub_task: String,
     /// Scripts that ran with success, in order (an engineer's step; usually one).
     pub scripts: Vec<ScriptRecord>,
-    /// Notes as Markdown, without the file name comment (a researcher's step).
+    /// Notes as Markdown, without the file name comment (a researcher's step); for an idea agent the whole
+    /// rendered list, without `notes_file`.
     pub notes: Option<String>,
     /// The notes' file name, such as `results.md`.
     pub notes_file: Option<String>,
@@ -49,6 +70,8 @@ pub struct ScriptRecord {
     pub output: String,
     /// Functions with their docstrings, from the compile check.
     pub outline: crate::exec::Check,
+    /// The file with its full output, relative to the phase's directory; named when a prompt shortens it.
+    pub log: Option<String>,
 }
 
 /// A try at a step that did not succeed.
@@ -175,4 +198,24 @@ pub struct StepCase {
     pub carry_budget: usize,
     /// Feedback by a human who asked for this step to be done again.
     pub redo: Option<String>,
+    /// Docstrings or documentation of the library functions in the last traceback, when there are any.
+    pub documents: Vec<String>,
+    /// Whether scripts reach the network, where known.
+    pub network: Option<bool>,
+}
+
+/// What an idea agent is told: a step of a plan, or a round of the idea phase (then `step.plan` is empty).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IdeaCase {
+    /// What every agent in charge of a step is told.
+    pub step: StepCase,
+    /// How many ideas to make; `None` leaves the number to the step's instruction.
+    pub n_ideas: Option<usize>,
+    /// The ideas so far.
+    pub ideas: Vec<ideas::Idea>,
+    /// The critique of them.
+    pub critique: Vec<ideas::Critique>,
+    /// Whether to select the best idea.
+    pub select: bool,
 }

@@ -1,4 +1,28 @@
-//! Running code that models wrote: extraction, confinement, the supervisor.
+//! Running code that models wrote.
+//!
+//! * [`extract`] — an engineer's answer: explanation, code, file name, status line.
+//! * [`normalise`] — typographic repairs to code that does not compile.
+//! * [`confine`] — where a script may be written, and writing it there.
+//! * [`environment`] — what a script sees of the host's environment.
+//! * [`supervisor`] — the process that runs scripts and outlives none of them.
+//! * [`clean`] — output as prompts quote it.
+//! * [`products`] — the files a script left, and what is in its tables.
+//! * [`scripted`] — a runner for tests.
+
+pub mod clean;
+pub mod confine;
+pub mod environment;
+pub mod extract;
+mod fences;
+pub mod normalise;
+mod output;
+pub mod products;
+mod scan;
+pub mod scripted;
+pub mod supervise;
+pub mod supervisor;
+mod tree;
+mod wire;
 
 use std::path::PathBuf;
 
@@ -132,4 +156,9 @@ pub enum ExecError {
     /// The run was stopped.
     #[error("the run was stopped")]
     Cancelled,
+}
+
+/// Compiles a pattern of the source code; its tests run every one.
+fn pattern(source: &str) -> regex::Regex {
+    regex::Regex::new(source).expect("a pattern in the source code is valid")
 }

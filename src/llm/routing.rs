@@ -35,6 +35,15 @@ impl Wire {
         }
     }
 
+    /// The format as a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::Anthropic => "anthropic",
+            Self::Gemini => "gemini",
+        }
+    }
+
     /// The variable its key usually comes from.
     pub fn key_var(self) -> &'static str {
         match self {
@@ -71,7 +80,7 @@ impl Wire {
     }
 
     /// The original package's substring rules; unknown names speak OpenAI's format.
-    fn of_model(model: &str) -> Self {
+    pub fn of_model(model: &str) -> Self {
         let model = model.to_lowercase();
         if model.contains("o3") {
             Self::OpenAi

@@ -1,0 +1,118 @@
+"""Agent workflows for science: plan, review, write code, run it on this machine, report.
+
+The names below are loaded when they are first used, so that `import cmbagent` costs next to nothing.
+Importing
+has no side effects: nothing is printed, no logging is configured, no directory is made, no key is read.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cmbagent._core import __version__
+    from cmbagent.callbacks import (
+        PlanInfo,
+        StepInfo,
+        StepStatus,
+        WorkflowCallbacks,
+        WorkflowPhase,
+        create_null_callbacks,
+        create_print_callbacks,
+        merge_callbacks,
+    )
+    from cmbagent.errors import CmbagentError
+    from cmbagent.utils import get_api_keys_from_env, get_model_config, work_dir_default
+    from cmbagent.workflows import (
+        SYSTEM_WORKFLOWS,
+        WorkflowDefinition,
+        WorkflowExecutor,
+        clean_work_dir,
+        get_workflow,
+        list_workflows,
+        load_context,
+        load_plan,
+    )
+    from cmbagent.workflows.control import control
+    from cmbagent.workflows.one_shot import one_shot
+    from cmbagent.workflows.planning_control import (
+        deep_research,
+        planning_and_control,
+        planning_and_control_context_carryover,
+    )
+
+_HOMES = {
+    "__version__": "_core",
+    "CmbagentError": "errors",
+    "PlanInfo": "callbacks",
+    "StepInfo": "callbacks",
+    "StepStatus": "callbacks",
+    "WorkflowCallbacks": "callbacks",
+    "WorkflowPhase": "callbacks",
+    "create_null_callbacks": "callbacks",
+    "create_print_callbacks": "callbacks",
+    "merge_callbacks": "callbacks",
+    "get_api_keys_from_env": "utils",
+    "get_model_config": "utils",
+    "work_dir_default": "utils",
+    "SYSTEM_WORKFLOWS": "workflows",
+    "WorkflowDefinition": "workflows",
+    "WorkflowExecutor": "workflows",
+    "clean_work_dir": "workflows",
+    "control": "workflows",
+    "deep_research": "workflows",
+    "get_workflow": "workflows",
+    "list_workflows": "workflows",
+    "load_context": "workflows",
+    "load_plan": "workflows",
+    "one_shot": "workflows",
+    "planning_and_control": "workflows",
+    "planning_and_control_context_carryover": "workflows",
+}
+
+__all__ = [
+    "SYSTEM_WORKFLOWS",
+    "CmbagentError",
+    "PlanInfo",
+    "StepInfo",
+    "StepStatus",
+    "WorkflowCallbacks",
+    "WorkflowDefinition",
+    "WorkflowExecutor",
+    "WorkflowPhase",
+    "__version__",
+    "clean_work_dir",
+    "control",
+    "create_null_callbacks",
+    "create_print_callbacks",
+    "deep_research",
+    "get_api_keys_from_env",
+    "get_model_config",
+    "get_workflow",
+    "list_workflows",
+    "load_context",
+    "load_plan",
+    "merge_callbacks",
+    "one_shot",
+    "planning_and_control",
+    "planning_and_control_context_carryover",
+    "work_dir_default",
+]
+
+# Their value may change between two uses, so they are looked up every time.
+_CHANGING = frozenset({"work_dir_default"})
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    if name not in _CHANGING:
+        globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,254 @@
+"""Running a coroutine from synchronous code, also where a loop is already running.
+
+Without a running loop the coroutine runs in the calling thread, so that phases keep the main thread with its
+signals and thread-bound objects. Inside a running loop (a notebook, a nested call, `asyncio.run`) it gets
+a helper
+thread with a loop of its own; the caller waits, stays interruptible, and runs what the helper posts to it,
+so that callbacks and display stay in the caller's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import os
+import queue
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+from cmbagent.errors import ForkError
+
+T = TypeVar("T")
+
+SLICE_SECONDS = 0.025
+"""How long the waiting caller sleeps at most before it looks at signals again."""
+GRACE_SECONDS = 2.0
+"""How long an interrupted run may take to end before it is left behind."""
+HEARTBEAT_SECONDS = 0.1
+"""How often a loop wakes up while a run is awaited in it."""
+
+
+class Poster:
+    """Hands calls from a helper thread to the caller that waits for it."""
+
+    def __init__(self) -> None:
+        self.inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.closed = threading.Event()
+
+    def send(self, call: Callable[[], None]) -> None:
+        """Have the caller run `call` soon; dropped once nobody waits any more."""
+        if not self.closed.is_set():
+            self.inbox.put(call)
+
+    def ask(self, call: Callable[[], T], default: T) -> T:
+        """Have the caller run `call` and return what it returns, or `default` once nobody waits any more."""
+        answer: Future[T] = Future()
+        answered = threading.Event()
+
+        def run() -> None:
+            try:
+                answer.set_result(call())
+            except Exception as error:
+                answer.set_exception(error)
+            except BaseException:
+                answer.set_result(default)
+                raise
+            finally:
+                answered.set()
+
+        self.send(run)
+        while not answered.wait(SLICE_SECONDS):
+            if self.closed.is_set():
+                return default
+        return answer.result()
+
+    def finish(self) -> None:
+        """Tell the caller that nothing more will come."""
+        self.inbox.put(None)
+
+    def serve(self, deadline: float | None = None) -> bool:
+        """Run posted calls until the helper has finished; `False` if the deadline (monotonic) came first."""
+        while deadline is None or time.monotonic() < deadline:
+            try:
+                call = self.inbox.get(timeout=SLICE_SECONDS)
+            except queue.Empty:
+                continue
+            if call is None:
+                return True
+            call()
+        return False
+
+
+current_poster: contextvars.ContextVar[Poster | None] = contextvars.ContextVar(
+    "cmbagent_poster", default=None
+)
+
+
+def run_sync(start: Callable[[], Coroutine[Any, Any, T]], describe: Callable[[], str]) -> T:
+    """Run a coroutine to its end and return its result.
+
+    Args:
+        start: makes the coroutine, in the thread that will run it.
+        describe: names what is running, for the warning when it does not end.
+
+    Returns:
+        What the coroutine returns; its exceptions are raised here as they are.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; the coroutine was cancelled.
+        ForkError: this process was forked from one in which the engine had started.
+    """
+    ensure_not_forked()
+    context = contextvars.copy_context()
+    if not _loop_is_running():
+        context.run(current_poster.set, None)
+        # A loop factory keeps the runner from touching the thread's own event loop.
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+            return runner.run(start(), context=context)
+    with _interruptible():
+        return _Helper(start, context).wait(describe)
+
+
+class _Helper(Generic[T]):
+    """One coroutine in a thread with a loop of its own."""
+
+    def __init__(self, start: Callable[[], Coroutine[Any, Any, T]], context: contextvars.Context) -> None:
+        self._start = start
+        self._poster = Poster()
+        self._context = context
+        self._outcome: Future[T] = Future()
+        self._cancelled = False
+        self._task: asyncio.Task[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        context.run(current_poster.set, self._poster)
+        # A daemon, so that a phase which never returns cannot keep the interpreter from exiting.
+        threading.Thread(target=self._main, name="cmbagent-loop", daemon=True).start()
+
+    def wait(self, describe: Callable[[], str]) -> T:
+        """Serve the helper until it has finished; on an interrupt, cancel it first."""
+        try:
+            self._poster.serve()
+            return self._outcome.result()
+        except BaseException:
+            if not self._outcome.done():
+                self._abandon(describe)
+            raise
+        finally:
+            self._poster.closed.set()
+
+    def _abandon(self, describe: Callable[[], str]) -> None:
+        self._cancelled = True
+        if self._loop is not None and self._task is not None:
+            with contextlib.suppress(RuntimeError):  # the loop may have closed meanwhile
+                self._loop.call_soon_threadsafe(self._task.cancel)
+        if not self._poster.serve(deadline=time.monotonic() + GRACE_SECONDS):
+            warnings.warn(
+                f"{describe()} did not stop within {GRACE_SECONDS:g} s of being interrupted and goes on in "
+                "the background until it returns; a phase that blocks its loop cannot be cancelled",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    def _main(self) -> None:
+        outcome: Callable[[], None]
+        try:
+            with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+                result = runner.run(self._work(), context=self._context)
+            outcome = functools.partial(self._outcome.set_result, result)
+        except BaseException as error:
+            outcome = functools.partial(self._outcome.set_exception, error)
+        outcome()
+        self._poster.finish()
+
+    async def _work(self) -> T:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        if self._cancelled:
+            raise asyncio.CancelledError
+        return await self._start()
+
+
+async def as_coroutine(awaitable: Awaitable[T]) -> T:
+    """Wrap an awaitable that is no coroutine, so that it can be thrown into."""
+    return await awaitable
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise in this thread while it blocks inside a running loop.
+
+    `asyncio.run` and `loop.add_signal_handler` answer SIGINT by scheduling work on the loop, and a blocked
+    loop never gets to it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.getsignal(signal.SIGINT)
+    if previous in (signal.default_int_handler, signal.SIG_IGN, signal.SIG_DFL, None):
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextlib.contextmanager
+def heartbeat() -> Iterator[None]:
+    """Wake the running loop regularly, so that a signal that arrives while it waits is acted on soon."""
+    loop = asyncio.get_running_loop()
+    handle: asyncio.TimerHandle
+
+    def beat() -> None:
+        nonlocal handle
+        handle = loop.call_later(HEARTBEAT_SECONDS, beat)
+
+    beat()
+    try:
+        yield
+    finally:
+        handle.cancel()
+
+
+class _Process:
+    """Knows whether this process is a fork of one in which the engine had started."""
+
+    started = False
+    forked = False
+
+
+def _after_fork() -> None:
+    _Process.forked = _Process.forked or _Process.started
+
+
+def ensure_not_forked() -> None:
+    """Note that the engine starts in this process.
+
+    Raises:
+        ForkError: the process was forked after the engine had started; it would wait for ever for
+            threads that a fork does not copy.
+    """
+    if _Process.forked:
+        raise ForkError(
+            "this process was forked after cmbagent had started a run, and the engine's threads were not "
+            "copied; start workers with multiprocessing.get_context('spawn') (or 'forkserver') instead"
+        )
+    if not _Process.started:
+        _Process.started = True
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_after_fork)

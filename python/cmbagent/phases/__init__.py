@@ -1,0 +1,45 @@
+"""Phases, the building blocks of workflows, and the registry of their types."""
+
+from __future__ import annotations
+
+from cmbagent.phases.base import Phase, PhaseConfig, PhaseContext, PhaseResult, PhaseStatus
+from cmbagent.phases.context import WorkflowContext
+from cmbagent.phases.control import ControlPhase, ControlPhaseConfig
+from cmbagent.phases.hitl_checkpoint import (
+    CheckpointType,
+    HITLCheckpointConfig,
+    HITLCheckpointPhase,
+    HITLCheckpointPhaseConfig,
+)
+from cmbagent.phases.idea_generation import IdeaGenerationPhase, IdeaGenerationPhaseConfig
+from cmbagent.phases.one_shot import OneShotPhase, OneShotPhaseConfig
+from cmbagent.phases.planning import PlanningPhase, PlanningPhaseConfig
+from cmbagent.phases.registry import PhaseRegistry
+
+__all__ = [
+    "CheckpointType",
+    "ControlPhase",
+    "ControlPhaseConfig",
+    "HITLCheckpointConfig",
+    "HITLCheckpointPhase",
+    "HITLCheckpointPhaseConfig",
+    "IdeaGenerationPhase",
+    "IdeaGenerationPhaseConfig",
+    "OneShotPhase",
+    "OneShotPhaseConfig",
+    "Phase",
+    "PhaseConfig",
+    "PhaseContext",
+    "PhaseRegistry",
+    "PhaseResult",
+    "PhaseStatus",
+    "PlanningPhase",
+    "PlanningPhaseConfig",
+    "WorkflowContext",
+]
+
+PhaseRegistry.register_class("planning", PlanningPhase)
+PhaseRegistry.register_class("control", ControlPhase)
+PhaseRegistry.register_class("one_shot", OneShotPhase)
+PhaseRegistry.register_class("hitl_checkpoint", HITLCheckpointPhase)
+PhaseRegistry.register_class("idea_generation", IdeaGenerationPhase)

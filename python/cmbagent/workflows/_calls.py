@@ -1,0 +1,177 @@
+"""What the functions have in common: reading their arguments, and running a workflow for them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from cmbagent.errors import ConfigurationError, WorkDirError
+from cmbagent.utils import resolve_work_dir
+from cmbagent.workflows.composer import WorkflowDefinition, WorkflowExecutor
+from cmbagent.workflows.utils import clean_work_dir, load_context, load_plan, plan_steps
+
+MASSGEN_ARGUMENTS = frozenset(
+    {"use_massgen", "massgen_config", "massgen_verbose", "massgen_enable_logging", "massgen_use_for_retries"}
+)
+RETRIEVAL_ARGUMENTS = frozenset({"skip_rag_agents", "make_vector_stores"})
+
+
+def set_aside(function: str, extra: Mapping[str, Any], known: Collection[str]) -> None:
+    """Deal with keyword arguments that have no effect.
+
+    Args:
+        function: the function called.
+        extra: what it got besides its own parameters.
+        known: arguments of earlier versions that are accepted; using them is answered with one warning.
+
+    Raises:
+        TypeError: `extra` holds an argument that no version had.
+    """
+    for name in extra:
+        if name not in known:
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+    if extra:
+        warnings.warn(
+            f"{function}() ignores {', '.join(sorted(extra))}: kept for older programs, without effect here",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def text(value: str | None) -> str:
+    """Return a text argument; `None` is the same as empty."""
+    return "" if value is None else str(value)
+
+
+def file_name(value: str | None) -> str:
+    """Return the researcher's file name, or nothing when the agent shall choose one.
+
+    The original's default is a sentence that asks the agent to choose; whatever has a blank in it is taken
+    so.
+    """
+    name = text(value).strip()
+    return "" if any(c.isspace() for c in name) else name
+
+
+def prepare_work_dir(work_dir: str | os.PathLike[str] | None, clear: bool, restart_at_step: int = -1) -> str:
+    """Make the work directory, and empty it if that was asked for.
+
+    Args:
+        work_dir: the caller's argument; `None` means the default directory.
+        clear: only `True` itself deletes anything.
+        restart_at_step: the caller's argument; going on from a step needs what is there.
+
+    Returns:
+        The absolute path.
+
+    Raises:
+        ConfigurationError: clearing and restarting were asked for at once.
+        WorkDirError: the directory cannot be made.
+    """
+    place = resolve_work_dir(work_dir)
+    if clear is True:
+        if restart_at_step > 0:
+            raise ConfigurationError(
+                "clear_work_dir=True would delete what restart_at_step goes on from; leave one of them out"
+            )
+        clean_work_dir(place)
+    try:
+        Path(place).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkDirError(
+            f"the work directory {place} cannot be made: {error.strerror}; give another work_dir"
+        ) from error
+    return place
+
+
+def restart_settings(work_dir: str, step: int) -> dict[str, Any]:
+    """Read what is needed to go on at a step.
+
+    Args:
+        work_dir: the work directory of the earlier run.
+        step: the step to start with, 1-based.
+
+    Returns:
+        `params` of the control phase.
+
+    Raises:
+        MissingFileError: the plan, or the context of the step before, is not there.
+        ConfigurationError: the plan has no such step, or a file is damaged.
+    """
+    plan_path = Path(work_dir) / "planning" / "final_plan.json"
+    steps = plan_steps(load_plan(plan_path), str(plan_path))
+    if step > len(steps):
+        raise ConfigurationError(
+            f"restart_at_step={step}, but the plan in {plan_path} has {len(steps)} steps"
+        )
+    context_path = Path(work_dir) / "context" / f"context_step_{step - 1}.pkl"
+    context = load_context(context_path)
+    if not isinstance(context, dict):
+        raise ConfigurationError(
+            f"{context_path} holds a {type(context).__name__}; expected the context of a step"
+        )
+    return {
+        "preloaded_plan": steps,
+        "start_step": step,
+        "restored_context": dict(context),
+        "keep_existing": True,
+    }
+
+
+def approval_phases(
+    approval_config: Any, hitl_after_planning: bool
+) -> tuple[list[dict[str, Any]], bool, bool]:
+    """Read where a human is to be asked.
+
+    Args:
+        approval_config: an object with `mode`, and optionally `timeout_seconds` and `default_on_timeout`.
+        hitl_after_planning: ask after planning in any case.
+
+    Returns:
+        The checkpoint phases after planning, whether to ask after each step, and whether to ask when one
+        fails.
+    """
+    mode = getattr(approval_config, "mode", None)
+    mode = getattr(mode, "value", mode) or "none"
+    checkpoints: list[dict[str, Any]] = []
+    if hitl_after_planning or mode in ("after_planning", "before_each_step"):
+        settings: dict[str, Any] = {"checkpoint_type": "after_planning"}
+        for name in ("timeout_seconds", "default_on_timeout"):
+            value = getattr(approval_config, name, None)
+            if value is not None:
+                settings[name] = value
+        checkpoints.append({"type": "hitl_checkpoint", "config": settings})
+    return checkpoints, mode == "before_each_step", mode == "on_error"
+
+
+def run_phases(
+    workflow_id: str,
+    name: str,
+    phases: list[dict[str, Any]],
+    task: str,
+    work_dir: str,
+    *,
+    api_keys: Any,
+    callbacks: Any = None,
+    approval_manager: Any = None,
+    verbose: bool | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    shared_state: Mapping[str, Any] | None = None,
+) -> WorkflowExecutor:
+    """Run phases for one of the functions and return the executor with the results."""
+    executor = WorkflowExecutor(
+        WorkflowDefinition(id=workflow_id, name=name, phases=phases),
+        task,
+        work_dir,
+        api_keys,
+        callbacks,
+        approval_manager,
+        shared_state,
+        verbose=verbose,
+    )
+    executor.context.metadata.update({k: v for k, v in (metadata or {}).items() if v is not None})
+    executor.run_sync()
+    return executor

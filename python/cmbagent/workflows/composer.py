@@ -1,0 +1,277 @@
+"""Workflows: their definitions, those of the package, and the executor that runs them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cmbagent import _core, _events, _loop
+from cmbagent.errors import ConfigurationError
+from cmbagent.phases import PhaseRegistry, PhaseResult, WorkflowContext
+from cmbagent.utils import get_api_keys_from_env, resolve_work_dir
+
+if TYPE_CHECKING:
+    import os
+
+    from cmbagent.phases import Phase
+
+
+@dataclass
+class WorkflowDefinition:
+    """A workflow as a sequence of phases.
+
+    Attributes:
+        id: unique name.
+        name: name for people.
+        description: what it does.
+        phases: per phase `{"type": …, "config": {…}}`; `config` may be left out.
+        version: counts the changes.
+        is_system: whether it belongs to the package.
+        created_by: who made it.
+    """
+
+    id: str
+    name: str
+    description: str = ""
+    phases: list[dict[str, Any]] = field(default_factory=list)
+    version: int = 1
+    is_system: bool = False
+    created_by: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the definition as a dict of its own."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "description": self.description,
+            "phases": copy_containers(self.phases),
+            "version": self.version,
+            "is_system": self.is_system,
+            "created_by": self.created_by,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> WorkflowDefinition:
+        """Build a definition from a dict such as `to_dict` returns.
+
+        Raises:
+            KeyError: `id`, `name` or `phases` is missing.
+        """
+        return cls(
+            id=data["id"],
+            name=data["name"],
+            description=data.get("description", ""),
+            phases=copy_containers(data["phases"]),
+            version=data.get("version", 1),
+            is_system=data.get("is_system", False),
+            created_by=data.get("created_by"),
+        )
+
+
+def copy_containers(value: Any) -> Any:
+    """Copy the dicts and lists in a value; everything else is shared."""
+    if isinstance(value, dict):
+        return {key: copy_containers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [copy_containers(item) for item in value]
+    return value
+
+
+SYSTEM_WORKFLOWS: dict[str, WorkflowDefinition] = {
+    entry["id"]: WorkflowDefinition.from_dict(entry) for entry in _core.system_workflows()
+}
+"""The package's workflows by id."""
+
+DEEP_RESEARCH_WORKFLOW = SYSTEM_WORKFLOWS["deep_research"]
+DEEP_RESEARCH_HITL_WORKFLOW = SYSTEM_WORKFLOWS["deep_research_hitl"]
+DEEP_RESEARCH_FULL_HITL_WORKFLOW = SYSTEM_WORKFLOWS["deep_research_full_hitl"]
+ONE_SHOT_WORKFLOW = SYSTEM_WORKFLOWS["one_shot"]
+ONE_SHOT_RESEARCHER_WORKFLOW = SYSTEM_WORKFLOWS["one_shot_researcher"]
+IDEA_GENERATION_WORKFLOW = SYSTEM_WORKFLOWS["idea_generation"]
+IDEA_TO_EXECUTION_WORKFLOW = SYSTEM_WORKFLOWS["idea_to_execution"]
+
+
+def get_workflow(workflow_id: str) -> WorkflowDefinition:
+    """Return a workflow of the package.
+
+    Raises:
+        ValueError: there is none of that id; the text lists those there are.
+    """
+    try:
+        return SYSTEM_WORKFLOWS[workflow_id]
+    except KeyError:
+        raise ConfigurationError(
+            f"Unknown workflow: {workflow_id}. Available: {list(SYSTEM_WORKFLOWS)}"
+        ) from None
+
+
+def list_workflows() -> list[dict[str, Any]]:
+    """Describe the package's workflows: `id`, `name`, `description`, `num_phases`, `is_system`."""
+    return [
+        {
+            "id": workflow.id,
+            "name": workflow.name,
+            "description": workflow.description,
+            "num_phases": len(workflow.phases),
+            "is_system": workflow.is_system,
+        }
+        for workflow in SYSTEM_WORKFLOWS.values()
+    ]
+
+
+class WorkflowExecutor:
+    """Runs a workflow.
+
+    Everything about the definition is checked here, before any directory is made or any model is asked.
+
+    Args:
+        workflow: what to run; it is not changed.
+        task: the task, verbatim for all agents.
+        work_dir: where files go; `~` is expanded, missing directories are made when the run starts.
+        api_keys: provider name → key, or any object that can be subscripted so; `None` reads the environment.
+        callbacks: the caller's callbacks, see `cmbagent.callbacks`.
+        approval_manager: asks humans at checkpoints; without one, checkpoints approve by themselves.
+        initial_shared_state: put into `shared_state` before the first phase.
+        verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        options: settings of the engine for this run.
+
+    Attributes:
+        phases: the phases, built.
+        context: the `WorkflowContext`; it is what `run` returns.
+        results: the result of every phase that ran.
+        skipped: the indexes of the phases that were skipped.
+        current_phase_index: 0-based.
+        outcome: how the last run ended: completed, stopped, paused or waiting_approval; `None` before, and
+            after an exception.
+
+    Raises:
+        ValueError: a phase's type is not registered.
+        TypeError: a phase's config has a field that the phase does not know.
+    """
+
+    def __init__(
+        self,
+        workflow: WorkflowDefinition,
+        task: str,
+        work_dir: str | os.PathLike[str] | None,
+        api_keys: Any = None,
+        callbacks: Any = None,
+        approval_manager: Any = None,
+        initial_shared_state: Mapping[str, Any] | None = None,
+        *,
+        verbose: bool | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.workflow = workflow
+        self.task = task
+        self.work_dir = resolve_work_dir(work_dir)
+        self.api_keys = get_api_keys_from_env() if api_keys is None else api_keys
+        self.callbacks = callbacks
+        self.approval_manager = approval_manager
+        self.verbose = verbose
+        self.options: dict[str, Any] = dict(options or {})
+        self.phases: list[Phase] = [
+            PhaseRegistry.create_from_dict(copy_containers(p)) for p in workflow.phases
+        ]
+        self.context = WorkflowContext(
+            workflow_id=workflow.id,
+            run_id=str(uuid.uuid4()),
+            task=task,
+            work_dir=self.work_dir,
+            api_keys=self.api_keys,
+            shared_state=dict(initial_shared_state or {}),
+        )
+        self.current_phase_index = 0
+        self.results: list[PhaseResult] = []
+        self.skipped: list[int] = []
+        self.outcome: str | None = None
+        self._control = _core.Control()
+
+    async def run(self) -> WorkflowContext:
+        """Run the phases in order.
+
+        Returns:
+            The workflow's context. After `stop()` it holds what the phases made until then.
+
+        Raises:
+            ValueError: a phase refused its input: `Phase {type} validation failed: […]`.
+            RuntimeError: a phase failed: `Phase {type} failed: {reason}`.
+            Exception: whatever a phase of the user's raised, unchanged.
+        """
+        _loop.ensure_not_forked()
+        with _loop.heartbeat():
+            self.outcome = await _core.run_workflow(self)
+        return self.context
+
+    def run_sync(self) -> WorkflowContext:
+        """Do what `run` does, from synchronous code; also inside a running loop, such as a notebook's.
+
+        Returns:
+            The workflow's context.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed; the run was cancelled.
+            Exception: as for `run`.
+        """
+        return _loop.run_sync(self.run, self._describe)
+
+    def stop(self) -> None:
+        """Stop the run before its next piece of work; `run` then returns. May be called from any thread."""
+        self._control.stop()
+
+    def get_status(self) -> dict[str, Any]:
+        """Say where the run stands; also while it goes on.
+
+        Returns:
+            `workflow_id`, `run_id`, `current_phase` (0-based), `total_phases`, `phase_results` (per phase
+            that ran:
+            `phase_id`, `phase_type`, `status`, `error`), and `skipped` (indexes) once a phase was skipped.
+        """
+        status: dict[str, Any] = {
+            "workflow_id": self.workflow.id,
+            "run_id": self.context.run_id,
+            "current_phase": self.current_phase_index,
+            "total_phases": len(self.phases),
+            "phase_results": [
+                {
+                    "phase_id": result.context.phase_id,
+                    "phase_type": self.phase_type_of(result),
+                    "status": result.status.value,
+                    "error": result.error,
+                }
+                for result in list(self.results)
+            ],
+        }
+        if self.skipped:
+            status["skipped"] = list(self.skipped)
+        return status
+
+    def phase_type_of(self, result: PhaseResult) -> str:
+        """Return the type of the phase a result came from."""
+        # Phase ids are `phase_{index}_{type}`.
+        prefix, _, rest = result.context.phase_id.partition("_")
+        index, separator, phase_type = rest.partition("_")
+        known = prefix == "phase" and separator and index.isdigit()
+        return phase_type if known else result.context.phase_id
+
+    def _describe(self) -> str:
+        index = self.current_phase_index
+        name = self.phases[index].phase_type if index < len(self.phases) else "none"
+        return f"phase {name!r} of workflow {self.workflow.id!r}"
+
+    def _make_listener(self) -> _events.Listener:
+        return _events.make_listener(self.callbacks, self.verbose, self._final_context, self._settings)
+
+    def _settings(self, index: int) -> Mapping[str, Any]:
+        settings: Mapping[str, Any] = vars(self.phases[index].config)
+        return settings
+
+    def _final_context(self) -> Any:
+        for result in reversed(self.results):
+            output = result.context.output_data
+            for name in ("final_context", "result"):
+                if isinstance(output, Mapping) and isinstance(output.get(name), Mapping):
+                    return output[name]
+        return self.context.shared_state.get("final_context", {})

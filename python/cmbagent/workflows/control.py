@@ -1,0 +1,117 @@
+"""Carry out a plan that already exists."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from cmbagent.errors import ConfigurationError
+from cmbagent.utils import default_agents_llm_model
+from cmbagent.workflows import _calls
+from cmbagent.workflows.results import Result, control_result, whole_control_times
+from cmbagent.workflows.utils import load_plan, plan_steps
+
+_MODELS = default_agents_llm_model
+# They concern the planning that this function does not do.
+_PLANNING_ARGUMENTS = frozenset(
+    {"max_plan_steps", "n_plan_reviews", "plan_instructions", "planner_model", "plan_reviewer_model"}
+)
+
+
+def control(
+    task: str,
+    plan: str | os.PathLike[str] | list[dict[str, Any]] | dict[str, Any] | None = None,
+    max_rounds: int = 100,
+    *,
+    engineer_instructions: str | None = "",
+    researcher_instructions: str | None = "",
+    hardware_constraints: str | None = "",
+    max_n_attempts: int = 3,
+    engineer_model: str = _MODELS["engineer"],
+    researcher_model: str = _MODELS["researcher"],
+    web_surfer_model: str = _MODELS["web_surfer"],
+    retrieve_assistant_model: str = _MODELS["retrieve_assistant"],
+    idea_maker_model: str = _MODELS["idea_maker"],
+    idea_hater_model: str = _MODELS["idea_hater"],
+    plot_judge_model: str = _MODELS["plot_judge"],
+    work_dir: str | os.PathLike[str] | None = None,
+    clear_work_dir: bool = False,
+    api_keys: Any = None,
+    callbacks: Any = None,
+    verbose: bool | None = None,
+    **ignored: Any,
+) -> Result:
+    """Carry out a plan without planning.
+
+    Args:
+        task: the task, verbatim for all agents.
+        plan: path of a JSON file with `sub_tasks`, or the plan itself.
+        max_rounds: upper limit of model calls in a step.
+        engineer_instructions: wishes for the engineer; `None` is the same as empty, as for all texts.
+        researcher_instructions: wishes for the researcher.
+        hardware_constraints: what the machine offers; empty lets the engine look.
+        max_n_attempts: how often failing code is tried again.
+        engineer_model: model of the engineer.
+        researcher_model: model of the researcher.
+        web_surfer_model: kept for older programs; no agent uses it.
+        retrieve_assistant_model: kept for older programs; no agent uses it.
+        idea_maker_model: model that makes ideas.
+        idea_hater_model: model that criticises them.
+        plot_judge_model: model that judges plots.
+        work_dir: where files go; `None` means `cmbagent_output` in the current directory.
+        clear_work_dir: `True` deletes the contents of `work_dir` first; nothing is deleted without it.
+        api_keys: provider name → key, or any object that can be subscripted so; `None` reads the environment.
+        callbacks: see `cmbagent.callbacks`.
+        verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        **ignored: the planning arguments of earlier versions; a warning names them.
+
+    Returns:
+        A dict with `chat_history` (all steps), `final_context`, `initialization_time_control` and
+        `execution_time_control` (seconds, all steps together), `status`, `error` and more.
+
+    Raises:
+        FileNotFoundError: there is no file at `plan`.
+        ValueError: no plan was given, or it holds no steps.
+        CmbagentError: a model could not be reached, or an argument cannot be used.
+    """
+    _calls.set_aside("control", ignored, _PLANNING_ARGUMENTS)
+    if plan is None:
+        raise ConfigurationError(
+            "control() needs plan=: the path of a JSON file with 'sub_tasks', or the steps"
+        )
+    # Read before the directory is cleared: the plan may lie in it.
+    if isinstance(plan, (list, dict)):
+        steps = plan_steps(plan, "the given plan")
+    else:
+        steps = plan_steps(load_plan(plan), os.fspath(plan))
+    place = _calls.prepare_work_dir(work_dir, clear_work_dir)
+    settings = {
+        "max_rounds": max_rounds,
+        "max_n_attempts": max_n_attempts,
+        "engineer_model": engineer_model,
+        "researcher_model": researcher_model,
+        "web_surfer_model": web_surfer_model,
+        "retrieve_assistant_model": retrieve_assistant_model,
+        "idea_maker_model": idea_maker_model,
+        "idea_hater_model": idea_hater_model,
+        "plot_judge_model": plot_judge_model,
+        "engineer_instructions": _calls.text(engineer_instructions),
+        "researcher_instructions": _calls.text(researcher_instructions),
+        "params": {
+            "preloaded_plan": steps,
+            "one_report": True,
+            "fail_softly": True,
+        },
+    }
+    executor = _calls.run_phases(
+        "control",
+        "Control",
+        [{"type": "control", "config": settings}],
+        task,
+        place,
+        api_keys=api_keys,
+        callbacks=callbacks,
+        verbose=verbose,
+        shared_state={"planning_context": {"hardware_constraints": _calls.text(hardware_constraints)}},
+    )
+    return whole_control_times(control_result(executor, planned=False))

@@ -1,0 +1,128 @@
+"""Have one agent do a task at once, without a plan."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from cmbagent.utils import default_agents_llm_model, default_formatter_model
+from cmbagent.utils import default_llm_model as _default_llm_model
+from cmbagent.workflows import _calls
+from cmbagent.workflows.results import Result, one_shot_result
+
+_MODELS = default_agents_llm_model
+_IGNORED = _calls.MASSGEN_ARGUMENTS | _calls.RETRIEVAL_ARGUMENTS | {"inject_wrong_plot"}
+
+
+def one_shot(
+    task: str,
+    max_rounds: int = 50,
+    max_n_attempts: int = 3,
+    engineer_model: str = _MODELS["engineer"],
+    researcher_model: str = _MODELS["researcher"],
+    web_surfer_model: str = _MODELS["web_surfer"],
+    plot_judge_model: str = _MODELS["plot_judge"],
+    camb_context_model: str = _MODELS["camb_context"],
+    default_llm_model: str = _default_llm_model,
+    default_formatter_model: str = default_formatter_model,
+    researcher_filename: str | None = None,
+    agent: str = "engineer",
+    work_dir: str | os.PathLike[str] | None = None,
+    api_keys: Any = None,
+    clear_work_dir: bool = False,
+    evaluate_plots: bool = False,
+    max_n_plot_evals: int = 1,
+    callbacks: Any = None,
+    initial_agent: str | None = None,
+    model: str | None = None,
+    verbose: bool | None = None,
+    **ignored: Any,
+) -> Result:
+    """Have one agent do a task at once.
+
+    Args:
+        task: the task, verbatim.
+        max_rounds: upper limit of model calls.
+        max_n_attempts: how often failing code is tried again.
+        engineer_model: model of the engineer.
+        researcher_model: model of the researcher.
+        web_surfer_model: kept for older programs; no agent uses it.
+        plot_judge_model: model that judges plots.
+        camb_context_model: kept for older programs; no agent uses it.
+        default_llm_model: model of agents without a setting of their own.
+        default_formatter_model: kept for older programs; answers are formatted without a model.
+        researcher_filename: name of the researcher's file; `None`, or a sentence, lets the agent choose.
+        agent: who does the task, `engineer` or `researcher`.
+        work_dir: where files go; `None` means `cmbagent_output` in the current directory.
+        api_keys: provider name → key, or any object that can be subscripted so; `None` reads the environment.
+        clear_work_dir: `True` deletes the contents of `work_dir` first.
+        evaluate_plots: let a model judge the plots and have them redone.
+        max_n_plot_evals: how often a plot is judged.
+        callbacks: see `cmbagent.callbacks`.
+        initial_agent: another name for `agent`.
+        model: model of the agent, whichever it is.
+        verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        **ignored: arguments of earlier versions without effect here; a warning names them.
+
+    Returns:
+        A dict with `chat_history`, `final_context`, `initialization_time` and `execution_time` (seconds),
+        the agents (`engineer`, `researcher`, … with `name`, `info`, `llm_config`), `status`, `error`,
+        `run_id` and more.
+
+    Raises:
+        CmbagentError: a model could not be reached, the agent is unknown, or an argument cannot be used.
+    """
+    ignored = {_renamed(name): value for name, value in ignored.items()}
+    default_llm_model = ignored.pop("default_llm_model", default_llm_model)
+    default_formatter_model = ignored.pop("default_formatter_model", default_formatter_model)
+    if not ignored.get("inject_wrong_plot"):
+        ignored.pop("inject_wrong_plot", None)
+    _calls.set_aside("one_shot", ignored, _IGNORED)
+    agent = initial_agent or agent
+    place = _calls.prepare_work_dir(work_dir, clear_work_dir)
+    settings = {
+        "max_rounds": max_rounds,
+        "max_n_attempts": max_n_attempts,
+        "agent": agent,
+        "evaluate_plots": evaluate_plots,
+        "max_n_plot_evals": max_n_plot_evals,
+        "model": model,
+        "engineer_model": engineer_model,
+        "researcher_model": researcher_model,
+        "web_surfer_model": web_surfer_model,
+        "plot_judge_model": plot_judge_model,
+        "camb_context_model": camb_context_model,
+        "default_llm_model": default_llm_model,
+        "default_formatter_model": default_formatter_model,
+        "researcher_filename": _calls.file_name(researcher_filename),
+        "params": {"fail_softly": True},
+    }
+    executor = _calls.run_phases(
+        "one_shot",
+        "One Shot",
+        [{"type": "one_shot", "config": settings}],
+        task,
+        place,
+        api_keys=api_keys,
+        callbacks=callbacks,
+        verbose=verbose,
+    )
+    return one_shot_result(
+        executor,
+        {
+            "engineer": (model if agent == "engineer" else None) or engineer_model,
+            "engineer_response_formatter": None,
+            "researcher": (model if agent == "researcher" else None) or researcher_model,
+            "researcher_response_formatter": None,
+            "plot_judge": plot_judge_model,
+            "plot_debugger": None,
+        },
+    )
+
+
+def _renamed(name: str) -> str:
+    # One released version called these two parameters differently.
+    return {
+        "default_llm_model_arg": "default_llm_model",
+        "default_formatter_model_arg": "default_formatter_model",
+    }.get(name, name)

@@ -1,0 +1,150 @@
+"""What the functions return: dicts whose keys can be read as attributes too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cmbagent.phases.base import PhaseResult
+    from cmbagent.workflows.composer import WorkflowExecutor
+
+
+class Result(dict[str, Any]):
+    """A dict whose items are attributes as well."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"no result named {name!r}; there are {', '.join(map(str, self))}") from None
+
+
+class FinalContext(Result):
+    """The state at the end of a run, as callers read it: `[]`, `.get`, `.data`, `.to_dict()`."""
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The context itself."""
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the context as a plain dict."""
+        return dict(self)
+
+
+class AgentInfo(Result):
+    """An agent that took part in a run: `name`, `info` (its description) and `llm_config` (its model)."""
+
+
+def agents(models: Mapping[str, str | None]) -> dict[str, AgentInfo]:
+    """Describe agents.
+
+    Args:
+        models: agent name → the model it uses; `None` where it uses none.
+    """
+    return {
+        name: AgentInfo(
+            name=name,
+            info={"name": name, "description": _DESCRIPTIONS.get(name, "")},
+            llm_config={"model": model} if model else None,
+        )
+        for name, model in models.items()
+    }
+
+
+_DESCRIPTIONS = {
+    "engineer": "writes Python scripts, which are run, and mends them",
+    "engineer_nest": "runs the engineer's scripts",
+    "engineer_response_formatter": "renders the engineer's answers",
+    "researcher": "interprets results and writes text",
+    "researcher_response_formatter": "renders the researcher's answers",
+    "plot_judge": "judges plots",
+    "plot_debugger": "says how to mend plots",
+}
+
+
+def control_result(executor: WorkflowExecutor, *, planned: bool) -> Result:
+    """Build the result of a run that ended with a control phase.
+
+    Args:
+        executor: the executor after its run.
+        planned: whether a planning phase belongs to the function that was called.
+
+    Returns:
+        `chat_history` (all steps), `final_context`, `status`, `error`, timings in seconds, and what else
+        the run produced; see `README.md`.
+    """
+    control = _find(executor, "control")
+    planning = _find(executor, "planning")
+    output = control.output_data if control else {}
+    steps = output.get("step_results") or []
+    last = steps[-1] if steps else {}
+    result = _common(executor, control)
+    result["chat_history"] = list(control.chat_history) if control else []
+    result["final_context"] = FinalContext(output.get("final_context") or {})
+    for name in ("initialization_time", "execution_time"):
+        if name in last:
+            result[f"{name}_control"] = last[name]
+    result["step_results"] = steps
+    result["step_summaries"] = output.get("step_summaries") or []
+    if planned:
+        result["planning_chat_history"] = list(planning.chat_history) if planning else []
+        if planning:
+            result["initialization_time_planning"] = planning.timing.get("initialization", 0.0)
+            result["execution_time_planning"] = planning.timing.get("total", 0.0)
+        result["plan"] = executor.context.plan
+    return result
+
+
+def whole_control_times(result: Result) -> Result:
+    """Replace the last step's times by those of all steps together."""
+    for name in ("initialization_time", "execution_time"):
+        times = [step[name] for step in result["step_results"] if name in step]
+        if times:
+            result[f"{name}_control"] = sum(times)
+    return result
+
+
+def one_shot_result(executor: WorkflowExecutor, models: Mapping[str, str | None]) -> Result:
+    """Build the result of a one-shot run.
+
+    Args:
+        executor: the executor after its run.
+        models: the agents to describe, with their models.
+
+    Returns:
+        `chat_history`, `final_context`, the agents by name, `initialization_time` and `execution_time` in
+        seconds, `status`, `error`, and what else the run produced.
+    """
+    phase = _find(executor, "one_shot")
+    output = phase.output_data if phase else {}
+    result = _common(executor, phase)
+    result["chat_history"] = list(phase.chat_history or output.get("chat_history") or []) if phase else []
+    result["final_context"] = FinalContext(output.get("result") or {})
+    result["initialization_time"] = output.get("initialization_time", 0.0)
+    result["execution_time"] = output.get("execution_time", 0.0)
+    result.update(agents(models))
+    return result
+
+
+def _common(executor: WorkflowExecutor, last: PhaseResult | None) -> Result:
+    context = executor.context
+    output = last.output_data if last else {}
+    return Result(
+        chat_history=[],
+        final_context=FinalContext(),
+        status=output.get("status") or executor.outcome,
+        error=output.get("error") or (last.error if last else None),
+        run_id=context.run_id,
+        workflow_id=context.workflow_id,
+        phase_timings=dict(context.phase_timings),
+        total_time=context.phase_timings.get("total", 0.0),
+        output_files=list(context.output_files),
+        work_dir=context.work_dir,
+    )
+
+
+def _find(executor: WorkflowExecutor, phase_type: str) -> PhaseResult | None:
+    found = [r for r in executor.results if executor.phase_type_of(r) == phase_type]
+    return found[-1] if found else None

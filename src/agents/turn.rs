@@ -1,0 +1,149 @@
+//! One agent's turn: a call of its model, and the bounded repairs of an answer that cannot be used.
+
+use super::prompts::{self, Prompt};
+use crate::engine::Run;
+use crate::error::Result;
+use crate::llm::{CallOptions, Finish, LlmErrorKind, Message, Reply, Request, Sampling, Schema, think};
+
+/// How often a length-cut answer is continued.
+const CONTINUATIONS: usize = 4;
+
+const CONTINUE: &str = "Your answer was cut off by its length limit. Go on exactly where it stopped: begin with \
+                        the very next character, repeat nothing, add no remark.";
+
+/// An agent, ready to speak: its model and how that is reached.
+#[derive(Debug, Clone, Default)]
+pub struct Speaker {
+    /// The agent's name.
+    pub agent: String,
+    /// The model's name.
+    pub model: String,
+    /// Sampling and effort.
+    pub sampling: Sampling,
+    /// Upper limit of an answer in tokens; `None` asks for all the model can give.
+    pub max_output_tokens: Option<u32>,
+    /// Provider, address and whether to stream, when the agent's configuration says so.
+    pub route: CallOptions,
+}
+
+impl Speaker {
+    /// Begins a conversation with this prompt.
+    pub fn talk<'a>(&'a self, prompt: &'a Prompt) -> Talk<'a> {
+        Talk { speaker: self, system: &prompt.system, messages: vec![Message::user(prompt.user.clone())] }
+    }
+
+    /// One answer as text.
+    pub async fn text(&self, run: &Run, prompt: &Prompt) -> Result<String> {
+        self.talk(prompt).answer(run, None).await
+    }
+
+    /// One structured answer: in the provider's own mode, read by `parse` (which also understands
+    /// the Markdown form), with one repair turn that quotes what was wrong. Gives the value and the
+    /// text it came from.
+    pub async fn structured<T>(
+        &self,
+        run: &Run,
+        prompt: &Prompt,
+        schema: &Schema,
+        parse: impl Fn(&str) -> std::result::Result<T, String>,
+    ) -> Result<(T, String)> {
+        let mut talk = self.talk(prompt);
+        let text = talk.answer(run, Some(schema)).await?;
+        match parse(&text) {
+            Ok(value) => return Ok((value, text)),
+            Err(error) => talk.object(&error),
+        }
+        let text = talk.answer(run, Some(schema)).await?;
+        match parse(&text) {
+            Ok(value) => Ok((value, text)),
+            Err(error) => Err(run.answer_error(
+                &self.agent,
+                &self.model,
+                LlmErrorKind::BadReply,
+                format!(
+                    "the {} ({}) gave no usable {} in two answers; the second one: {error}",
+                    self.agent, self.model, schema.name
+                ),
+            )),
+        }
+    }
+}
+
+/// A conversation with one agent.
+pub struct Talk<'a> {
+    speaker: &'a Speaker,
+    system: &'a str,
+    messages: Vec<Message>,
+}
+
+impl Talk<'_> {
+    /// Says that the last answer cannot be used, and why.
+    pub fn object(&mut self, fault: &str) {
+        self.messages.push(Message::user(prompts::repair(&[fault.to_owned()])));
+    }
+
+    async fn call(&self, run: &Run, schema: Option<&Schema>) -> Result<Reply> {
+        let Speaker { agent, model, sampling, max_output_tokens, route } = self.speaker;
+        let request = Request {
+            model: model.clone(),
+            system: self.system.to_owned(),
+            messages: self.messages.clone(),
+            schema: schema.cloned(),
+            sampling: sampling.clone(),
+            max_output_tokens: *max_output_tokens,
+        };
+        run.call(agent, request, route.clone()).await
+    }
+
+    /// The agent's next answer, whole: one that was cut is continued, an empty one asked for again
+    /// once, a refusal is an error.
+    pub async fn answer(&mut self, run: &Run, schema: Option<&Schema>) -> Result<String> {
+        let Speaker { agent, model, .. } = self.speaker;
+        let fail = |kind, message| Err(run.answer_error(agent, model, kind, message));
+        let (mut text, mut cut, mut empty) = (String::new(), 0, 0);
+        loop {
+            let reply = self.call(run, schema).await?;
+            if let Finish::Refusal(words) = &reply.finish {
+                let message = format!(
+                    "{model} declined to answer: {words}. Rephrase the task or choose another model for the {agent}."
+                );
+                return fail(LlmErrorKind::Refusal, message);
+            }
+            let said = think::strip(&reply.text);
+            let silent = said.trim().is_empty();
+            match reply.finish {
+                Finish::Length if silent || cut == CONTINUATIONS => {
+                    let message = format!(
+                        "{model} hit its output limit {} times and the answer of the {agent} is still incomplete; \
+                         ask for less in one step, or choose a model with a larger output limit.",
+                        cut + 1
+                    );
+                    return fail(LlmErrorKind::Incomplete, message);
+                }
+                Finish::Length => {
+                    cut += 1;
+                    text.push_str(&said);
+                    self.messages.push(Message::assistant(said));
+                    self.messages.push(Message::user(CONTINUE));
+                }
+                _ if silent && cut == 0 && empty == 0 => {
+                    empty += 1;
+                    self.messages.push(Message::assistant("(no answer)"));
+                    self.messages.push(Message::user("Your answer was empty. Give it now, in full."));
+                }
+                _ if silent && cut == 0 => {
+                    let message = format!(
+                        "{model} answered the {agent} with nothing, also when asked again; check that the model and \
+                         its server work, or choose another model."
+                    );
+                    return fail(LlmErrorKind::Incomplete, message);
+                }
+                _ => {
+                    text.push_str(&said);
+                    self.messages.push(Message::assistant(said));
+                    return Ok(text);
+                }
+            }
+        }
+    }
+}

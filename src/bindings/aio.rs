@@ -1,0 +1,425 @@
+//! A Rust future as a Python awaitable, polled on the caller's asyncio loop.
+//!
+//! The run is polled where it is awaited, and a Python coroutine that the engine wants is driven
+//! inline, as `await` would. So context variables, task groups and cancellation behave as in plain
+//! Python, and a phase costs microseconds; tokio does only HTTP, processes and the journal.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+
+use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
+use pyo3::types::PyDict;
+use pyo3::{PyTraverseError, PyVisit, intern, prelude::*};
+
+use crate::engine::run::{Stop, Why};
+
+type Work = Pin<Box<dyn Future<Output = PyResult<Py<PyAny>>> + Send>>;
+
+/// Where the engine's future leaves a coroutine it wants to have driven, and finds its result.
+#[derive(Default, Clone)]
+pub(super) struct Bridge(Arc<Mutex<Slot>>);
+
+#[derive(Default)]
+struct Slot {
+    wanted: Option<Py<PyAny>>,
+    result: Option<PyResult<Py<PyAny>>>,
+    /// The engine no longer waits for the coroutine that is being driven.
+    abandoned: bool,
+    busy: bool,
+}
+
+impl Bridge {
+    fn slot(&self) -> std::sync::MutexGuard<'_, Slot> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has `coroutine` driven on the caller's loop; dropping the future cancels it.
+    pub(super) fn drive(&self, coroutine: Py<PyAny>) -> Driven {
+        Driven { bridge: self.clone(), coroutine: Some(coroutine), done: false }
+    }
+}
+
+/// The result of a coroutine that is driven inline.
+pub(super) struct Driven {
+    bridge: Bridge,
+    coroutine: Option<Py<PyAny>>,
+    done: bool,
+}
+
+impl Future for Driven {
+    type Output = PyResult<Py<PyAny>>;
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        let bridge = self.bridge.clone();
+        let mut slot = bridge.slot();
+        if let Some(coroutine) = self.coroutine.take() {
+            if slot.busy {
+                // An abandoned coroutine is still unwinding; its end polls us again.
+                self.coroutine = Some(coroutine);
+                return Poll::Pending;
+            }
+            slot.busy = true;
+            slot.wanted = Some(coroutine);
+            return Poll::Pending;
+        }
+        match slot.result.take() {
+            Some(result) => {
+                self.done = true;
+                Poll::Ready(result)
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        if !self.done && self.coroutine.is_none() {
+            let mut slot = self.bridge.slot();
+            slot.abandoned = true;
+        }
+    }
+}
+
+/// Runs on the loop when the engine can go on: ends the wait for our asyncio future, or, while a
+/// coroutine is being driven, looks whether the engine still wants it.
+#[pyclass(frozen, module = "cmbagent._core")]
+pub(super) struct Wake {
+    awaitable: Py<Awaitable>,
+    future: Py<PyAny>,
+}
+
+#[pymethods]
+impl Wake {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        let future = self.future.bind(py);
+        if Awaitable::nudge(self.awaitable.bind(py))? {
+            return Ok(());
+        }
+        if !future.call_method0(intern!(py, "done"))?.is_truthy()? {
+            future.call_method1(intern!(py, "set_result"), (py.None(),))?;
+        }
+        Ok(())
+    }
+}
+
+/// What one poll leaves to be woken: at most once.
+struct Waker(Mutex<Option<Target>>);
+
+struct Target {
+    event_loop: Py<PyAny>,
+    awaitable: Py<Awaitable>,
+    future: Py<PyAny>,
+}
+
+impl std::task::Wake for Waker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let target = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(target) = target {
+            // A send fails only when the thread has ended, with the interpreter: nobody waits any more.
+            let _ = alarm().send(target);
+        }
+    }
+}
+
+/// The thread that takes wake-ups to their loops.
+///
+/// Whoever wakes may hold a lock that the polling thread wants while that thread holds the
+/// interpreter. So a waker must not wait for the interpreter itself: it would deadlock.
+fn alarm() -> &'static Sender<Target> {
+    static ALARM: OnceLock<Sender<Target>> = OnceLock::new();
+    ALARM.get_or_init(|| {
+        let (sender, targets) = std::sync::mpsc::channel::<Target>();
+        let ring = move || {
+            for Target { event_loop, awaitable, future } in targets {
+                let rung = Python::try_attach(|py| {
+                    if let Ok(wake) = Py::new(py, Wake { awaitable, future }) {
+                        // A closed loop refuses: nobody waits any more.
+                        let _ =
+                            event_loop.bind(py).call_method1(intern!(py, "call_soon_threadsafe"), (wake,));
+                    }
+                    drop(event_loop);
+                });
+                if rung.is_none() {
+                    break;
+                }
+            }
+        };
+        // Without the thread nothing can be awaited, and the send above says so by failing.
+        let _ = std::thread::Builder::new().name("cmbagent-alarm".into()).spawn(ring);
+        sender
+    })
+}
+
+/// The awaitable that `_core` functions return. It is its own iterator.
+#[pyclass(frozen, module = "cmbagent._core")]
+pub(super) struct Awaitable {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    work: Option<Work>,
+    bridge: Bridge,
+    stop: Stop,
+    /// The coroutine being driven, and the asyncio future it waits for.
+    driven: Option<Py<PyAny>>,
+    waits_for: Option<Py<PyAny>>,
+    event_loop: Option<Py<PyAny>>,
+    /// What the engine came to.
+    ready: Option<PyResult<Py<PyAny>>>,
+    /// Raised when the engine has ended what it was doing.
+    pending: Option<PyErr>,
+}
+
+/// What the loop says to a waiting coroutine.
+enum Resume {
+    Send,
+    Throw(PyErr),
+}
+
+impl Awaitable {
+    /// Wraps the engine's future; `stop` ends it when the awaiting task is cancelled.
+    pub(super) fn new(
+        bridge: Bridge,
+        stop: Stop,
+        work: impl Future<Output = PyResult<Py<PyAny>>> + Send + 'static,
+    ) -> Self {
+        let work: Option<Work> = Some(Box::pin(work));
+        let inner = Inner {
+            work,
+            bridge,
+            stop,
+            driven: None,
+            waits_for: None,
+            event_loop: None,
+            ready: None,
+            pending: None,
+        };
+        Self { inner: Mutex::new(inner) }
+    }
+
+    fn resume(slf: &Bound<'_, Self>, resume: Resume) -> PyResult<Py<PyAny>> {
+        let mut inner = slf
+            .get()
+            .inner
+            .try_lock()
+            .map_err(|_| PyRuntimeError::new_err("this run is already being awaited elsewhere"))?;
+        inner.step(slf, resume)
+    }
+
+    /// Polls the engine while a coroutine is being driven; whether one is.
+    fn nudge(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let py = slf.py();
+        let Ok(mut inner) = slf.get().inner.try_lock() else { return Ok(false) };
+        if inner.driven.is_none() || inner.work.is_none() {
+            return Ok(false);
+        }
+        if inner.ready.is_none() {
+            inner.poll(slf)?;
+        }
+        if inner.bridge.slot().abandoned
+            && let Some(future) = inner.waits_for.take()
+        {
+            drop(inner);
+            // What `Task.cancel` does: the coroutine sees CancelledError where it waits.
+            future.call_method0(py, intern!(py, "cancel"))?;
+        }
+        Ok(true)
+    }
+}
+
+impl Inner {
+    fn step(&mut self, slf: &Bound<'_, Awaitable>, resume: Resume) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let mut resume = Some(resume);
+        if self.work.is_none() {
+            return Err(PyRuntimeError::new_err("cannot reuse a run that was already awaited"));
+        }
+        loop {
+            if let Some(coroutine) = &self.driven {
+                let next = resume.take().unwrap_or(Resume::Send);
+                self.waits_for = None;
+                match drive(py, coroutine.bind(py), next) {
+                    Step::Yielded(future) => {
+                        self.waits_for = (!future.is_none(py)).then(|| future.clone_ref(py));
+                        return Ok(future);
+                    }
+                    Step::Returned(result) => {
+                        self.driven = None;
+                        let mut slot = self.bridge.slot();
+                        slot.busy = false;
+                        // Its time was up: what it made of its cancellation interests nobody.
+                        if !std::mem::take(&mut slot.abandoned) {
+                            slot.result = Some(result);
+                        }
+                    }
+                }
+            } else if let Some(Resume::Throw(error)) = resume.take() {
+                self.stop.stop(Why::Cancelled);
+                self.pending.get_or_insert(error);
+            }
+            let future = self.poll(slf)?;
+            if let Some(result) = self.ready.take() {
+                self.work = None;
+                return Err(match (self.pending.take(), result) {
+                    (Some(error), _) | (None, Err(error)) => error,
+                    (None, Ok(value)) => PyStopIteration::new_err((value,)),
+                });
+            }
+            let wanted = self.bridge.slot().wanted.take();
+            if let Some(coroutine) = wanted {
+                match iterator(py, coroutine.bind(py)) {
+                    Ok(iterator) => self.driven = Some(iterator),
+                    Err(error) => {
+                        let mut slot = self.bridge.slot();
+                        slot.busy = false;
+                        slot.result = Some(Err(error));
+                    }
+                }
+                continue;
+            }
+            future.setattr(py, intern!(py, "_asyncio_future_blocking"), true)?;
+            return Ok(future);
+        }
+    }
+
+    /// Polls the engine once; its result goes to `ready`. Returns the future that its waker ends.
+    fn poll(&mut self, slf: &Bound<'_, Awaitable>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let event_loop = self.event_loop(py)?;
+        let future = event_loop.call_method0(py, intern!(py, "create_future"))?;
+        if let (Some(work), None) = (self.work.as_mut(), &self.ready) {
+            let target = Target { event_loop, awaitable: slf.clone().unbind(), future: future.clone_ref(py) };
+            let waker = Arc::new(Waker(Mutex::new(Some(target)))).into();
+            let _runtime = pyo3_async_runtimes::tokio::get_runtime().enter();
+            if let Poll::Ready(result) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
+                self.ready = Some(result);
+            }
+        }
+        Ok(future)
+    }
+
+    fn event_loop(&mut self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        if self.event_loop.is_none() {
+            let asyncio = py.import(intern!(py, "asyncio"))?;
+            self.event_loop = Some(asyncio.call_method0(intern!(py, "get_running_loop"))?.unbind());
+        }
+        self.event_loop
+            .as_ref()
+            .map(|event_loop| event_loop.clone_ref(py))
+            .ok_or_else(|| PyRuntimeError::new_err("no running event loop"))
+    }
+}
+
+enum Step {
+    Yielded(Py<PyAny>),
+    Returned(PyResult<Py<PyAny>>),
+}
+
+fn drive(py: Python<'_>, coroutine: &Bound<'_, PyAny>, resume: Resume) -> Step {
+    let stepped = match resume {
+        Resume::Send => coroutine.call_method1(intern!(py, "send"), (py.None(),)),
+        Resume::Throw(error) => coroutine.call_method1(intern!(py, "throw"), (error.into_value(py),)),
+    };
+    match stepped {
+        Ok(future) => Step::Yielded(future.unbind()),
+        Err(error) if error.is_instance_of::<PyStopIteration>(py) => {
+            Step::Returned(error.value(py).getattr(intern!(py, "value")).map(Bound::unbind))
+        }
+        Err(error) => Step::Returned(Err(error)),
+    }
+}
+
+/// What `await` iterates over: a coroutine itself, else what `__await__` gives.
+fn iterator(py: Python<'_>, awaitable: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    if awaitable.hasattr(intern!(py, "send"))? {
+        return Ok(awaitable.clone().unbind());
+    }
+    let iterator = awaitable.call_method0(intern!(py, "__await__"))?;
+    if iterator.hasattr(intern!(py, "send"))? {
+        return Ok(iterator.unbind());
+    }
+    // The iterator of an asyncio future in C has no `throw` that a coroutine lacks; a coroutine around it does.
+    let wrapper = py.import(intern!(py, "cmbagent._loop"))?.getattr(intern!(py, "as_coroutine"))?;
+    Ok(wrapper.call1((awaitable,))?.unbind())
+}
+
+#[pymethods]
+impl Awaitable {
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        Self::resume(slf, Resume::Send)
+    }
+
+    fn send(slf: &Bound<'_, Self>, _value: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        Self::resume(slf, Resume::Send)
+    }
+
+    #[pyo3(signature = (kind, value = None, traceback = None))]
+    fn throw(
+        slf: &Bound<'_, Self>,
+        kind: Bound<'_, PyAny>,
+        value: Option<Bound<'_, PyAny>>,
+        traceback: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let _ = traceback;
+        let error = match value {
+            Some(value) if value.is_instance_of::<pyo3::exceptions::PyBaseException>() => {
+                PyErr::from_value(value)
+            }
+            Some(value) => PyErr::from_value(kind.call1((value,))?),
+            None if kind.is_instance_of::<pyo3::types::PyType>() => PyErr::from_value(kind.call0()?),
+            None => PyErr::from_value(kind),
+        };
+        Self::resume(slf, Resume::Throw(error))
+    }
+
+    /// Ends the run without waiting for it: the awaiting coroutine is being thrown away.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let Ok(mut inner) = self.inner.try_lock() else { return Ok(()) };
+        inner.stop.stop(Why::Cancelled);
+        let driven = inner.driven.take();
+        let work = inner.work.take();
+        drop(inner);
+        if let Some(driven) = driven {
+            driven.call_method0(py, intern!(py, "close"))?;
+        }
+        drop(work);
+        Ok(())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Ok(inner) = self.inner.try_lock() {
+            visit.call(&inner.driven)?;
+            visit.call(&inner.waits_for)?;
+            visit.call(&inner.event_loop)?;
+        }
+        Ok(())
+    }
+}
+
+/// A dictionary of keyword arguments, for calls from Rust.
+pub(super) fn keywords<'py>(
+    py: Python<'py>,
+    items: &[(&str, Bound<'py, PyAny>)],
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (name, value) in items {
+        dict.set_item(name, value)?;
+    }
+    Ok(dict)
+}

@@ -1,0 +1,158 @@
+//! The engine's executor behind `cmbagent.workflows.WorkflowExecutor`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pyo3::{intern, prelude::*};
+use serde_json::{Value, json};
+
+use super::aio::{Awaitable, Bridge};
+use super::phase::{PyPhase, result};
+use super::state::PyState;
+use super::{convert, errors, services};
+use crate::engine::executor::{Workflow, execute};
+use crate::engine::run::{Stop, Why};
+use crate::engine::{Outcome, Phase, Run, State, workflow};
+use crate::error::Result;
+
+/// Ends a run from any thread.
+#[pyclass(frozen, module = "cmbagent._core")]
+#[derive(Default)]
+pub(super) struct Control(Stop);
+
+#[pymethods]
+impl Control {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks the run to end: calls and scripts in progress are ended, no phase begins any more.
+    fn stop(&self) {
+        self.0.stop(Why::Requested);
+    }
+
+    /// Whether the run was asked to end.
+    #[getter]
+    fn stopped(&self) -> bool {
+        self.0.stopped()
+    }
+}
+
+/// A live `WorkflowExecutor`.
+struct PyWorkflow {
+    executor: Py<PyAny>,
+    /// The result of the phase that was recorded last.
+    last: Mutex<Option<Py<PyAny>>>,
+}
+
+impl PyWorkflow {
+    fn with<T>(&self, act: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>) -> Result<T> {
+        Python::attach(|py| act(self.executor.bind(py)).map_err(|error| errors::foreign(py, error)))
+    }
+}
+
+impl Workflow for PyWorkflow {
+    fn about(&self) -> Value {
+        self.with(|executor| {
+            let definition = executor.getattr("workflow")?;
+            let phases: Vec<String> = executor
+                .getattr("phases")?
+                .try_iter()?
+                .map(|phase| phase?.getattr("phase_type")?.extract())
+                .collect::<PyResult<_>>()?;
+            Ok(json!({
+                "task": executor.getattr("task")?.str()?.to_string(),
+                "work_dir": executor.getattr("work_dir")?.str()?.to_string(),
+                "workflow_id": definition.getattr("id")?.str()?.to_string(),
+                "workflow_name": definition.getattr("name")?.str()?.to_string(),
+                "phases": phases,
+            }))
+        })
+        .unwrap_or_else(|error| json!({"error": error.to_string()}))
+    }
+
+    fn first(&self, phase_id: &str) -> Result<Arc<dyn State>> {
+        self.with(|executor| {
+            let py = executor.py();
+            let context = executor
+                .getattr(intern!(py, "context"))?
+                .call_method1(intern!(py, "to_phase_context"), (phase_id,))?;
+            Ok(Arc::new(PyState(context.unbind())) as Arc<dyn State>)
+        })
+    }
+
+    fn enter(&self, index: usize) -> Result<()> {
+        self.with(|executor| executor.setattr(intern!(executor.py(), "current_phase_index"), index))
+    }
+
+    fn skip(&self, index: usize) -> Result<()> {
+        self.with(|executor| {
+            executor.getattr(intern!(executor.py(), "skipped"))?.call_method1("append", (index,)).map(drop)
+        })
+    }
+
+    fn record(&self, outcome: &Outcome) -> Result<()> {
+        self.with(|executor| {
+            let py = executor.py();
+            let result = result(py, outcome)?;
+            executor.getattr(intern!(py, "results"))?.call_method1(intern!(py, "append"), (&result,))?;
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(result.unbind());
+            Ok(())
+        })
+    }
+
+    fn update(&self, _: &Outcome) -> Result<()> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.with(|executor| {
+            let py = executor.py();
+            let context = executor.getattr(intern!(py, "context"))?;
+            context.call_method1(intern!(py, "update_from_phase_result"), (last,)).map(drop)
+        })
+    }
+
+    fn finish(&self, seconds: f64) -> Result<()> {
+        self.with(|executor| {
+            executor.getattr("context")?.getattr("phase_timings")?.set_item("total", seconds)
+        })
+    }
+}
+
+/// Runs a `WorkflowExecutor`'s phases; awaited, it gives the run's final status as a word.
+#[pyfunction]
+pub(super) fn run_workflow(executor: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
+    let py = executor.py();
+    let bridge = Bridge::default();
+    let stop = executor.getattr("_control")?.cast::<Control>()?.get().0.clone();
+    let manager = executor.getattr("approval_manager")?;
+    let manager = (!manager.is_none()).then(|| manager.unbind());
+    let callbacks = executor.getattr("callbacks")?.unbind();
+    let listener = executor.call_method0("_make_listener")?.unbind();
+    let current = py.import(intern!(py, "cmbagent._current"))?;
+    let keys = current.call_method1(intern!(py, "keys"), (executor.getattr("api_keys")?,))?.unbind();
+    let copy = |manager: &Option<Py<PyAny>>| manager.as_ref().map(|m| m.clone_ref(py));
+    let services = services::build(py, &bridge, keys, copy(&manager), listener)?;
+    let phases: Vec<Arc<dyn Phase>> = executor
+        .getattr("phases")?
+        .try_iter()?
+        .map(|phase| {
+            let phase = PyPhase::new(&phase?, &bridge, callbacks.clone_ref(py), copy(&manager))?;
+            Ok(Arc::new(phase) as Arc<dyn Phase>)
+        })
+        .collect::<PyResult<_>>()?;
+    let id: String = executor.getattr("context")?.getattr("run_id")?.extract()?;
+    let run = Run::new(id, services, stop.clone());
+    let workflow = PyWorkflow { executor: executor.clone().unbind(), last: Mutex::default() };
+    Ok(Awaitable::new(bridge, stop, async move {
+        let ended = execute(&run, &phases, &workflow).await;
+        Python::attach(|py| match ended {
+            Ok(status) => Ok(status.as_str().into_pyobject(py)?.into_any().unbind()),
+            Err(error) => Err(errors::to_exception(py, &error)),
+        })
+    }))
+}
+
+/// The system workflows as plain dictionaries, in order.
+#[pyfunction]
+pub(super) fn system_workflows(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    convert::to_python(py, &json!(workflow::system_workflows()))
+}

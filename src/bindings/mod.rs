@@ -1,0 +1,33 @@
+//! The only code that names pyo3: conversion, loops, signals, exceptions.
+
+mod aio;
+mod approvals;
+mod convert;
+mod errors;
+mod executor;
+mod keys;
+mod listener;
+mod phase;
+mod registry;
+mod services;
+mod state;
+
+use pyo3::prelude::*;
+
+#[pymodule(gil_used = true)]
+mod _core {
+    #[pymodule_export]
+    use super::aio::{Awaitable, Wake};
+    #[pymodule_export]
+    use super::executor::{Control, run_workflow, system_workflows};
+    #[pymodule_export]
+    use super::phase::{RunHandle, config_defaults, execute_builtin, validate_builtin};
+    #[pymodule_export]
+    use super::registry::Registry;
+    #[pymodule_export]
+    use super::services::{route, supervise_scripts};
+
+    #[pymodule_export]
+    #[allow(non_upper_case_globals)]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

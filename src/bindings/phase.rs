@@ -1,0 +1,279 @@
+//! Phases of Python behind the engine's `Phase` port, and the built-in ones for Python.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use pyo3::exceptions::PyTypeError;
+use pyo3::types::{PyDict, PyFloat, PyInt};
+use pyo3::{intern, prelude::*};
+use serde_json::Value;
+
+use super::aio::{Awaitable, Bridge};
+use super::state::{PyState, context};
+use super::{convert, errors, services};
+use crate::engine::run::Stop;
+use crate::engine::{Outcome, Phase, PhaseStatus, Run, Settings, State};
+use crate::error::{Error, Result};
+use crate::phases;
+
+/// A live phase object. Its own methods are always asked; only an `execute` that is the built-in's
+/// runs natively.
+pub(super) struct PyPhase {
+    pub(super) object: Py<PyAny>,
+    pub(super) bridge: Bridge,
+    pub(super) callbacks: Py<PyAny>,
+    pub(super) approval_manager: Option<Py<PyAny>>,
+    phase_type: String,
+    native: bool,
+}
+
+impl PyPhase {
+    pub(super) fn new(
+        object: &Bound<'_, PyAny>,
+        bridge: &Bridge,
+        callbacks: Py<PyAny>,
+        approval_manager: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            phase_type: object.getattr(intern!(object.py(), "phase_type"))?.extract()?,
+            native: is_native(object)?,
+            object: object.clone().unbind(),
+            bridge: bridge.clone(),
+            callbacks,
+            approval_manager,
+        })
+    }
+
+    fn ask<T>(&self, ask: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>) -> Result<T> {
+        Python::attach(|py| ask(self.object.bind(py)).map_err(|error| errors::foreign(py, error)))
+    }
+
+    /// The context as the phase gets it: with the caller's callbacks and approval manager.
+    fn equip(&self, py: Python<'_>, state: &dyn State) -> PyResult<()> {
+        let context = context(py, state)?;
+        context.setattr(intern!(py, "callbacks"), &self.callbacks)?;
+        if let Some(manager) = &self.approval_manager {
+            context
+                .getattr(intern!(py, "shared_state"))?
+                .set_item(intern!(py, "_approval_manager"), manager)?;
+        }
+        Ok(())
+    }
+}
+
+impl Phase for PyPhase {
+    fn phase_type(&self) -> &str {
+        &self.phase_type
+    }
+
+    fn display_name(&self) -> String {
+        self.ask(|phase| phase.getattr("display_name")?.extract()).unwrap_or_else(|_| self.phase_type.clone())
+    }
+
+    fn settings(&self) -> Settings {
+        let waits_for_humans = self.phase_type == "hitl_checkpoint";
+        self.ask(|phase| {
+            let config = phase.getattr(intern!(phase.py(), "config"))?;
+            // The default is a marked int: only a plain number was set by the user.
+            let limit = config.getattr(intern!(phase.py(), "timeout_seconds"))?;
+            let explicit = limit.cast_exact::<PyInt>().is_ok() || limit.cast_exact::<PyFloat>().is_ok();
+            let timeout_seconds = if explicit && !waits_for_humans { limit.extract()? } else { None };
+            let max_retries = config.getattr(intern!(phase.py(), "max_retries"))?.extract()?;
+            Ok(Settings { timeout_seconds, max_retries })
+        })
+        .unwrap_or_default()
+    }
+
+    fn can_skip(&self, state: &dyn State) -> Result<bool> {
+        self.ask(|phase| {
+            let py = phase.py();
+            phase.call_method1(intern!(py, "can_skip"), (context(py, state)?,))?.is_truthy()
+        })
+    }
+
+    fn validate_input(&self, state: &dyn State) -> Result<Vec<String>> {
+        self.ask(|phase| {
+            let py = phase.py();
+            phase.call_method1(intern!(py, "validate_input"), (context(py, state)?,))?.extract()
+        })
+    }
+
+    fn execute<'a>(&'a self, run: &'a Run, state: Arc<dyn State>) -> BoxFuture<'a, Result<Outcome>> {
+        Box::pin(async move {
+            self.ask(|phase| self.equip(phase.py(), state.as_ref()))?;
+            if self.native {
+                let phase = self.ask(build)?;
+                return natively(&self.object, phase.as_ref(), run, state).await;
+            }
+            let coroutine = self.ask(|phase| {
+                let py = phase.py();
+                let current = py.import(intern!(py, "cmbagent._current"))?;
+                let handle = Py::new(py, RunHandle(run.clone()))?;
+                let context = context(py, state.as_ref())?;
+                Ok(current.call_method1(intern!(py, "within"), (handle, phase, context))?.unbind())
+            })?;
+            let result = self.bridge.drive(coroutine).await;
+            Python::attach(|py| {
+                let outcome = result.and_then(|result| outcome(result.bind(py), &self.phase_type));
+                outcome.map_err(|error| errors::foreign(py, error))
+            })
+        })
+    }
+}
+
+/// Reads what a custom phase returned.
+fn outcome(result: &Bound<'_, PyAny>, phase_type: &str) -> PyResult<Outcome> {
+    let py = result.py();
+    let parts = || -> PyResult<(String, Bound<'_, PyAny>, Option<String>)> {
+        let status = result.getattr(intern!(py, "status"))?;
+        let word = status.getattr(intern!(py, "value")).unwrap_or(status);
+        let error = result.getattr(intern!(py, "error"))?;
+        let error = if error.is_none() { None } else { Some(error.str()?.to_string()) };
+        Ok((word.extract()?, result.getattr(intern!(py, "context"))?, error))
+    };
+    let (word, context, error) = parts().map_err(|_| {
+        PyTypeError::new_err(format!(
+            "phase {phase_type}: execute() must return a PhaseResult(status=…, context=…), it returned {}",
+            result.get_type().name().map(|n| n.to_string()).unwrap_or_default()
+        ))
+    })?;
+    let status = PhaseStatus::parse(&word).ok_or_else(|| {
+        PyTypeError::new_err(format!("phase {phase_type}: {word:?} is not a value of PhaseStatus"))
+    })?;
+    let state: Arc<dyn State> = Arc::new(PyState(context.unbind()));
+    let object = Some(Arc::new(result.clone().unbind()) as _);
+    Ok(Outcome { error, object, ..Outcome::new(status, state) })
+}
+
+/// The `PhaseResult` of an outcome: the phase's own, else a new one.
+pub(super) fn result<'py>(py: Python<'py>, outcome: &Outcome) -> PyResult<Bound<'py, PyAny>> {
+    if let Some(object) = outcome.object.as_ref().and_then(|o| o.downcast_ref::<Py<PyAny>>()) {
+        return Ok(object.bind(py).clone());
+    }
+    let base = py.import(intern!(py, "cmbagent.phases.base"))?;
+    let fields = PyDict::new(py);
+    fields.set_item("status", status(py, outcome.status)?)?;
+    fields.set_item("context", context(py, outcome.state.as_ref())?)?;
+    fields.set_item("error", &outcome.error)?;
+    fields.set_item("chat_history", convert::to_python(py, &Value::Array(outcome.chat_history.clone()))?)?;
+    let timing = PyDict::new(py);
+    for (name, seconds) in &outcome.timing {
+        timing.set_item(name, seconds)?;
+    }
+    fields.set_item("timing", timing)?;
+    base.getattr(intern!(py, "PhaseResult"))?.call((), Some(&fields))
+}
+
+fn status(py: Python<'_>, status: PhaseStatus) -> PyResult<Bound<'_, PyAny>> {
+    py.import(intern!(py, "cmbagent.phases.base"))?
+        .getattr(intern!(py, "PhaseStatus"))?
+        .call1((status.as_str(),))
+}
+
+/// Whether an object's `execute` is the built-in phases' own.
+fn is_native(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = object.py();
+    let execute = intern!(py, "execute");
+    let built_in =
+        py.import(intern!(py, "cmbagent.phases._builtin"))?.getattr(intern!(py, "BuiltinPhase"))?;
+    Ok(object.get_type().getattr(execute)?.is(built_in.getattr(execute)?))
+}
+
+/// The native phase behind a built-in's Python object, with its configuration of now.
+fn build(object: &Bound<'_, PyAny>) -> PyResult<Box<dyn Phase>> {
+    let py = object.py();
+    let name: String = object.getattr(intern!(py, "_native_type"))?.extract()?;
+    let config = object.getattr(intern!(py, "config"))?;
+    let fields = match config.getattr(intern!(py, "__dict__")) {
+        Ok(fields) => convert::to_json(&fields),
+        Err(_) => Value::Null,
+    };
+    phases::build(&name, fields).map_err(|error| errors::to_exception(py, &error))
+}
+
+/// Runs a native phase and keeps its Python object's status up to date.
+async fn natively(
+    object: &Py<PyAny>,
+    phase: &dyn Phase,
+    run: &Run,
+    state: Arc<dyn State>,
+) -> Result<Outcome> {
+    let mark = |now: PhaseStatus| {
+        Python::attach(|py| object.bind(py).setattr(intern!(py, "_status"), status(py, now)?))
+            .map_err(|error| Python::attach(|py| errors::foreign(py, error)))
+    };
+    mark(PhaseStatus::Running)?;
+    let ended = phase.execute(run, state).await;
+    mark(ended.as_ref().map_or(PhaseStatus::Failed, |outcome| outcome.status))?;
+    ended
+}
+
+/// A run, as a context variable carries it to built-in phases that a custom phase executes.
+#[pyclass(frozen, module = "cmbagent._core")]
+pub(super) struct RunHandle(pub(super) Run);
+
+/// Executes a built-in phase on a context, as `await phase.execute(context)` does.
+///
+/// Within a custom phase of a workflow it belongs to that run; else it is a run of its own.
+#[pyfunction]
+pub(super) fn execute_builtin(phase: &Bound<'_, PyAny>, context: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
+    let py = phase.py();
+    let bridge = Bridge::default();
+    let native = build(phase)?;
+    let current = py.import(intern!(py, "cmbagent._current"))?;
+    let handle = current.call_method0(intern!(py, "get"))?;
+    let run = if let Ok(handle) = handle.cast::<RunHandle>() {
+        let manager = approval_manager(context)?;
+        handle
+            .get()
+            .0
+            .nested(native.phase_type())
+            .asking(Arc::new(super::approvals::PyApprovals { manager, bridge: bridge.clone() }))
+    } else {
+        let keys = current.call_method1(intern!(py, "keys"), (context.getattr(intern!(py, "api_keys"))?,))?;
+        let listener = current.call_method1(intern!(py, "listener"), (context,))?;
+        let services =
+            services::build(py, &bridge, keys.unbind(), approval_manager(context)?, listener.unbind())?;
+        let id: String = context.getattr(intern!(py, "run_id"))?.str()?.to_string();
+        Run::new(id, services, Stop::default()).at_phase(0, 0, native.phase_type())
+    };
+    let stop = run.stop().clone();
+    let object = phase.clone().unbind();
+    let state: Arc<dyn State> = Arc::new(PyState(context.clone().unbind()));
+    Ok(Awaitable::new(bridge, stop, async move {
+        let ended = natively(&object, native.as_ref(), &run, state.clone()).await;
+        let outcome = match ended {
+            Err(error @ (Error::Stopped(_) | Error::Foreign { .. })) => Err(error),
+            Err(error) => Ok(Outcome::failed(state, error.to_string())),
+            Ok(outcome) => Ok(outcome),
+        };
+        Python::attach(|py| match outcome {
+            Ok(outcome) => Ok(result(py, &outcome)?.unbind()),
+            Err(error) => Err(errors::to_exception(py, &error)),
+        })
+    }))
+}
+
+fn approval_manager(context: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
+    let py = context.py();
+    let shared = context.getattr(intern!(py, "shared_state"))?;
+    let manager = shared.call_method1(intern!(py, "get"), (intern!(py, "_approval_manager"),))?;
+    Ok((!manager.is_none()).then(|| manager.unbind()))
+}
+
+/// What is wrong with a built-in phase's input, a sentence each.
+#[pyfunction]
+pub(super) fn validate_builtin(
+    phase: &Bound<'_, PyAny>,
+    context: &Bound<'_, PyAny>,
+) -> PyResult<Vec<String>> {
+    let state = PyState(context.clone().unbind());
+    build(phase)?.validate_input(&state).map_err(|error| errors::to_exception(phase.py(), &error))
+}
+
+/// The engine's own defaults of a built-in phase's configuration.
+#[pyfunction]
+pub(super) fn config_defaults<'py>(py: Python<'py>, phase_type: &str) -> PyResult<Bound<'py, PyAny>> {
+    let defaults = phases::config_defaults(phase_type).map_err(|error| errors::to_exception(py, &error))?;
+    convert::to_python(py, &defaults)
+}

@@ -1,0 +1,133 @@
+//! Puts a run's ports together: models, interpreter, humans, watchers, clock, journal.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::{intern, prelude::*};
+
+use super::aio::Bridge;
+use super::approvals::PyApprovals;
+use super::keys::PyKeys;
+use super::listener::PyListener;
+use crate::engine::clock::SystemClock;
+use crate::engine::run::Services;
+use crate::exec::{Check, Facts, supervise, supervisor::Supervised};
+use crate::journal::MemoryJournal;
+use crate::llm::http::HttpProvider;
+use crate::llm::pricing::Prices;
+use crate::llm::routing;
+
+/// Enough threads that one that waits for the interpreter holds nobody up.
+const WORKERS: usize = 4;
+
+/// Starts tokio once a process, and refuses to go on in a forked child, where its threads are gone.
+pub(super) fn runtime() -> PyResult<()> {
+    static OWNER: OnceLock<u32> = OnceLock::new();
+    let here = std::process::id();
+    let owner = *OWNER.get_or_init(|| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(WORKERS).thread_name("cmbagent").enable_all();
+        pyo3_async_runtimes::tokio::init(builder);
+        here
+    });
+    if owner == here {
+        return Ok(());
+    }
+    Err(PyRuntimeError::new_err(
+        "cmbagent was used in this process's parent before the fork, and its threads do not survive one. \
+         Start worker processes with the \"spawn\" or \"forkserver\" method: \
+         multiprocessing.get_context(\"spawn\").",
+    ))
+}
+
+/// The ports of a run that is awaited in Python.
+pub(super) fn build(
+    py: Python<'_>,
+    bridge: &Bridge,
+    api_keys: Py<PyAny>,
+    approval_manager: Option<Py<PyAny>>,
+    listener: Py<PyAny>,
+) -> PyResult<Services> {
+    runtime()?;
+    let environment = routing::process_env();
+    let prices = Prices::load(&*environment).map_err(|e| PyValueError::new_err(e.to_string()))?;
+    Ok(Services {
+        provider: Arc::new(HttpProvider::new(Arc::new(PyKeys(api_keys)), environment, Arc::new(prices))),
+        runner: Arc::new(Supervised::new(supervisor_command(py)?)),
+        approvals: Arc::new(PyApprovals { manager: approval_manager, bridge: bridge.clone() }),
+        listener: Arc::new(PyListener(listener)),
+        clock: Arc::new(SystemClock),
+        journal: Arc::new(MemoryJournal::default()),
+    })
+}
+
+/// Loads the compiled module by its path: the supervisor imports nothing else, whatever the
+/// directory it starts in or the user's site directory holds.
+const SUPERVISOR: &str = "import importlib.util as u, sys
+s = u.spec_from_file_location('cmbagent._core', sys.argv[1])
+m = u.module_from_spec(s)
+s.loader.exec_module(m)
+sys.exit(m.supervise(sys.argv[2]))";
+
+fn supervisor_command(py: Python<'_>) -> PyResult<Vec<OsString>> {
+    let executable: Option<OsString> =
+        py.import(intern!(py, "sys"))?.getattr(intern!(py, "executable"))?.extract()?;
+    let executable = executable.filter(|path| !path.is_empty()).ok_or_else(|| {
+        PyRuntimeError::new_err(
+            "sys.executable is empty, so scripts cannot be run: set it to the path of a Python interpreter",
+        )
+    })?;
+    let module: OsString = py.import(intern!(py, "cmbagent._core"))?.getattr("__file__")?.extract()?;
+    let helper: OsString = py.import(intern!(py, "cmbagent"))?.getattr("__file__")?.extract()?;
+    let helper = PathBuf::from(helper).with_file_name("_supervisor.py");
+    Ok(vec![executable, "-I".into(), "-c".into(), SUPERVISOR.into(), module, helper.into()])
+}
+
+/// The main of the process that supervises scripts; `helper` is the path of `_supervisor.py`.
+///
+/// Returns its exit status when its standard input closes.
+#[pyfunction]
+#[pyo3(name = "supervise")]
+pub(super) fn supervise_scripts(py: Python<'_>, helper: PathBuf) -> i32 {
+    // Compiling and looking around is Python's work; it is imported when first asked for.
+    let call = move |function: &str, arguments: &[&str]| -> PyResult<String> {
+        Python::attach(|py| {
+            let util = py.import("importlib.util")?;
+            let spec =
+                util.call_method1("spec_from_file_location", ("cmbagent._supervisor", helper.as_path()))?;
+            let modules = py.import("sys")?.getattr("modules")?;
+            let module = if let Ok(module) = modules.get_item("cmbagent._supervisor") {
+                module
+            } else {
+                let module = util.call_method1("module_from_spec", (&spec,))?;
+                spec.getattr("loader")?.call_method1("exec_module", (&module,))?;
+                modules.set_item("cmbagent._supervisor", &module)?;
+                module
+            };
+            let arguments = pyo3::types::PyTuple::new(py, arguments)?;
+            module.getattr(function)?.call1(arguments)?.extract()
+        })
+    };
+    let ask = move |function: &str, arguments: &[&str]| {
+        call(function, arguments).map_err(|error| error.to_string())
+    };
+    let check = |source: &str, filename: &str| -> Check {
+        match ask("check", &[source, filename]).map(|text| serde_json::from_str(&text)) {
+            Ok(Ok(check)) => check,
+            Ok(Err(error)) => Check { error: Some(error.to_string()), ..Check::default() },
+            Err(error) => Check { error: Some(error), ..Check::default() },
+        }
+    };
+    let facts = || -> Facts {
+        ask("facts", &[]).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+    };
+    py.detach(|| supervise::supervise(check, facts))
+}
+
+/// The provider a model's name leads to: `openai`, `anthropic` or `gemini`.
+#[pyfunction]
+pub(super) fn route(model: &str) -> &'static str {
+    routing::Wire::of_model(model).name()
+}

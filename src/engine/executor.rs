@@ -1,0 +1,245 @@
+//! Runs the phases of a workflow one after the other.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+
+use super::ledger::Total;
+use super::{MemoryState, Outcome, Phase, PhaseStatus, Run, RunStatus, Settings, State};
+use crate::error::{Error, Result};
+
+/// The port to the context of a whole workflow. Python's is a live `WorkflowExecutor`.
+pub trait Workflow: Send + Sync {
+    /// About the workflow, for the `run_started` event.
+    fn about(&self) -> Value;
+    /// A phase's context made from the workflow's, when there is no previous result.
+    fn first(&self, phase_id: &str) -> Result<Arc<dyn State>>;
+    /// The executor is now at this phase.
+    fn enter(&self, index: usize) -> Result<()>;
+    /// A phase is left out.
+    fn skip(&self, index: usize) -> Result<()>;
+    /// Keeps a result.
+    fn record(&self, outcome: &Outcome) -> Result<()>;
+    /// Takes a successful result over into the workflow's context.
+    fn update(&self, outcome: &Outcome) -> Result<()>;
+    /// All phases are done after `seconds`.
+    fn finish(&self, seconds: f64) -> Result<()>;
+}
+
+/// Runs `phases` in order and returns how the run ended.
+///
+/// A run that was stopped, is held or waits for a human ends with that status and without an error.
+///
+/// # Errors
+/// [`Error::Validation`], [`Error::PhaseFailed`], and whatever a custom phase raised, unchanged.
+pub async fn execute(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workflow) -> Result<RunStatus> {
+    let started = run.clock().now();
+    run.tell("", "run_started", workflow.about()).await?;
+    let ended = match walk(run, phases, workflow).await {
+        Err(Error::Stopped(_)) if run.stop().requested() => Ok(RunStatus::Stopped),
+        ended => ended,
+    };
+    let seconds = run.clock().now() - started;
+    let (status, error) = match &ended {
+        Ok(status) => (*status, None),
+        Err(error @ Error::Stopped(_)) => (RunStatus::Cancelled, Some(error.to_string())),
+        Err(error) => (RunStatus::Failed, Some(error.to_string())),
+    };
+    let status = RunStatus::Running.transition(status)?;
+    if matches!(status, RunStatus::Completed | RunStatus::Stopped) {
+        workflow.finish(seconds)?;
+    }
+    let usage = Total::of(&run.ledger().since(0)).to_json();
+    let about = json!({"status": status, "seconds": seconds, "usage": usage, "error": error});
+    run.tell("", "run_finished", about).await?;
+    ended
+}
+
+async fn walk(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workflow) -> Result<RunStatus> {
+    let mut last: Option<Outcome> = None;
+    for (index, phase) in phases.iter().enumerate() {
+        if run.stop().requested() {
+            return Ok(RunStatus::Stopped);
+        }
+        workflow.enter(index)?;
+        let Some(outcome) = perform(run, phase.as_ref(), index, last.as_ref(), workflow).await? else {
+            continue;
+        };
+        match outcome.status {
+            PhaseStatus::Completed => workflow.update(&outcome)?,
+            PhaseStatus::WaitingApproval => {
+                workflow.update(&outcome)?;
+                return Ok(RunStatus::WaitingApproval);
+            }
+            PhaseStatus::Paused => {
+                workflow.update(&outcome)?;
+                return Ok(RunStatus::Paused);
+            }
+            other => {
+                let error = outcome.error.unwrap_or_else(|| format!("it ended as {}", other.as_str()));
+                return Err(Error::PhaseFailed {
+                    phase: phase.phase_type().into(),
+                    error,
+                    cause: outcome.cause,
+                });
+            }
+        }
+        last = Some(outcome);
+    }
+    Ok(RunStatus::Completed)
+}
+
+/// Performs one phase with its retries; `None` when it is skipped.
+async fn perform(
+    run: &Run,
+    phase: &dyn Phase,
+    index: usize,
+    last: Option<&Outcome>,
+    workflow: &dyn Workflow,
+) -> Result<Option<Outcome>> {
+    let kind = phase.phase_type();
+    let phase_id = format!("phase_{index}_{kind}");
+    let context = || match last {
+        Some(outcome) => outcome.state.hand_over(&phase_id),
+        None => workflow.first(&phase_id),
+    };
+    let settings = phase.settings();
+    let place = u32::try_from(index).unwrap_or(u32::MAX);
+    let mut state = context()?;
+    if phase.can_skip(state.as_ref())? {
+        workflow.skip(index)?;
+        let here = run.at_phase(place, 0, kind);
+        here.tell("", "phase_skipped", json!({"display_name": phase.display_name()})).await?;
+        return Ok(None);
+    }
+    let messages = phase.validate_input(state.as_ref())?;
+    if !messages.is_empty() {
+        return Err(Error::Validation { phase: kind.into(), messages });
+    }
+    for phase_try in 0.. {
+        let outcome = attempt(&run.at_phase(place, phase_try, kind), phase, state, &settings).await?;
+        let hopeless = outcome.cause.as_ref().is_some_and(|cause| !cause.is_retryable());
+        let failed = outcome.status == PhaseStatus::Failed;
+        if !failed || hopeless || phase_try >= settings.max_retries || run.stop().stopped() {
+            workflow.record(&outcome)?;
+            return Ok(Some(outcome));
+        }
+        state = context()?;
+    }
+    Ok(None)
+}
+
+/// One try of a phase, within its time. An error becomes a failed outcome, unless it belongs to
+/// the caller: an exception of a custom phase on its last try, or a stop.
+async fn attempt(
+    run: &Run,
+    phase: &dyn Phase,
+    state: Arc<dyn State>,
+    settings: &Settings,
+) -> Result<Outcome> {
+    let started = run.clock().now();
+    let mark = run.ledger().mark();
+    run.tell("", "phase_started", json!({"display_name": phase.display_name()})).await?;
+    let work = phase.execute(run, state.clone());
+    let ended = match settings.timeout_seconds {
+        None => work.await,
+        Some(limit) => within(run, limit, work).await,
+    };
+    let (status, error) = match &ended {
+        Ok(outcome) => (outcome.status, outcome.error.clone()),
+        Err(error) => (PhaseStatus::Failed, Some(error.to_string())),
+    };
+    let usage = Total::of(&run.ledger().since(mark)).to_json();
+    let seconds = run.clock().now() - started;
+    let about = json!({"status": status, "error": error, "seconds": seconds, "usage": usage});
+    run.tell("", "phase_finished", about).await?;
+    match ended {
+        Err(error) if run.phase_try() >= settings.max_retries && matches!(error, Error::Foreign { .. }) => {
+            Err(error)
+        }
+        Err(error @ Error::Stopped(_)) => Err(error),
+        Err(error) => {
+            Ok(Outcome { cause: Some(Arc::new(error.clone())), ..Outcome::failed(state, error.to_string()) })
+        }
+        Ok(outcome) => Ok(outcome),
+    }
+}
+
+/// Limits a phase's own time; the time a human takes to answer does not count.
+async fn within(run: &Run, limit: f64, work: BoxFuture<'_, Result<Outcome>>) -> Result<Outcome> {
+    let begun = run.clock().now();
+    let asked = run.seconds_asking();
+    let mut work = work;
+    loop {
+        let used = (run.clock().now() - begun) - (run.seconds_asking() - asked);
+        let left = Duration::try_from_secs_f64(limit - used).unwrap_or_default();
+        if left.is_zero() {
+            return Err(Error::Timeout(format!(
+                "the phase took longer than its timeout_seconds={limit}; raise that setting or drop it"
+            )));
+        }
+        if let Ok(ended) = tokio::time::timeout(left, &mut work).await {
+            return ended;
+        }
+    }
+}
+
+/// A workflow's context in memory, for Rust callers and tests.
+#[derive(Default)]
+pub struct MemoryWorkflow {
+    task: String,
+    work_dir: String,
+    kept: Mutex<Vec<Outcome>>,
+    skipped: Mutex<Vec<usize>>,
+}
+
+impl MemoryWorkflow {
+    /// A workflow about `task` in `work_dir`.
+    pub fn new(task: &str, work_dir: &str) -> Self {
+        Self { task: task.into(), work_dir: work_dir.into(), ..Self::default() }
+    }
+
+    /// The results so far.
+    pub fn results(&self) -> Vec<Outcome> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The indexes of the phases that were left out.
+    pub fn skipped(&self) -> Vec<usize> {
+        self.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Workflow for MemoryWorkflow {
+    fn about(&self) -> Value {
+        json!({"task": self.task, "work_dir": self.work_dir})
+    }
+
+    fn first(&self, phase_id: &str) -> Result<Arc<dyn State>> {
+        Ok(Arc::new(MemoryState::new(&self.task, &self.work_dir, phase_id)))
+    }
+
+    fn enter(&self, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn skip(&self, index: usize) -> Result<()> {
+        self.skipped.lock().unwrap_or_else(PoisonError::into_inner).push(index);
+        Ok(())
+    }
+
+    fn record(&self, outcome: &Outcome) -> Result<()> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(outcome.clone());
+        Ok(())
+    }
+
+    fn update(&self, _: &Outcome) -> Result<()> {
+        Ok(())
+    }
+
+    fn finish(&self, _: f64) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,20 @@
+//! The engine: a state machine that runs phases and knows neither models nor Python.
+
+pub mod approval;
+pub mod clock;
+pub mod event;
+pub mod executor;
+pub mod ledger;
+pub mod phase;
+pub mod registry;
+pub mod run;
+pub mod state;
+pub mod status;
+pub mod workflow;
+
+pub use approval::{Answer, Approvals, Question};
+pub use event::{Event, Listener};
+pub use phase::{Outcome, Phase, Settings};
+pub use run::Run;
+pub use state::{MemoryState, Section, State};
+pub use status::{PhaseStatus, RunStatus};

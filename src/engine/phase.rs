@@ -1,0 +1,76 @@
+//! A phase, as the executor sees it.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+
+use super::{PhaseStatus, Run, State};
+use crate::error::{Error, Result};
+
+/// One part of a workflow.
+pub trait Phase: Send + Sync {
+    /// Its type, such as `planning`.
+    fn phase_type(&self) -> &str;
+    /// Its name for people.
+    fn display_name(&self) -> String;
+    /// What the executor does for every phase.
+    fn settings(&self) -> Settings {
+        Settings::default()
+    }
+    /// Whether it is to be left out.
+    fn can_skip(&self, state: &dyn State) -> Result<bool>;
+    /// What is wrong with its input, a sentence each.
+    fn validate_input(&self, state: &dyn State) -> Result<Vec<String>>;
+    /// Does its work. It acts on the world only through `run`.
+    fn execute<'a>(&'a self, run: &'a Run, state: Arc<dyn State>) -> BoxFuture<'a, Result<Outcome>>;
+}
+
+/// Settings every phase has.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Settings {
+    /// Seconds the phase may take, only when set explicitly.
+    pub timeout_seconds: Option<f64>,
+    /// How often a failed phase is tried again.
+    pub max_retries: u32,
+}
+
+/// What a phase came to.
+#[derive(Clone)]
+pub struct Outcome {
+    /// Its status.
+    pub status: PhaseStatus,
+    /// The context it leaves; the next phase starts from it.
+    pub state: Arc<dyn State>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// The error of ours behind `error`, when there is one.
+    pub cause: Option<Arc<Error>>,
+    /// Its conversation, in the form legacy callers read.
+    pub chat_history: Vec<Value>,
+    /// Seconds by name; `total` is the one the workflow keeps.
+    pub timing: Vec<(String, f64)>,
+    /// The host language's own result object, when it made one.
+    pub object: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Outcome {
+    /// A phase that ended with this status and nothing else to say.
+    pub fn new(status: PhaseStatus, state: Arc<dyn State>) -> Self {
+        Self {
+            status,
+            state,
+            error: None,
+            cause: None,
+            chat_history: Vec::new(),
+            timing: Vec::new(),
+            object: None,
+        }
+    }
+
+    /// A phase that failed.
+    pub fn failed(state: Arc<dyn State>, error: impl Into<String>) -> Self {
+        Self { error: Some(error.into()), ..Self::new(PhaseStatus::Failed, state) }
+    }
+}

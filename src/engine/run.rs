@@ -1,0 +1,504 @@
+//! The run handle: the one door through which phases act on the world.
+//!
+//! Every effect passes the same gate: cancelled? → held? → replayed? → within limits? → *started*
+//! record → act → committed *finished* record → event. So journalling, replay, limits, cancellation,
+//! events and cost are written once, here, and no phase knows of them.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::clock::Clock;
+use super::ledger::{Ledger, Line, Total};
+use super::{Answer, Approvals, Event, Listener, Question};
+use crate::error::{Error, Result};
+use crate::exec::{Check, Execution, Facts, Runner, Script};
+use crate::journal::{Effect, Entry, Journal, Position};
+use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request, Watch};
+
+/// What a run is made of: its ports.
+pub struct Services {
+    /// Models.
+    pub provider: Arc<dyn Provider>,
+    /// The interpreter that runs scripts.
+    pub runner: Arc<dyn Runner>,
+    /// Humans.
+    pub approvals: Arc<dyn Approvals>,
+    /// Those who watch and steer.
+    pub listener: Arc<dyn Listener>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// The record.
+    pub journal: Arc<dyn Journal>,
+}
+
+/// Asks a run to end. Cheap to clone; every clone speaks for the same run.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    token: CancellationToken,
+    why: Arc<OnceLock<Why>>,
+}
+
+/// Who asked a run to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// `stop()`: the run returns what it has.
+    Requested,
+    /// A callback said that it should not continue.
+    Callback,
+    /// The task that awaits the run was cancelled.
+    Cancelled,
+}
+
+impl Stop {
+    /// Ends the run's effects; the first reason counts.
+    pub fn stop(&self, why: Why) {
+        let _ = self.why.set(why);
+        self.token.cancel();
+    }
+
+    /// Whether the run was asked to end.
+    pub fn stopped(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    /// Whether the run was asked to end by `stop()`.
+    pub fn requested(&self) -> bool {
+        self.why.get() == Some(&Why::Requested)
+    }
+
+    /// Resolves when the run is asked to end.
+    pub async fn wait(&self) {
+        self.token.cancelled().await;
+    }
+
+    fn error(&self) -> Error {
+        Error::Stopped(match self.why.get() {
+            Some(Why::Callback) => "Workflow cancelled by user".into(),
+            Some(Why::Cancelled) => "the task that awaited the run was cancelled".into(),
+            Some(Why::Requested) | None => "the run was stopped".into(),
+        })
+    }
+}
+
+struct Shared {
+    id: String,
+    services: Services,
+    stop: Stop,
+    ledger: Ledger,
+    facts: tokio::sync::OnceCell<Facts>,
+    asking: Mutex<Asking>,
+    /// Events that the journal already holds: a replay tells nobody of them again.
+    told: AtomicU64,
+}
+
+/// Seconds spent waiting for humans.
+#[derive(Debug, Default)]
+struct Asking {
+    total: f64,
+    since: Option<f64>,
+}
+
+/// An upper limit of model calls, and the setting it comes from.
+#[derive(Debug)]
+struct CallLimit {
+    setting: String,
+    limit: u32,
+    used: AtomicU32,
+}
+
+/// A place in a run from which effects can be made. Cheap to clone.
+#[derive(Clone)]
+pub struct Run {
+    shared: Arc<Shared>,
+    position: Position,
+    phase_type: Arc<str>,
+    ordinal: Arc<AtomicU32>,
+    nestings: Arc<AtomicU32>,
+    approvals: Arc<dyn Approvals>,
+    limits: Vec<Arc<CallLimit>>,
+}
+
+impl Run {
+    /// A run over `services`; what their journal already holds is replayed.
+    pub fn new(id: impl Into<String>, services: Services, stop: Stop) -> Self {
+        let records = services.journal.records(1);
+        let approvals = services.approvals.clone();
+        let told = records.iter().filter(|r| matches!(r.entry, Entry::Event { .. })).count() as u64;
+        Self {
+            shared: Arc::new(Shared {
+                id: id.into(),
+                services,
+                stop,
+                ledger: Ledger::default(),
+                facts: tokio::sync::OnceCell::new(),
+                asking: Mutex::default(),
+                told: AtomicU64::new(told),
+            }),
+            position: Position::default(),
+            phase_type: "".into(),
+            ordinal: Arc::default(),
+            nestings: Arc::default(),
+            approvals,
+            limits: Vec::new(),
+        }
+    }
+
+    /// The run's id.
+    pub fn id(&self) -> &str {
+        &self.shared.id
+    }
+
+    /// What can end this run.
+    pub fn stop(&self) -> &Stop {
+        &self.shared.stop
+    }
+
+    /// What the run has cost so far.
+    pub fn ledger(&self) -> &Ledger {
+        &self.shared.ledger
+    }
+
+    /// Whether there is anyone to ask.
+    pub fn has_approvals(&self) -> bool {
+        self.approvals.present()
+    }
+
+    fn at(&self, change: impl FnOnce(&mut Position)) -> Self {
+        let mut position = self.position;
+        change(&mut position);
+        Self { position, ordinal: Arc::default(), ..self.clone() }
+    }
+
+    /// The place of an execution of the whole workflow.
+    pub fn at_attempt(&self, attempt: u32) -> Self {
+        self.at(|p| *p = Position { attempt, ..Position::default() })
+    }
+
+    /// The place of a phase's try.
+    pub fn at_phase(&self, index: u32, phase_try: u32, phase_type: &str) -> Self {
+        let run = self.at(|p| {
+            *p = Position { attempt: p.attempt, phase: index, phase_try, ..Position::default() };
+        });
+        Self { phase_type: phase_type.into(), nestings: Arc::default(), ..run }
+    }
+
+    /// The place of a built-in phase that a custom phase executes itself.
+    pub fn nested(&self, phase_type: &str) -> Self {
+        let number = self.nestings.fetch_add(1, Ordering::Relaxed) + 1;
+        let run = self.at(|p| (p.nested, p.step, p.turn) = (number, 0, 0));
+        Self { phase_type: phase_type.into(), ..run }
+    }
+
+    /// The same place, asking through other approvals.
+    pub fn asking(&self, approvals: Arc<dyn Approvals>) -> Self {
+        Self { approvals, ..self.clone() }
+    }
+
+    /// The place of a step within this phase.
+    pub fn at_step(&self, step: usize) -> Self {
+        self.at(|p| (p.step, p.turn) = (u32::try_from(step).unwrap_or(u32::MAX), 0))
+    }
+
+    /// The place of a turn within this step.
+    pub fn at_turn(&self, turn: usize) -> Self {
+        self.at(|p| p.turn = u32::try_from(turn).unwrap_or(u32::MAX))
+    }
+
+    /// The same place with at most `limit` model calls from here on; `setting` is named when they are used up.
+    pub fn with_call_limit(&self, setting: &str, limit: u32) -> Self {
+        let mut run = self.clone();
+        run.limits.push(Arc::new(CallLimit { setting: setting.into(), limit, used: AtomicU32::new(0) }));
+        run
+    }
+
+    /// The clock, for durations that only people read; see [`Run::now`] for times that enter results.
+    pub fn clock(&self) -> &dyn Clock {
+        self.shared.services.clock.as_ref()
+    }
+
+    /// Seconds spent waiting for humans so far, a wait in progress included.
+    pub fn seconds_asking(&self) -> f64 {
+        let asking = self.shared.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        asking.total + asking.since.map_or(0.0, |since| self.clock().now() - since)
+    }
+
+    /// Which try of the phase this is, from 0.
+    pub fn phase_try(&self) -> u32 {
+        self.position.phase_try
+    }
+
+    /// The phase's index, from 0.
+    pub fn phase_index(&self) -> u32 {
+        self.position.phase
+    }
+
+    /// Seconds since 1970, as this run saw them: a replay sees the same.
+    pub async fn now(&self) -> Result<f64> {
+        let clock = self.shared.services.clock.clone();
+        self.observe("clock", move || Ok(clock.now())).await
+    }
+
+    /// The local form of a time for file names.
+    pub fn stamp(&self, at: f64) -> String {
+        self.shared.services.clock.stamp(at)
+    }
+
+    /// Looks at something outside the run; a replay gets what was seen then.
+    pub async fn observe<T>(&self, what: &str, look: impl FnOnce() -> Result<T>) -> Result<T>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        self.pass(Effect::Observe, &json!(what), |_| async move { look() }).await
+    }
+
+    /// The machine as scripts see it; looked at once a run.
+    pub async fn facts(&self) -> Result<Facts> {
+        let look = || async {
+            let origin = Self {
+                position: Position { attempt: self.position.attempt, phase: u32::MAX, ..Position::default() },
+                ordinal: Arc::default(),
+                ..self.clone()
+            };
+            let runner = self.shared.services.runner.clone();
+            origin.pass(Effect::Observe, &json!("facts"), |_| async move { Ok(runner.facts().await?) }).await
+        };
+        self.shared.facts.get_or_try_init(look).await.cloned()
+    }
+
+    /// Compiles a script without running it.
+    pub async fn check(&self, source: &str, filename: &str) -> Result<Check> {
+        let runner = self.shared.services.runner.clone();
+        let input = json!([source, filename]);
+        self.pass(Effect::Observe, &input, |_| async move { Ok(runner.check(source, filename).await?) }).await
+    }
+
+    /// Calls a model.
+    pub async fn call(&self, agent: &str, request: Request, options: CallOptions) -> Result<Reply> {
+        for limit in &self.limits {
+            if limit.used.fetch_add(1, Ordering::Relaxed) >= limit.limit {
+                return Err(Error::Limit(format!(
+                    "{} model calls were made and the work is not done: the limit is the setting {}={}. \
+                     Raise it, or ask for less in one step.",
+                    limit.limit, limit.setting, limit.limit
+                )));
+            }
+        }
+        let model = request.model.clone();
+        let about = json!({"model": &model, "prompt_characters": request.characters()});
+        self.tell(agent, "call_started", about).await?;
+        let input = serde_json::to_value(&request).map_err(internal)?;
+        let (reply, seconds): (Reply, f64) = self
+            .pass(Effect::Call, &input, |stop| async move {
+                let call = llm::Call { request, options, agent: agent.into(), cancel: stop.token.clone() };
+                let watch = CallWatch { run: self, agent, model: &call.request.model };
+                let started = self.shared.services.clock.now();
+                let reply = self.shared.services.provider.call(&call, &watch).await;
+                let reply = reply.map_err(|error| self.model_error(agent, error))?;
+                Ok((reply, self.shared.services.clock.now() - started))
+            })
+            .await?;
+        self.shared.ledger.add(Line { agent: agent.into(), model: model.clone(), usage: reply.usage });
+        let usage = Total::of(&[Line { agent: agent.into(), model: model.clone(), usage: reply.usage }]);
+        let about = json!({"model": model, "seconds": seconds, "usage": usage.to_json(), "text": reply.text});
+        self.tell(agent, "call_finished", about).await?;
+        Ok(reply)
+    }
+
+    fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
+        if error.kind == LlmErrorKind::Cancelled {
+            return self.shared.stop.error();
+        }
+        Error::Model {
+            error,
+            agent: agent.into(),
+            phase: self.phase_type.to_string(),
+            step: self.position.step,
+        }
+    }
+
+    /// An error of a model's answer that no call made, such as one that stayed empty.
+    pub fn answer_error(&self, agent: &str, model: &str, kind: LlmErrorKind, message: String) -> Error {
+        self.model_error(agent, llm::LlmError { kind, message, status: None, model: model.into() })
+    }
+
+    /// Runs a script; its output is told as it comes.
+    pub async fn execute(&self, agent: &str, script: &Script, about: Value) -> Result<Execution> {
+        let mut started = about;
+        started["limit_seconds"] = json!(script.timeout_seconds);
+        self.tell(agent, "script_started", started).await?;
+        let input = json!([script, started_hash(&script.path)?]);
+        self.pass(Effect::Execute, &input, |stop| async move {
+            let output = |text: &str| self.whisper(agent, "script_output", json!({"text": text}));
+            let execution = self.shared.services.runner.run(script, &output, &stop.token).await?;
+            if execution.exit == crate::exec::Exit::Cancelled {
+                return Err(stop.error());
+            }
+            Ok(execution)
+        })
+        .await
+    }
+
+    /// Asks a human.
+    pub async fn ask(&self, mut question: Question) -> Result<Answer> {
+        question.run_id = self.id().to_owned();
+        let about = json!({
+            "checkpoint_type": question.checkpoint_type, "message": question.message,
+            "options": question.options, "request_id": question.step_id,
+        });
+        self.tell("", "approval_requested", about).await?;
+        let input = serde_json::to_value(&question).map_err(internal)?;
+        self.count_asking(true);
+        let answer = self
+            .pass(Effect::Ask, &input, |stop| async move {
+                tokio::select! {
+                    biased;
+                    answer = self.approvals.ask(&question) => answer,
+                    () = stop.wait() => Err(stop.error()),
+                }
+            })
+            .await;
+        self.count_asking(false);
+        let answer: Answer = answer?;
+        let about = match &answer {
+            Answer::Given { resolution, user_feedback, .. } => {
+                json!({"resolution": resolution, "user_feedback": user_feedback})
+            }
+            Answer::TimedOut => json!({"resolution": "timeout", "user_feedback": null}),
+            Answer::Failed { error } => json!({"resolution": "error", "user_feedback": error}),
+        };
+        self.tell("", "approval_received", about).await?;
+        Ok(answer)
+    }
+
+    fn count_asking(&self, now: bool) {
+        let at = self.clock().now();
+        let mut asking = self.shared.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        asking.total += asking.since.take().map_or(0.0, |since| at - since);
+        asking.since = now.then_some(at);
+    }
+
+    /// Fails when the run was asked to end; holds while it is to be held.
+    pub fn gate(&self) -> Result<()> {
+        let stop = &self.shared.stop;
+        if stop.stopped() {
+            return Err(stop.error());
+        }
+        if !self.shared.services.listener.should_continue() {
+            stop.stop(Why::Callback);
+            return Err(stop.error());
+        }
+        self.shared.services.listener.pause();
+        if stop.stopped() { Err(stop.error()) } else { Ok(()) }
+    }
+
+    async fn pass<T, F>(&self, effect: Effect, input: &Value, act: impl FnOnce(Stop) -> F) -> Result<T>
+    where
+        T: Serialize + DeserializeOwned,
+        F: Future<Output = Result<T>>,
+    {
+        let journal = &self.shared.services.journal;
+        let clock = &self.shared.services.clock;
+        let position = Position { call: self.ordinal.fetch_add(1, Ordering::Relaxed), ..self.position };
+        if effect != Effect::Observe {
+            self.gate()?;
+        }
+        if let Some((recorded, output)) = journal.finished(&position) {
+            if recorded != effect {
+                return Err(Error::Journal(format!(
+                    "the journal of run {} holds a {recorded:?} at {position:?} where a {effect:?} follows now: \
+                     the workflow has changed since it was recorded",
+                    self.id()
+                )));
+            }
+            return serde_json::from_value(output).map_err(internal);
+        }
+        let hash = hash(input);
+        if let Some(before) = journal.started(&position)
+            && before != hash
+        {
+            let message = format!(
+                "the {effect:?} at {position:?} that was cut short differs from the one that follows now: \
+                 the task, a setting or a template has changed since"
+            );
+            self.tell("", "warning", json!({"message": message})).await?;
+        }
+        journal.append(clock.now(), position, Entry::Started { effect, input: hash }).await?;
+        let output = act(self.shared.stop.clone()).await?;
+        let recorded = serde_json::to_value(&output).map_err(internal)?;
+        journal.append(clock.now(), position, Entry::Finished { effect, output: recorded }).await?;
+        Ok(output)
+    }
+
+    /// Records an event and tells the listener.
+    pub async fn tell(&self, agent: &str, kind: &str, data: Value) -> Result<()> {
+        let shared = &self.shared;
+        let told = &shared.told;
+        if told.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+            return Ok(());
+        }
+        let at = shared.services.clock.now();
+        let entry = Entry::Event { kind: kind.into(), data: data.clone() };
+        let seq = shared.services.journal.append(at, self.position, entry).await?;
+        shared.services.listener.event(&self.event(agent, kind, data, Some(seq), at));
+        Ok(())
+    }
+
+    /// Tells the listener of something ephemeral.
+    pub fn whisper(&self, agent: &str, kind: &str, data: Value) {
+        let at = self.shared.services.clock.now();
+        self.shared.services.listener.event(&self.event(agent, kind, data, None, at));
+    }
+
+    fn event(&self, agent: &str, kind: &str, data: Value, seq: Option<u64>, at: f64) -> Event {
+        let common = json!({
+            "run_id": self.id(), "seq": seq, "at": at, "phase": &*self.phase_type,
+            "phase_index": self.position.phase, "step": self.position.step, "agent": agent,
+        });
+        let mut fields = match common {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        };
+        if let Value::Object(more) = data {
+            fields.extend(more);
+        }
+        Event { kind: kind.into(), data: fields }
+    }
+}
+
+struct CallWatch<'a> {
+    run: &'a Run,
+    agent: &'a str,
+    model: &'a str,
+}
+
+impl Watch for CallWatch<'_> {
+    fn text(&self, delta: &str) {
+        self.run.whisper(self.agent, "call_text", json!({"delta": delta}));
+    }
+
+    fn retry(&self, reason: &str, wait_seconds: f64, tries: u32) {
+        let about =
+            json!({"model": self.model, "reason": reason, "wait_seconds": wait_seconds, "tries": tries});
+        self.run.whisper(self.agent, "call_retry", about);
+    }
+}
+
+fn internal(error: serde_json::Error) -> Error {
+    Error::Journal(format!("a record cannot be written or read as JSON: {error}"))
+}
+
+fn hash(input: &Value) -> String {
+    blake3::hash(input.to_string().as_bytes()).to_hex().to_string()
+}
+
+fn started_hash(path: &std::path::Path) -> Result<String> {
+    let code = std::fs::read(path).map_err(|e| {
+        Error::MissingFile(format!("the script {} was to be run but cannot be read: {e}", path.display()))
+    })?;
+    Ok(blake3::hash(&code).to_hex().to_string())
+}

@@ -1,0 +1,116 @@
+//! The one error of the engine. Every message says what was expected, what came and what to do.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use crate::exec::ExecError;
+use crate::llm::LlmError;
+
+/// Results of the engine.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a run, a phase or an effect did not succeed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// An argument or a configuration that cannot be used.
+    #[error("{0}")]
+    Configuration(String),
+    /// A file that should be there is not.
+    #[error("{0}")]
+    MissingFile(String),
+    /// A phase found its input wanting.
+    #[error("Phase {phase} validation failed: {}", python_list(messages))]
+    Validation {
+        /// The phase's type.
+        phase: String,
+        /// What is wrong, a sentence each.
+        messages: Vec<String>,
+    },
+    /// A phase ended as failed.
+    #[error("Phase {phase} failed: {error}")]
+    PhaseFailed {
+        /// The phase's type.
+        phase: String,
+        /// Its own error text.
+        error: String,
+        /// What made it fail, when that was an error of ours.
+        #[source]
+        cause: Option<Arc<Error>>,
+    },
+    /// A model call failed for good.
+    #[error("{error} [agent {agent}, phase {phase}{}]", step_words(*step))]
+    Model {
+        /// What the provider said.
+        #[source]
+        error: LlmError,
+        /// The agent that spoke.
+        agent: String,
+        /// The phase's type.
+        phase: String,
+        /// The step, 0 outside one.
+        step: u32,
+    },
+    /// A script could not be run at all.
+    #[error(transparent)]
+    Execution(#[from] ExecError),
+    /// `max_rounds` or another limit was reached.
+    #[error("{0}")]
+    Limit(String),
+    /// The work directory cannot be used.
+    #[error("{0}")]
+    WorkDir(String),
+    /// The run was asked to end: `stop()`, a callback, or cancellation of the task that awaits it.
+    #[error("{0}")]
+    Stopped(String),
+    /// `timeout_seconds` of a phase passed.
+    #[error("{0}")]
+    Timeout(String),
+    /// The record of the run cannot be read or does not fit what is being replayed.
+    #[error("{0}")]
+    Journal(String),
+    /// An error of the host language, handed back to it as the same object.
+    #[error("{text}")]
+    Foreign {
+        /// The error as text, for records.
+        text: String,
+        /// The error itself.
+        object: Arc<dyn Any + Send + Sync>,
+    },
+}
+
+impl Error {
+    /// Whether trying the phase again can help: not after a stop, a wrong argument or a missing key.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Configuration(_) | Self::Validation { .. } | Self::Stopped(_) | Self::WorkDir(_) => false,
+            Self::Model { error, .. } => !matches!(
+                error.kind,
+                crate::llm::LlmErrorKind::MissingKey
+                    | crate::llm::LlmErrorKind::Authentication
+                    | crate::llm::LlmErrorKind::ModelNotFound
+                    | crate::llm::LlmErrorKind::Cancelled
+            ),
+            _ => true,
+        }
+    }
+}
+
+fn step_words(step: u32) -> String {
+    if step == 0 { String::new() } else { format!(", step {step}") }
+}
+
+/// A list of texts as Python prints it: existing callers match these messages.
+pub fn python_list<S: AsRef<str>>(items: &[S]) -> String {
+    let quoted: Vec<String> = items
+        .iter()
+        .map(|s| {
+            let s = s.as_ref().replace('\\', "\\\\");
+            if s.contains('\'') && !s.contains('"') {
+                format!("\"{s}\"")
+            } else {
+                format!("'{}'", s.replace('\'', "\\'"))
+            }
+        })
+        .collect();
+    format!("[{}]", quoted.join(", "))
+}

@@ -1,0 +1,117 @@
+//! The built-in phases. They act on the world only through the run handle.
+
+mod chats;
+pub mod config;
+pub mod control;
+pub mod hitl_checkpoint;
+pub mod idea_generation;
+pub mod one_shot;
+pub mod planning;
+pub mod reports;
+mod step;
+pub mod workspace;
+
+use serde_json::{Value, json};
+
+use crate::agents::prompts::{self, Prompt, Templates};
+use crate::engine::registry::Registry;
+use crate::engine::{Phase, Run, Section, State};
+use crate::error::{Error, Result};
+
+type Maker = fn(Value) -> Result<Box<dyn Phase>>;
+
+/// How a built-in phase is made from its configuration, and what the configuration is by default.
+#[derive(Clone, Copy)]
+struct BuiltIn {
+    make: Maker,
+    defaults: fn() -> Result<Value>,
+}
+
+fn built_in<C>(make: Maker) -> BuiltIn
+where
+    C: Default + serde::Serialize,
+{
+    BuiltIn { make, defaults: || serde_json::to_value(C::default()).map_err(config::unusable) }
+}
+
+fn registry() -> Registry<BuiltIn> {
+    let mut registry = Registry::default();
+    registry
+        .register("planning", built_in::<config::Planning>(|c| Ok(Box::new(planning::Planning::new(c)?))));
+    registry.register("control", built_in::<config::Control>(|c| Ok(Box::new(control::Control::new(c)?))));
+    registry.register("one_shot", built_in::<config::OneShot>(|c| Ok(Box::new(one_shot::OneShot::new(c)?))));
+    registry.register(
+        "hitl_checkpoint",
+        built_in::<config::HitlCheckpoint>(|c| Ok(Box::new(hitl_checkpoint::HitlCheckpoint::new(c)?))),
+    );
+    registry.register(
+        "idea_generation",
+        built_in::<config::IdeaGeneration>(|c| Ok(Box::new(idea_generation::IdeaGeneration::new(c)?))),
+    );
+    registry
+}
+
+/// A built-in phase with this configuration (an object; missing fields take their defaults).
+pub fn build(phase_type: &str, config: Value) -> Result<Box<dyn Phase>> {
+    let built_in = *registry().get(phase_type)?;
+    (built_in.make)(config)
+        .map_err(|error| Error::Configuration(format!("configuration of phase {phase_type}: {error}")))
+}
+
+/// The default configuration of a built-in phase.
+pub fn config_defaults(phase_type: &str) -> Result<Value> {
+    (registry().get(phase_type)?.defaults)()
+}
+
+/// The messages of validation for phases that need a task and a place to work.
+fn require_task_and_work_dir(state: &dyn State, name: &str) -> Vec<String> {
+    let mut messages = Vec::new();
+    if state.task().is_empty() {
+        messages.push(format!("Task is required for {name} phase"));
+    }
+    if state.work_dir().is_empty() {
+        messages.push(format!("work_dir is required for {name} phase"));
+    }
+    messages
+}
+
+/// Human feedback of all checkpoints so far, oldest first.
+fn feedback(state: &dyn State) -> Vec<String> {
+    let words = |value: &Value| value.as_str().map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned);
+    let mut all: Vec<String> = match state.read(Section::Shared, "all_hitl_feedback") {
+        Some(Value::Array(items)) => items.iter().filter_map(words).collect(),
+        _ => Vec::new(),
+    };
+    if let Some(latest) = state.read(Section::Shared, "hitl_feedback").as_ref().and_then(words)
+        && !all.contains(&latest)
+    {
+        all.push(latest);
+    }
+    all
+}
+
+fn templates(params: &config::Params) -> Result<Templates> {
+    Templates::with_overrides(&params.prompts).map_err(template)
+}
+
+fn template(error: prompts::TemplateError) -> Error {
+    Error::Configuration(error.to_string())
+}
+
+/// Tells listeners of transcript messages.
+async fn tell_messages(run: &Run, messages: &[Value]) -> Result<()> {
+    for message in messages {
+        let fields = json!({"name": message["name"], "role": message["role"], "content": message["content"]});
+        run.tell(message["name"].as_str().unwrap_or_default(), "message", fields).await?;
+    }
+    Ok(())
+}
+
+/// Tells listeners what of earlier steps was shortened to fit a prompt.
+async fn tell_shortened(run: &Run, agent: &str, prompt: &Prompt) -> Result<()> {
+    if prompt.shortened.is_empty() {
+        return Ok(());
+    }
+    let message = format!("shortened to fit the prompt of the {agent}: {}", prompt.shortened.join(", "));
+    run.tell(agent, "warning", json!({"message": message})).await
+}

@@ -1,0 +1,192 @@
+//! One-shot: one agent does the task, without a plan.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+
+use super::config::{self, Models, read};
+use super::step::Site;
+use super::workspace::Workspace;
+use super::{chats, feedback, reports, tell_messages, templates};
+use crate::agents::carry::MIN_BUDGET;
+use crate::agents::context::{self, Seed, StepEnd};
+use crate::agents::{Briefing, PlanStep, StepCase, carry, roster};
+use crate::engine::ledger::Total;
+use crate::engine::state::share;
+use crate::engine::{Outcome, Phase, PhaseStatus, Run, Section, State};
+use crate::error::{Error, Result};
+
+/// The one-shot phase.
+pub struct OneShot {
+    config: config::OneShot,
+}
+
+impl OneShot {
+    /// A one-shot phase with these fields.
+    pub fn new(fields: Value) -> Result<Self> {
+        Ok(Self { config: read(fields)? })
+    }
+
+    async fn perform(&self, run: &Run, state: &Arc<dyn State>) -> Result<Outcome> {
+        let config = &self.config;
+        let begun = run.clock().now();
+        let mark = run.ledger().mark();
+        let task = state.task();
+        let agent = roster::find(&config.agent).map_err(Error::Configuration)?;
+        if !agent.can_step {
+            return Err(Error::Configuration(format!(
+                "agent={}: that agent does no tasks; use one of: {}",
+                agent.name,
+                roster::step_agents().join(", ")
+            )));
+        }
+        let space = Workspace::open(&state.work_dir(), "", run.id(), config.params.keep_existing)?;
+        let templates = templates(&config.params)?;
+        let site = Site {
+            space: &space,
+            templates: &templates,
+            params: &config.params,
+            models: Models { overrides: &config.model_overrides, params: &config.params },
+            fields: [
+                ("engineer", &config.engineer_model),
+                ("researcher", &config.researcher_model),
+                ("idea_maker", ""),
+                ("idea_hater", ""),
+            ],
+            max_n_attempts: config.max_n_attempts,
+        };
+        let mut context = context::initial(&Seed {
+            task: task.clone(),
+            max_plan_steps: 1,
+            max_n_attempts: config.max_n_attempts,
+            researcher_filename: config.researcher_filename.clone(),
+            work_dir: space.root.display().to_string(),
+            ..Seed::default()
+        });
+        context::one_shot(&mut context, agent.name);
+        let step = PlanStep {
+            sub_task: "solve the main task.".into(),
+            sub_task_agent: agent.name.into(),
+            bullet_points: Vec::new(),
+        };
+        let case = StepCase {
+            briefing: Briefing {
+                task: task.clone(),
+                facts: run.facts().await?,
+                feedback: feedback(state.as_ref()),
+                ..Briefing::default()
+            },
+            plan: vec![step.clone()],
+            step: 1,
+            notes_file: Some(config.researcher_filename.clone()),
+            carry_budget: MIN_BUDGET,
+            ..StepCase::default()
+        };
+        let here = run.at_step(1).with_call_limit("max_rounds", config.max_rounds);
+        let about = json!({
+            "number": 1, "total": 1, "sub_task": step.sub_task, "step_agent": agent.name, "instructions": "",
+        });
+        here.tell("", "step_started", about).await?;
+        let before = space.inventory()?;
+        let initialised = run.clock().now();
+        let done = site.perform(&here, case, &task, "one_shot").await?;
+        let seconds = run.clock().now() - initialised;
+        let files: Vec<PathBuf> = here.observe("files of the step", || space.new_files(&before)).await?;
+        let images: Vec<PathBuf> = here.observe("images", || space.images()).await?;
+
+        let lines = run.ledger().since(mark);
+        let messages = done.transcript.messages().to_vec();
+        let mut written = files.clone();
+        let chat = space.root.join("chats/chat_output_step_1.json");
+        chats::write(run, &chat, &messages, &lines).await?;
+        written.push(chat);
+        for (index, nested) in done.nested.iter().enumerate() {
+            let name = format!("chats/nested_chat_output_{}_step_1_attempt_{}.json", agent.name, index + 1);
+            let chat = space.root.join(name);
+            chats::write(run, &chat, nested, &lines).await?;
+            written.push(chat);
+        }
+        let times = [("initialization_time", initialised - begun), ("execution_time", seconds)];
+        written.push(reports::times(run, &space.root.join("time"), "timing_report", &times).await?);
+        let costs = reports::costs(run, &space.root.join("cost"), "cost_report", &lines).await?;
+        context::cost(&mut context, json!(costs.rows), &costs.path.display().to_string());
+        written.push(costs.path);
+        space.record(written)?;
+        space.remove_empty(&["codebase", "data", "logs", "attempts"]);
+
+        let scripts = done.record.scripts.iter();
+        let end = StepEnd {
+            completed: done.failure.is_none(),
+            n_attempts: done.failed_tries,
+            images: images.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
+            codebase: scripts
+                .map(|s| carry::outline(&s.file, &s.outline, true))
+                .collect::<Vec<_>>()
+                .join("\n\n"),
+        };
+        let records = if done.failure.is_none() { vec![done.record.clone()] } else { Vec::new() };
+        context::step_ends(&mut context, &records, &end);
+
+        let failure = done
+            .failure
+            .as_ref()
+            .map(|reason| format!("Step 1 failed after {} attempts: {reason}", done.failed_tries));
+        let status = if failure.is_some() { "failed" } else { "completed" };
+        let output = json!({
+            "result": context, "chat_history": messages, "output_files": files, "status": status,
+            "error": failure, "execution_time": seconds, "initialization_time": initialised - begun,
+        });
+        if let Value::Object(output) = output {
+            for (key, value) in output {
+                state.write(Section::Output, &key, value)?;
+            }
+        }
+        let shared = json!({"execution_complete": failure.is_none()});
+        if let Value::Object(shared) = shared {
+            share(state.as_ref(), shared)?;
+        }
+        tell_messages(&here, &messages).await?;
+        let about = json!({
+            "number": 1, "total": 1, "sub_task": step.sub_task, "step_agent": agent.name, "status": status,
+            "seconds": seconds, "summary": crate::agents::summary::content(&done.record), "error": failure,
+            "files": files, "usage": Total::of(&lines).to_json(),
+        });
+        here.tell("", "step_finished", about).await?;
+        let failed = failure.is_some() && !config.params.fail_softly;
+        Ok(Outcome {
+            status: if failed { PhaseStatus::Failed } else { PhaseStatus::Completed },
+            error: failure,
+            chat_history: messages,
+            timing: vec![
+                ("initialization".into(), initialised - begun),
+                ("execution".into(), seconds),
+                ("total".into(), run.clock().now() - begun),
+            ],
+            ..Outcome::new(PhaseStatus::Completed, state.clone())
+        })
+    }
+}
+
+impl Phase for OneShot {
+    fn phase_type(&self) -> &'static str {
+        "one_shot"
+    }
+
+    fn display_name(&self) -> String {
+        format!("Execute ({})", self.config.agent)
+    }
+
+    fn can_skip(&self, _: &dyn State) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn validate_input(&self, state: &dyn State) -> Result<Vec<String>> {
+        Ok(super::require_task_and_work_dir(state, "one-shot"))
+    }
+
+    fn execute<'a>(&'a self, run: &'a Run, state: Arc<dyn State>) -> BoxFuture<'a, Result<Outcome>> {
+        Box::pin(async move { self.perform(run, &state).await })
+    }
+}

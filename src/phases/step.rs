@@ -1,0 +1,424 @@
+//! One step of a plan: an engineer's tries at a script, a researcher's notes, or ideas.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::config::{Models, Params};
+use super::workspace::{Workspace, write};
+use super::{reports, tell_shortened, template};
+use crate::agents::diagnosis::{self, Limits};
+use crate::agents::prompts::Templates;
+use crate::agents::transcript::{self, At, Transcript};
+use crate::agents::turn::Speaker;
+use crate::agents::{
+    FailedAttempt, IdeaCase, Product, ScriptRecord, StepCase, StepRecord, formats, notes, numbers, parse,
+    plan, suspect,
+};
+use crate::engine::Run;
+use crate::error::Result;
+use crate::exec::extract::{self, Answer, Status};
+use crate::exec::products::table;
+use crate::exec::{Check, Execution, Script, clean, confine};
+use crate::llm::Schema;
+
+/// Answers without a script that compiles that are sent back without costing a try, in a row.
+const FREE_REPAIRS: usize = 2;
+/// Scripts that may succeed one after the other in one step while the engineer says that work remains.
+const MAX_SCRIPTS: usize = 12;
+
+/// Where and with what a step is done.
+pub(super) struct Site<'a> {
+    pub(super) space: &'a Workspace,
+    pub(super) templates: &'a Templates,
+    pub(super) params: &'a Params,
+    pub(super) models: Models<'a>,
+    /// The configuration's models of engineer, researcher, idea_maker, idea_hater.
+    pub(super) fields: [(&'a str, &'a str); 4],
+    /// `max_n_attempts`: tries beyond the first.
+    pub(super) max_n_attempts: usize,
+}
+
+/// What a step came to.
+pub(super) struct Done {
+    pub(super) record: StepRecord,
+    pub(super) transcript: Transcript,
+    /// Nested chats of the engineer's tries, in order.
+    pub(super) nested: Vec<Vec<Value>>,
+    pub(super) failed_tries: usize,
+    /// Why the step failed, when it did.
+    pub(super) failure: Option<String>,
+}
+
+impl Site<'_> {
+    fn speaker(&self, agent: &str) -> Speaker {
+        let field = self.fields.iter().find(|(name, _)| *name == agent).map_or("", |(_, model)| *model);
+        self.models.speaker(agent, field)
+    }
+
+    /// Does step `case.step` of `case.plan`.
+    pub(super) async fn perform(
+        &self,
+        run: &Run,
+        mut case: StepCase,
+        task: &str,
+        label: &str,
+    ) -> Result<Done> {
+        let step = case.plan.get(case.step - 1).cloned().unwrap_or_default();
+        case.max_attempts = self.max_n_attempts + 1;
+        let mut done = Done {
+            record: StepRecord {
+                number: case.step,
+                agent: step.sub_task_agent.clone(),
+                sub_task: step.sub_task.clone(),
+                ..StepRecord::default()
+            },
+            transcript: Transcript::new(&format!("{label}_{}", case.step)),
+            nested: Vec::new(),
+            failed_tries: 0,
+            failure: None,
+        };
+        done.transcript.task(task);
+        let at = At { number: case.step, of: case.plan.len(), step: &step };
+        done.transcript.step_begins(at);
+        match step.sub_task_agent.as_str() {
+            "researcher" => self.research(run, &case, &mut done).await?,
+            "idea_maker" | "idea_hater" => self.ideas(run, &case, &mut done).await?,
+            _ => self.engineer(run, case, at, &mut done).await?,
+        }
+        if done.failure.is_none() {
+            done.transcript.control(at, "completed");
+            done.transcript.terminator();
+        }
+        Ok(done)
+    }
+
+    async fn engineer(&self, run: &Run, mut case: StepCase, at: At<'_>, done: &mut Done) -> Result<()> {
+        let speaker = self.speaker("engineer");
+        case.timeout_seconds = self.params.script_timeout_seconds;
+        case.writable = vec!["the working directory".into()];
+        let bullets = at.step.bullet_points.clone();
+        let taken: Vec<PathBuf> =
+            case.records.iter().flat_map(|r| r.scripts.iter().map(|s| PathBuf::from(&s.file))).collect();
+        let mut symptoms = 0;
+        for turn in 1.. {
+            let prompt = self.templates.engineer(&case).map_err(template)?;
+            let here = run.at_turn(turn);
+            tell_shortened(&here, "engineer", &prompt).await?;
+            let mut talk = speaker.talk(&prompt);
+            let mut repairs = 0;
+            let (answer, attempt) = loop {
+                let answer = talk.answer(&here, None).await?;
+                let attempt = self.compile(&here, extract::answer(&answer), &case, &taken).await?;
+                match &attempt.complaint {
+                    Some(complaint) if repairs < FREE_REPAIRS => talk.object(complaint),
+                    _ => break (answer, attempt),
+                }
+                repairs += 1;
+            };
+            let mut failure = FailedAttempt {
+                number: case.failures.len() + 1,
+                file: attempt.file.clone(),
+                code: attempt.code.clone(),
+                modifications: attempt.answer.modifications.clone(),
+                ..FailedAttempt::default()
+            };
+            let Answer { explanation, modifications, status, .. } = attempt.answer;
+            let formatted =
+                formats::engineer(&explanation, modifications.as_deref(), &attempt.file, &attempt.code);
+            if let Some(complaint) = attempt.complaint {
+                done.transcript.engineer(
+                    &answer,
+                    &formatted,
+                    &formats::executed(&attempt.file, &attempt.code, &formats::executor(false, &complaint)),
+                );
+                (failure.ended, failure.diagnosis) = ("it was not run".into(), complaint);
+            } else {
+                let Ran { execution, files, log } =
+                    self.run_script(&here, &attempt.file, &attempt.code, &case).await?;
+                let output = clean::clean(&execution.output);
+                let success = execution.exit.success();
+                let executor = formats::executor(success, &output);
+                let executed = formats::executed(&attempt.file, &attempt.code, &executor);
+                done.nested.push(transcript::nested(&formatted, &executor));
+                done.transcript.engineer(&answer, &formatted, &executed);
+                let symptom = success.then(|| suspect::suspect(&output, &bullets, &files)).flatten();
+                if success && (symptom.is_none() || symptoms > 0) {
+                    done.transcript.executor_response_formatter(at, transcript::Outcome::Success);
+                    let script = ScriptRecord {
+                        file: attempt.file,
+                        code: attempt.code,
+                        output,
+                        log: Some(log),
+                        outline: attempt.check,
+                    };
+                    done.record.scripts.retain(|s| s.file != script.file);
+                    done.record.scripts.push(script.clone());
+                    match status {
+                        Status::Remaining(what) if case.done_here.len() + 1 < MAX_SCRIPTS => {
+                            case.done_here.retain(|s| s.file != script.file);
+                            case.done_here.push(script);
+                            (case.remaining, case.suspect, case.second_opinion) = (Some(what), None, None);
+                            case.failures.clear();
+                            case.products = products(&here, self.space, &case.products, &done.record).await?;
+                            symptoms = 0;
+                            continue;
+                        }
+                        _ => return Ok(()),
+                    }
+                }
+                if let Some(symptom) = symptom {
+                    symptoms += 1;
+                    case.suspect = Some(symptom.clone());
+                    (failure.ended, failure.diagnosis) = ("it ended well, but looked wrong".into(), symptom);
+                } else {
+                    case.suspect = None;
+                    failure.ended = diagnosis::ended(&execution.exit);
+                    failure.diagnosis = diagnose(&execution, &output, &case);
+                }
+                failure.output = output;
+            }
+            done.failed_tries += 1;
+            let last = done.failed_tries > self.max_n_attempts;
+            self.keep_failed(at.number, done.failed_tries, &failure)?;
+            let outcome = if last {
+                transcript::Outcome::Exhausted(self.max_n_attempts)
+            } else {
+                transcript::Outcome::Failure(&failure.diagnosis)
+            };
+            done.transcript.executor_response_formatter(at, outcome);
+            let alike = case.failures.last().is_some_and(|before| diagnosis::same_failure(before, &failure));
+            let reason =
+                diagnosis::error_line(&failure.output).map_or(failure.diagnosis.clone(), str::to_owned);
+            case.failures.push(failure);
+            if last {
+                done.transcript.control(at, "failed");
+                done.failure = Some(reason);
+                return Ok(());
+            }
+            if alike {
+                case.second_opinion = Some(self.second_opinion(&here, &case).await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the file of an answer's script and whether it compiles, as it stands or normalised.
+    async fn compile(
+        &self,
+        run: &Run,
+        answer: Answer,
+        case: &StepCase,
+        taken: &[PathBuf],
+    ) -> Result<Attempt> {
+        let fallback = format!("step_{}.py", case.step);
+        let mut attempt = Attempt { file: format!("codebase/{fallback}"), ..Attempt::default() };
+        let Some(code) = answer.code.clone() else {
+            attempt.complaint =
+                Some("The answer held no Python block: give exactly one complete ```python block.".into());
+            return Ok(Attempt { answer, ..attempt });
+        };
+        match confine::place(&self.space.root, answer.filename.as_deref(), &fallback, taken) {
+            Ok(file) => attempt.file = file.to_string_lossy().into_owned(),
+            Err(error) => attempt.complaint = Some(format!("{error}")),
+        }
+        attempt.code.clone_from(&code);
+        if answer.unclosed {
+            attempt.complaint =
+                Some("The Python block has no closing fence: give the whole script again.".into());
+        }
+        attempt.check = run.check(&code, &attempt.file).await?;
+        if attempt.check.error.is_some() {
+            let normalised = extract::normalise(&code);
+            if normalised != code {
+                let check = run.check(&normalised, &attempt.file).await?;
+                if check.error.is_none() {
+                    (attempt.code, attempt.check) = (normalised, check);
+                }
+            }
+        }
+        if let Some(error) = &attempt.check.error {
+            attempt.complaint = Some(format!("The script does not compile:\n{error}"));
+        }
+        Ok(Attempt { answer, ..attempt })
+    }
+
+    async fn run_script(&self, run: &Run, file: &str, code: &str, case: &StepCase) -> Result<Ran> {
+        let root = &self.space.root;
+        let text = format!("# filename: {file}\n{code}");
+        let path = confine::write(root, Path::new(file), &text)?;
+        let log = self.space.directory("logs")?.join(format!(
+            "step_{}_{}.log",
+            case.step,
+            log_number(root, case.step)
+        ));
+        let script = Script {
+            path,
+            cwd: root.clone(),
+            python_path: vec![root.join("codebase")],
+            timeout_seconds: self.params.script_timeout_seconds,
+            env_passthrough: self.params.env_passthrough.clone(),
+            log_path: log.clone(),
+        };
+        self.space.directory("data")?;
+        let before = self.space.inventory()?;
+        let about = json!({
+            "file": file, "attempt": case.failures.len() + 1, "attempts": case.max_attempts, "code": code,
+        });
+        let execution = run.execute("engineer", &script, about).await?;
+        let files = run
+            .observe("files that a script wrote", || {
+                let now = self.space.inventory()?;
+                Ok(now.changed_since(&before).into_iter().map(|file| file.path.clone()).collect())
+            })
+            .await?;
+        let about = json!({
+            "file": file, "success": execution.exit.success(), "exit": diagnosis::ended(&execution.exit),
+            "seconds": execution.seconds, "output": execution.output, "code": code, "log_path": log,
+        });
+        run.tell("engineer", "script_finished", about).await?;
+        Ok(Ran { execution, files, log: format!("logs/{}", log.file_name().unwrap_or_default().display()) })
+    }
+
+    /// Keeps a failed try apart from the modules that later steps may import.
+    fn keep_failed(&self, step: usize, number: usize, failure: &FailedAttempt) -> Result<()> {
+        let path = self.space.directory("attempts")?.join(format!("step_{step}_attempt_{number}.py"));
+        write(&path, format!("# {}: {}\n{}", failure.file, failure.ended, failure.code).as_bytes())?;
+        self.space.record([path])
+    }
+
+    async fn second_opinion(&self, run: &Run, case: &StepCase) -> Result<String> {
+        let field = self.params.default_formatter_model.clone().unwrap_or_default();
+        let speaker = self.models.speaker("second_opinion", &field);
+        let prompt = self.templates.second_opinion(case).map_err(template)?;
+        speaker.text(run, &prompt).await
+    }
+
+    async fn research(&self, run: &Run, case: &StepCase, done: &mut Done) -> Result<()> {
+        let prompt = self.templates.researcher(case).map_err(template)?;
+        let here = run.at_turn(1);
+        tell_shortened(&here, "researcher", &prompt).await?;
+        let answer = self.speaker("researcher").text(&here, &prompt).await?;
+        let (file, body) = notes::notes(&answer, case.notes_file.as_deref(), &case.taken_notes);
+        let sources: Vec<&str> = std::iter::once(case.briefing.task.as_str())
+            .chain(case.plan.iter().flat_map(|s| s.bullet_points.iter().map(String::as_str)))
+            .chain(case.records.iter().flat_map(|r| {
+                let outputs = r.scripts.iter().map(|s| s.output.as_str());
+                outputs.chain(r.notes.as_deref()).chain(r.summary.as_deref())
+            }))
+            .collect();
+        let unsupported = numbers::unsupported(&body, &sources);
+        if !unsupported.is_empty() {
+            let message = format!(
+                "{file} quotes numbers that no script printed: {}; check them before use",
+                unsupported.join(", ")
+            );
+            run.tell("researcher", "warning", json!({"message": message})).await?;
+        }
+        let path = self.space.root.join(&file);
+        write(&path, formats::note_file(&file, &body).as_bytes())?;
+        self.space.record([path.clone()])?;
+        run.tell("researcher", "file_written", json!({"path": path, "what": "notes"})).await?;
+        done.transcript.researcher(&answer, &file, &body, &path.display().to_string());
+        (done.record.notes, done.record.notes_file) = (Some(body), Some(file));
+        Ok(())
+    }
+
+    /// An idea agent's step: a structured list, kept as the step's notes and as `ideas_*.json`.
+    async fn ideas(&self, run: &Run, case: &StepCase, done: &mut Done) -> Result<()> {
+        let here = run.at_turn(1);
+        let agent = done.record.agent.clone();
+        let speaker = self.speaker(&agent);
+        let ideas = IdeaCase { step: case.clone(), ..IdeaCase::default() };
+        let text = if agent == "idea_maker" {
+            let prompt = self.templates.idea_maker(&ideas).map_err(template)?;
+            let schema = Schema { name: "ideas".into(), schema: plan::ideas_schema() };
+            let (ideas, _) = speaker.structured(&here, &prompt, &schema, parse::ideas).await?;
+            let stamp = run.stamp(run.now().await?);
+            let path = self.space.root.join(format!("ideas_{stamp}.json"));
+            reports::json(&path, &ideas, 2)?;
+            self.space.record([path])?;
+            done.transcript.idea_maker(&ideas);
+            formats::ideas(&ideas)
+        } else {
+            let prompt = self.templates.idea_hater(&ideas).map_err(template)?;
+            let schema = Schema { name: "critique".into(), schema: plan::critique_schema() };
+            let (critique, _) = speaker.structured(&here, &prompt, &schema, parse::critique).await?;
+            done.transcript.idea_hater(&critique);
+            formats::critique(&critique)
+        };
+        done.record.summary = Some(text);
+        Ok(())
+    }
+}
+
+/// A script that was run.
+struct Ran {
+    execution: Execution,
+    /// What it wrote or changed, relative to the phase's directory.
+    files: Vec<String>,
+    /// Its log, likewise.
+    log: String,
+}
+
+/// An answer's script, ready to run unless there is a complaint.
+#[derive(Default)]
+struct Attempt {
+    answer: Answer,
+    file: String,
+    code: String,
+    check: Check,
+    complaint: Option<String>,
+}
+
+fn diagnose(execution: &Execution, output: &str, case: &StepCase) -> String {
+    let limits = Limits {
+        timeout_seconds: case.timeout_seconds,
+        memory_bytes: case.briefing.facts.memory_bytes,
+        writable: case.writable.clone(),
+        elapsed_seconds: execution.seconds,
+    };
+    diagnosis::diagnose(&execution.exit, output, &limits).to_string()
+}
+
+/// The number of the step's next log file.
+fn log_number(root: &Path, step: usize) -> usize {
+    let taken = |n: &usize| root.join(format!("logs/step_{step}_{n}.log")).exists();
+    (1..=usize::MAX).find(|n| !taken(n)).unwrap_or(1)
+}
+
+/// Products so far: those known keep their step, new ones belong to the step of `record`.
+pub(super) async fn products(
+    run: &Run,
+    space: &Workspace,
+    known: &[Product],
+    record: &StepRecord,
+) -> Result<Vec<Product>> {
+    let look = || {
+        let now = space.inventory()?;
+        let data = now.files.into_values().filter(|file| file.path.starts_with("data/"));
+        data.map(|file| {
+            let before = known.iter().find(|product| product.path == file.path);
+            let table = table(&space.root, &file.path)?.unwrap_or_default();
+            Ok(Product {
+                bytes: file.bytes,
+                step: before.map_or(record.number, |product| product.step),
+                columns: table.columns,
+                rows: table.rows,
+                description: before
+                    .and_then(|product| product.description.clone())
+                    .or_else(|| described(&file.path, record)),
+                path: file.path,
+            })
+        })
+        .collect()
+    };
+    run.observe("products", look).await
+}
+
+/// The printed line that names a plot: it says what the plot shows.
+fn described(path: &str, record: &StepRecord) -> Option<String> {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let lines = record.scripts.iter().flat_map(|script| script.output.lines());
+    lines.map(str::trim).filter(|line| line.contains(name)).map(str::to_owned).next_back()
+}

@@ -1,0 +1,258 @@
+//! The directory a run works in: where it is, what was there before, what the run has made.
+//!
+//! A second run in a used directory sets the earlier run's recorded products aside under
+//! `.previous/<run id>/`; files of the user stay where they are. The record is a hint in
+//! `.cmbagent-run.json`: paths in it that leave the directory are ignored.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::exec::products::{Inventory, images, inventory};
+
+const HINT: &str = ".cmbagent-run.json";
+const PREVIOUS: &str = ".previous";
+
+/// Which run worked here last, and what it made.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Hint {
+    run_id: String,
+    products: BTreeSet<String>,
+}
+
+/// A run's directory and, in it, a phase's.
+#[derive(Debug, Clone)]
+pub struct Workspace {
+    /// The run's directory, absolute.
+    pub work_dir: PathBuf,
+    /// The phase's directory, absolute: where scripts run.
+    pub root: PathBuf,
+    run_id: String,
+    /// What was there before the run and is not its own.
+    foreign: Inventory,
+}
+
+impl Workspace {
+    /// Opens `work_dir` for a phase that works in its subdirectory `below` (empty: in itself).
+    ///
+    /// Unless `keep` is set, products of an earlier run are set aside first.
+    pub fn open(work_dir: &str, below: &str, run_id: &str, keep: bool) -> Result<Self> {
+        let work_dir = resolve(work_dir)?;
+        let root = if below.is_empty() { work_dir.clone() } else { work_dir.join(below) };
+        make(&root)?;
+        let hint = read_hint(&work_dir);
+        let own = if hint.run_id == run_id || keep {
+            hint.products
+        } else {
+            set_aside(&work_dir, &hint)?;
+            BTreeSet::new()
+        };
+        let mut foreign = inventory(&root)?;
+        let prefix = relative(&work_dir, &root);
+        foreign.files.retain(|path, _| !own.contains(&format!("{prefix}{path}")));
+        let space = Self { work_dir, root, run_id: run_id.into(), foreign };
+        write_hint(&space.work_dir, &Hint { run_id: run_id.into(), products: own })?;
+        Ok(space)
+    }
+
+    /// What is in the phase's directory and was not there before the run, as it is now.
+    pub fn inventory(&self) -> Result<Inventory> {
+        let mut now = inventory(&self.root)?;
+        now.files.retain(|path, file| self.foreign.files.get(path) != Some(file));
+        Ok(now)
+    }
+
+    /// The absolute paths of files that are new or changed since `before`.
+    pub fn new_files(&self, before: &Inventory) -> Result<Vec<PathBuf>> {
+        let now = self.inventory()?;
+        Ok(now.changed_since(before).into_iter().map(|file| self.root.join(&file.path)).collect())
+    }
+
+    /// The absolute paths of the images under `data/` that this run made, oldest first.
+    pub fn images(&self) -> Result<Vec<PathBuf>> {
+        let now = self.inventory()?;
+        let data = now.files.values().filter(|file| file.path.starts_with("data/"));
+        Ok(images(data).into_iter().map(|file| self.root.join(&file.path)).collect())
+    }
+
+    /// Makes a directory below the phase's.
+    pub fn directory(&self, below: &str) -> Result<PathBuf> {
+        let path = self.root.join(below);
+        make(&path)?;
+        Ok(path)
+    }
+
+    /// Removes directories below the phase's that hold nothing.
+    pub fn remove_empty(&self, names: &[&str]) {
+        for name in names {
+            // Refused by the system unless it is empty: that is the point.
+            let _ = fs::remove_dir(self.root.join(name));
+        }
+    }
+
+    /// Notes which files this run has made, for a later run in the same directory.
+    pub fn record(&self, files: impl IntoIterator<Item = PathBuf>) -> Result<()> {
+        let mut hint = read_hint(&self.work_dir);
+        if hint.run_id != self.run_id {
+            hint = Hint { run_id: self.run_id.clone(), ..Hint::default() };
+        }
+        for file in files {
+            if let Ok(path) = file.strip_prefix(&self.work_dir) {
+                hint.products.insert(path.to_string_lossy().into_owned());
+            }
+        }
+        write_hint(&self.work_dir, &hint)
+    }
+}
+
+fn relative(work_dir: &Path, root: &Path) -> String {
+    match root.strip_prefix(work_dir) {
+        Ok(below) if !below.as_os_str().is_empty() => format!("{}/", below.display()),
+        _ => String::new(),
+    }
+}
+
+/// The absolute form of a work directory, with `~` expanded; made when it is missing.
+pub fn resolve(work_dir: &str) -> Result<PathBuf> {
+    if work_dir.trim().is_empty() {
+        return Err(Error::WorkDir("work_dir is empty: give the directory the run may work in".into()));
+    }
+    let expanded = match work_dir.strip_prefix('~').map(|rest| rest.strip_prefix('/').unwrap_or(rest)) {
+        Some(rest) if work_dir == "~" || work_dir.starts_with("~/") => {
+            let home = std::env::home_dir().ok_or_else(|| {
+                Error::WorkDir(format!(
+                    "work_dir={work_dir}: this user has no home directory; give a full path"
+                ))
+            })?;
+            home.join(rest)
+        }
+        _ => PathBuf::from(work_dir),
+    };
+    let absolute = std::path::absolute(&expanded)
+        .map_err(|e| Error::WorkDir(format!("work_dir={work_dir} cannot be made absolute: {e}")))?;
+    make(&absolute)?;
+    absolute.canonicalize().map_err(|e| Error::WorkDir(format!("work_dir={work_dir} cannot be used: {e}")))
+}
+
+fn make(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).map_err(|e| {
+        Error::WorkDir(format!(
+            "the directory {} cannot be made: {e}; choose another work_dir",
+            path.display()
+        ))
+    })
+}
+
+fn read_hint(work_dir: &Path) -> Hint {
+    // Only a hint: one that is missing or damaged means that nothing is known.
+    fs::read(work_dir.join(HINT))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default()
+}
+
+fn write_hint(work_dir: &Path, hint: &Hint) -> Result<()> {
+    let text = serde_json::to_vec_pretty(hint).map_err(|e| Error::WorkDir(e.to_string()))?;
+    write(&work_dir.join(HINT), &text)
+}
+
+/// Writes a file whole or not at all: readers never see half of it.
+pub fn write(path: &Path, contents: &[u8]) -> Result<()> {
+    let fail = |e: std::io::Error| Error::WorkDir(format!("{} cannot be written: {e}", path.display()));
+    if let Some(parent) = path.parent() {
+        make(parent)?;
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let draft = path.with_file_name(format!(".{name}.{}.tmp", uuid::Uuid::new_v4().simple()));
+    fs::write(&draft, contents).and_then(|()| fs::rename(&draft, path)).map_err(|e| {
+        let _ = fs::remove_file(&draft);
+        fail(e)
+    })
+}
+
+fn set_aside(work_dir: &Path, hint: &Hint) -> Result<()> {
+    let plain = |path: &Path| path.components().all(|c| matches!(c, Component::Normal(_)));
+    if hint.run_id.is_empty() || !plain(Path::new(&hint.run_id)) || hint.run_id.contains('/') {
+        return Ok(());
+    }
+    let shelf = work_dir.join(PREVIOUS).join(&hint.run_id);
+    for product in &hint.products {
+        let from = work_dir.join(product);
+        let inside =
+            from.parent().and_then(|p| p.canonicalize().ok()).is_some_and(|p| p.starts_with(work_dir));
+        if !plain(Path::new(product)) || !inside || fs::symlink_metadata(&from).is_err() {
+            continue;
+        }
+        let to = shelf.join(product);
+        if let Some(parent) = to.parent() {
+            make(parent)?;
+        }
+        fs::rename(&from, &to).map_err(|e| {
+            Error::WorkDir(format!(
+                "{} of the earlier run {} cannot be set aside: {e}; choose another work_dir",
+                from.display(),
+                hint.run_id
+            ))
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn put(dir: &Path, name: &str) -> PathBuf {
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, name).unwrap();
+        path
+    }
+
+    fn names(space: &Workspace) -> Vec<String> {
+        space.inventory().unwrap().files.into_keys().collect()
+    }
+
+    #[test]
+    fn a_second_run_sets_the_first_ones_products_aside_and_nothing_else() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().to_str().unwrap();
+        let theirs = put(temp.path(), "control/data/input.csv");
+        let first = Workspace::open(dir, "control", "run-1", false).unwrap();
+        assert!(names(&first).is_empty());
+        let ours = put(temp.path(), "control/data/plot.png");
+        first.record([ours.canonicalize().unwrap()]).unwrap();
+        assert_eq!(names(&first), ["data/plot.png"]);
+
+        let same = Workspace::open(dir, "control", "run-1", false).unwrap();
+        assert_eq!(names(&same), ["data/plot.png"], "the same run keeps its products");
+        let kept = Workspace::open(dir, "control", "run-2", true).unwrap();
+        assert_eq!(names(&kept), ["data/plot.png"], "a restart inherits them");
+        let second = Workspace::open(dir, "control", "run-3", false).unwrap();
+        assert!(names(&second).is_empty());
+        assert!(theirs.exists() && !ours.exists());
+        assert!(temp.path().join(".previous/run-2/control/data/plot.png").exists());
+    }
+
+    #[test]
+    fn a_hint_that_points_outside_moves_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        let victim = put(temp.path(), "victim.txt");
+        let work = temp.path().join("work");
+        fs::create_dir(&work).unwrap();
+        std::os::unix::fs::symlink(temp.path(), work.join("link")).unwrap();
+        for (run_id, product) in
+            [("x", "../victim.txt"), ("x", "link/victim.txt"), ("../x", "a"), ("x", "/etc/hosts")]
+        {
+            let hint = format!(r#"{{"run_id": "{run_id}", "products": ["{product}"]}}"#);
+            fs::write(work.join(HINT), hint).unwrap();
+            Workspace::open(work.to_str().unwrap(), "", "new", false).unwrap();
+            assert!(victim.exists(), "{run_id} {product}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+"""The command line, run in-process; runs of workflows talk to a scripted model server."""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import cmbagent
+from cmbagent import cli
+from cmbagent.console import ConsoleApprovals
+from cmbagent.testing import ModelServer, code, notes, plan, review
+from cmbagent.workflows import SYSTEM_WORKFLOWS, WorkflowDefinition
+
+PLAN = plan(("engineer", "Compute six times seven."), ("researcher", "Write it down."))
+SCRIPT = {
+    "planner": PLAN,
+    "plan_reviewer": review("Print the number."),
+    "engineer": code("print('answer = 42')", filename="answer.py"),
+    "researcher": notes("# Answer\n\nThe answer is 42."),
+}
+
+
+@pytest.fixture
+def invoke(monkeypatch):
+    for provider in ("OPENAI", "ANTHROPIC", "GEMINI"):
+        monkeypatch.delenv(f"{provider}_API_KEY", raising=False)
+        monkeypatch.delenv(f"{provider}_BASE_URL", raising=False)
+
+    def run(*arguments, **options):
+        return CliRunner().invoke(cli.app, [str(each) for each in arguments], **options)
+
+    return run
+
+
+def test_version(invoke):
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert result.output.strip() == f"cmbagent {cmbagent.__version__}"
+
+
+def test_the_command_is_a_module_too():
+    done = subprocess.run(
+        [sys.executable, "-m", "cmbagent", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("cmbagent ")
+
+
+def test_workflows_lists_all_with_their_phases(invoke):
+    lines = invoke("workflows").output.splitlines()
+    assert [line.split()[0] for line in lines] == list(SYSTEM_WORKFLOWS)
+    assert lines[0].endswith("Deep Research: planning → control")
+
+
+def test_unknown_workflow_names_the_nearest(invoke):
+    result = invoke("run", "deep_reserch", "task")
+    assert result.exit_code == 2
+    assert "Did you mean deep_research?" in result.stderr
+    assert "one_shot_researcher" in result.stderr
+
+
+def test_missing_key_says_what_to_set(invoke, tmp_path):
+    result = invoke(
+        "run", "deep_research", "task", "--work-dir", tmp_path / "out", "--engineer-model", "claude-sonnet-4"
+    )
+    assert result.exit_code == 2
+    assert "claude-sonnet-4: set ANTHROPIC_API_KEY" in result.stderr
+    assert "OPENAI_BASE_URL" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_option_that_fits_no_phase_is_refused(invoke):
+    result = invoke("run", "one_shot", "task", "--max-plan-steps", "2", "--max-attempts", "1")
+    assert result.exit_code == 2
+    assert "no phase that --max-plan-steps applies to" in result.stderr
+
+
+def test_settings_reach_the_phases_that_have_them_and_the_definition_stays():
+    definition = SYSTEM_WORKFLOWS["deep_research"]
+    before = json.dumps(definition.phases)
+    settings = {"max_plan_steps": 7, "max_n_attempts": 1, "engineer_model": "e"}
+    planning, control = cli.configured(definition, settings, "m").phases
+    assert planning["config"]["max_plan_steps"] == 7
+    assert planning["config"]["planner_model"] == "m"
+    assert control["config"]["max_n_attempts"] == 1
+    assert (control["config"]["engineer_model"], control["config"]["researcher_model"]) == ("e", "m")
+    assert "max_plan_steps" not in control["config"]
+    assert json.dumps(definition.phases) == before
+
+
+def test_run_to_the_end(invoke, tmp_path):
+    with ModelServer(SCRIPT) as server, server.environment():
+        result = invoke(
+            "run", "deep_research", "Six times seven?", "--work-dir", tmp_path, "--model", "gpt-4.1"
+        )
+    assert result.exit_code == 0, result.output
+    server.assert_calls(["planner", "plan_reviewer", "planner", "engineer", "researcher"])
+    assert {each.model for each in server.calls} == {"gpt-4.1"}
+    assert "answer = 42" in result.output
+    assert str(tmp_path) in result.output.splitlines()[-1]
+
+
+def test_quiet_shows_the_closing_line_only(invoke, tmp_path):
+    with ModelServer(SCRIPT) as server, server.environment():
+        result = invoke("run", "one_shot", "Six times seven?", "--work-dir", tmp_path, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert len(result.output.splitlines()) == 1
+    assert str(tmp_path) in result.output
+
+
+def test_restart_runs_the_rest_of_the_plan(invoke, tmp_path):
+    with ModelServer(SCRIPT) as server, server.environment():
+        assert invoke("run", "deep_research", "Six times seven?", "--work-dir", tmp_path).exit_code == 0
+        result = invoke(
+            "run", "deep_research", "Six times seven?", "--work-dir", tmp_path, "--restart-at-step", "2"
+        )
+    assert result.exit_code == 0, result.output
+    assert server.agents()[5:] == ["researcher"]
+    assert "answer = 42" in server.prompts("researcher")[1]
+    assert (tmp_path / "control" / "codebase" / "answer.py").is_file()
+
+
+def test_restart_without_the_files_or_beyond_the_plan(invoke, tmp_path):
+    result = invoke("run", "deep_research", "t", "--work-dir", tmp_path, "--restart-at-step", "2")
+    assert result.exit_code == 1
+    assert "final_plan.json" in result.stderr
+    result = invoke("run", "one_shot", "t", "--work-dir", tmp_path, "--restart-at-step", "2")
+    assert result.exit_code == 2
+    assert "no steps to restart at" in result.stderr
+
+
+def test_a_failing_run_is_told_without_a_traceback(invoke, tmp_path):
+    script = {**SCRIPT, "engineer": code("raise SystemExit('no data')", filename="a.py")}
+    arguments = (
+        "run",
+        "deep_research",
+        "t",
+        "--work-dir",
+        tmp_path,
+        "--max-attempts",
+        "1",
+        "--n-plan-reviews",
+        "0",
+    )
+    with ModelServer(script) as server, server.environment():
+        result = invoke(*arguments)
+        shown = invoke(*arguments, "--debug")
+    assert result.exit_code == 1
+    assert "error: Phase control failed" in result.stderr
+    assert "Traceback" not in result.output
+    assert isinstance(shown.exception, RuntimeError)
+
+
+def test_ctrl_c_is_one_line(invoke, monkeypatch, tmp_path):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_executor", interrupted)
+    result = invoke("run", "one_shot", "t", "--work-dir", tmp_path)
+    assert result.exit_code == 130
+    assert result.stderr.strip().count("\n") == 0
+    assert "Interrupted" in result.stderr
+
+
+def test_a_workflow_that_asks_needs_a_terminal(invoke, tmp_path):
+    result = invoke("run", "deep_research_hitl", "t", "--work-dir", tmp_path)
+    assert result.exit_code == 2
+    assert "asks you questions" in result.stderr
+
+
+def test_demo_without_its_packages(invoke, monkeypatch, tmp_path):
+    import cmbagent.demo
+
+    monkeypatch.setattr(cmbagent.demo, "find_spec", lambda name: None if name == "scipy" else object())
+    result = invoke("demo", "--work-dir", tmp_path / "d")
+    assert result.exit_code == 1
+    assert "not installed here: scipy" in result.output
+    assert "pip install 'cmbagent[science]'" in result.output
+    assert not (tmp_path / "d").exists()
+
+
+def test_demo(invoke, tmp_path):
+    for name in ("numpy", "scipy", "matplotlib"):
+        pytest.importorskip(name)
+    result = invoke("demo", "--work-dir", tmp_path)
+    assert result.exit_code == 0, result.output
+    report = (tmp_path / "control" / "report.md").read_text(encoding="utf-8")
+    rows = (tmp_path / "control" / "data" / "power_spectrum.csv").read_text().splitlines()[1:]
+    assert len(rows) == 25
+    chi2 = sum(float(row.split(",")[5]) ** 2 for row in rows)
+    told = re.search(r"χ² = ([\d.]+) for 25 rings", report)
+    assert told
+    assert float(told[1]) == pytest.approx(chi2, abs=0.02)
+    assert report.count("\n| ") >= 25
+    assert result.output.rstrip().endswith(str(tmp_path / "control" / "report.md"))
+
+
+def answers(*lines):
+    left = list(lines)
+    return lambda prompt: left.pop(0)
+
+
+def ask(manager, options=("approve", "reject", "modify")):
+    async def main():
+        request = manager.create_approval_request(
+            run_id="r",
+            step_id="s",
+            checkpoint_type="custom",
+            context_snapshot={},
+            message="Go on?",
+            options=list(options),
+        )
+        return await manager.wait_for_approval_async(str(request.id), timeout_seconds=30)
+
+    return asyncio.run(main())
+
+
+def test_console_approvals(capsys):
+    assert ask(ConsoleApprovals(answers("approve"))).resolution == "approve"
+    said = ask(ConsoleApprovals(answers("perhaps", "rej", "too long")))
+    assert (said.resolution, said.user_feedback) == ("reject", "too long")
+    assert "one of: approve, reject, modify" in capsys.readouterr().err
+
+
+def test_console_approvals_closed_input():
+    def closed(prompt):
+        raise EOFError("closed")
+
+    with pytest.raises(EOFError, match="closed"):
+        ask(ConsoleApprovals(closed))
+
+
+def test_console_approvals_unknown_request():
+    with pytest.raises(ValueError, match="'zz'"):
+        asyncio.run(ConsoleApprovals().wait_for_approval_async("zz", 1))
+
+
+def test_definition_helper_copies():
+    definition = WorkflowDefinition(id="a", name="b", phases=[{"type": "planning"}])
+    assert cli.configured(definition, {}, None).phases == [{"type": "planning", "config": {}}]
