@@ -42,7 +42,7 @@ impl OneShot {
                 roster::step_agents().join(", ")
             )));
         }
-        let space = Workspace::open(&state.work_dir(), "", run.id(), config.params.keep_existing)?;
+        let space = Workspace::open(run, &state.work_dir(), "", config.params.keep_existing).await?;
         let templates = templates(&config.params)?;
         let site = Site {
             space: &space,
@@ -89,7 +89,7 @@ impl OneShot {
             "number": 1, "total": 1, "sub_task": step.sub_task, "step_agent": agent.name, "instructions": "",
         });
         here.tell("", "step_started", about).await?;
-        let before = space.inventory()?;
+        let before = here.observe("files before the step", || space.inventory()).await?;
         let initialised = run.clock().now();
         let done = site.perform(&here, case, &task, "one_shot").await?;
         let seconds = run.clock().now() - initialised;
