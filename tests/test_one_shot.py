@@ -67,7 +67,7 @@ def test_engineer(tmp_path):
         models, one_shot, "six times seven", max_rounds=10, agent="engineer", engineer_model="gpt-oss-120b",
         work_dir=str(tmp_path), clear_work_dir=True,
     )  # fmt: skip
-    assert models.agents == ["engineer"]
+    assert models.agents() == ["engineer"]
     assert f"{result['execution_time']:.2f} {result['initialization_time']:.2f}"
     assert result["engineer"].name == "engineer"
     assert result["engineer"].llm_config["model"] == "gpt-oss-120b"
@@ -88,7 +88,7 @@ def test_researcher(tmp_path):
     result = run(
         models, one_shot, "why", initial_agent="researcher", researcher_filename="report", work_dir=tmp_path
     )
-    assert models.agents == ["researcher"]
+    assert models.agents() == ["researcher"]
     assert (tmp_path / "report.md").exists()
     assert any(m["name"] == "researcher_response_formatter" for m in result["chat_history"])
 
