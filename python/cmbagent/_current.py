@@ -7,6 +7,7 @@ variable, so that stopping, limits and costs hold for them too.
 from __future__ import annotations
 
 import contextvars
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from cmbagent import _events
@@ -37,9 +38,19 @@ def listener(context: PhaseContext) -> _events.Listener:
 
 
 async def within(handle: RunHandle, phase: Phase, context: PhaseContext) -> PhaseResult:
-    """Execute a phase as part of a run."""
+    """Execute a phase as part of a run.
+
+    Raises:
+        TypeError: `execute` is no coroutine function.
+    """
     token = _run.set(handle)
     try:
-        return await phase.execute(context)
+        awaitable = phase.execute(context)
+        if not inspect.isawaitable(awaitable):
+            raise TypeError(
+                f"{type(phase).__name__}.execute must be a coroutine function (`async def execute`); "
+                f"it returned {type(awaitable).__name__}"
+            )
+        return await awaitable
     finally:
         _run.reset(token)

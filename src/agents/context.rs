@@ -152,7 +152,7 @@ pub fn step_begins(map: &mut Map<String, Value>, plan: &[PlanStep], number: usiz
     if let Some(step) = number.checked_sub(1).and_then(|i| plan.get(i)) {
         set(map, "current_sub_task", json!(step.sub_task));
         set(map, "agent_for_sub_task", json!(step.sub_task_agent));
-        set(map, "current_instructions", json!(formats::instructions(&step.bullet_points)));
+        set(map, "current_instructions", json!(formats::current_instructions(step)));
     }
 }
 

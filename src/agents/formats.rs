@@ -25,7 +25,12 @@ pub fn plan(steps: &[PlanStep]) -> String {
     format!("\n**PLAN**\n{}\n        ", steps.concat())
 }
 
-/// A step's bullets, one a line, as in `current_instructions`.
+/// What the agent in charge is told to do, as in `current_instructions`: the bullets, else the sub-task.
+pub fn current_instructions(step: &PlanStep) -> String {
+    if step.bullet_points.is_empty() { step.sub_task.clone() } else { instructions(&step.bullet_points) }
+}
+
+/// Bullets, one a line.
 pub fn instructions(bullets: &[String]) -> String {
     bullets.iter().map(|b| format!("\t\t- {b}\n")).collect::<Vec<_>>().concat()
 }
@@ -100,7 +105,7 @@ pub fn status(number: usize, of: usize, step: &PlanStep, status: &str, last: &st
         "\n**Step number:** {number} out of {of}.\n \n**Sub-task:** {}\n \n**Agent in charge of sub-task:** `{}`\n \n**Instructions:**\n \n{}\n \n**Status:** {status}{icon}{last}",
         step.sub_task,
         step.sub_task_agent,
-        instructions(&step.bullet_points)
+        current_instructions(step)
     )
 }
 

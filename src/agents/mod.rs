@@ -1,6 +1,7 @@
 //! What agents are told and what they answer: roster, prompts, plans, carry-over, transcript.
 //!
-//! Nothing here acts on the world: every function turns typed values into text or text into typed values.
+//! Every function turns typed values into text or text into typed values; nothing here acts on the world,
+//! but for reading the templates a user names.
 
 pub mod answer;
 pub mod carry;
@@ -14,6 +15,7 @@ pub mod numbers;
 pub mod parse;
 pub mod plan;
 pub mod prompts;
+pub mod restrict;
 pub mod roster;
 pub mod summary;
 pub mod suspect;

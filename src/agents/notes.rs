@@ -47,11 +47,14 @@ pub fn body(answer: &str) -> String {
 /// it is put.
 pub fn file_name(wanted: &str) -> Option<String> {
     let wanted = wanted.trim().trim_matches(['"', '\'', '`']);
+    let words: Vec<&str> = wanted.split_whitespace().collect();
+    // `Save the text as results.md` names its file last.
+    let wanted = if words.len() > 3 { words.last().copied().unwrap_or_default() } else { wanted };
     let base = wanted.rsplit(['/', '\\']).next().unwrap_or_default().trim();
     let extension =
         base.rsplit_once('.').map(|(_, e)| e).filter(|e| TEXTS.contains(&e.to_lowercase().as_str()));
     // A sentence has blanks and no extension; a name with blanks has one.
-    if base.is_empty() || base.len() > 120 || (extension.is_none() && base.split_whitespace().count() > 1) {
+    if base.is_empty() || base.len() > 120 || (extension.is_none() && words.len() > 1) {
         return None;
     }
     let stem = extension.map_or(base, |e| &base[..base.len() - e.len() - 1]);
@@ -155,6 +158,8 @@ mod tests {
         assert_eq!(notes("x", Some("r.md"), &taken).0, "r_3.md");
         assert_eq!(file_name("../../etc/passwd").as_deref(), Some("passwd.md"));
         assert_eq!(file_name("..").as_deref(), None);
+        assert_eq!(file_name("Save the text as results.md").as_deref(), Some("results.md"));
+        assert_eq!(file_name("a suitable name for the notes"), None);
         assert_eq!(file_name("report.txt").as_deref(), Some("report.txt"));
         assert_eq!(file_name("survey_v1.2").as_deref(), Some("survey_v1.2.md"));
         assert_eq!(file_name("a/.hidden.md").as_deref(), Some("hidden.md"));

@@ -112,7 +112,7 @@ impl Transcript {
             "current_status": status,
             "current_plan_step_number": at.number,
             "current_sub_task": at.step.sub_task,
-            "current_instructions": formats::instructions(&at.step.bullet_points),
+            "current_instructions": formats::current_instructions(at.step),
             "agent_for_sub_task": at.step.sub_task_agent,
         });
         let reply = formats::status(at.number, at.of, at.step, status, "\n        ");

@@ -36,7 +36,7 @@ impl PyPhase {
     ) -> PyResult<Self> {
         Ok(Self {
             phase_type: object.getattr(intern!(object.py(), "phase_type"))?.extract()?,
-            native: native_type(object)?.is_some(),
+            native: is_native(object)?,
             object: object.clone().unbind(),
             bridge: bridge.clone(),
             callbacks,
@@ -170,23 +170,19 @@ fn status(py: Python<'_>, status: PhaseStatus) -> PyResult<Bound<'_, PyAny>> {
         .call1((status.as_str(),))
 }
 
-/// The built-in type whose own `execute` this object has, if it has one.
-fn native_type(object: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
-    let execute = object.get_type().getattr(intern!(object.py(), "execute"))?;
-    match execute.getattr(intern!(object.py(), "_native_phase")) {
-        Ok(name) => Ok(Some(name.extract()?)),
-        Err(_) => Ok(None),
-    }
+/// Whether an object's `execute` is the built-in phases' own.
+fn is_native(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = object.py();
+    let execute = intern!(py, "execute");
+    let built_in =
+        py.import(intern!(py, "cmbagent.phases._builtin"))?.getattr(intern!(py, "BuiltinPhase"))?;
+    Ok(object.get_type().getattr(execute)?.is(built_in.getattr(execute)?))
 }
 
 /// The native phase behind a built-in's Python object, with its configuration of now.
 fn build(object: &Bound<'_, PyAny>) -> PyResult<Box<dyn Phase>> {
     let py = object.py();
-    let name = native_type(object)?;
-    let name = match name {
-        Some(name) => name,
-        None => object.getattr(intern!(py, "_native_type"))?.extract()?,
-    };
+    let name: String = object.getattr(intern!(py, "_native_type"))?.extract()?;
     let config = object.getattr(intern!(py, "config"))?;
     let fields = match config.getattr(intern!(py, "__dict__")) {
         Ok(fields) => convert::to_json(&fields),

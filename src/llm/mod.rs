@@ -4,7 +4,7 @@
 //! * On the way out: [`routing`] (which provider, address and key), `profile` (what is known of the model),
 //!   `dialect` (what its server does not understand), [`schema`] (structured answers).
 //! * The formats: `openai`, `anthropic`, `gemini`; `wire` is what they share.
-//! * On the way back: `receive`, [`sse`], [`think`]; `fault` when it fails, [`retry`] when it may go better.
+//! * On the way back: `receive`, [`sse`], [`think`]; `fault` when it fails (in the words of `said`), [`retry`] when it may go better.
 //! * Beside it: [`pricing`] and [`redact`].
 
 mod anthropic;
@@ -19,6 +19,7 @@ mod receive;
 pub mod redact;
 pub mod retry;
 pub mod routing;
+mod said;
 pub mod schema;
 pub mod scripted;
 pub mod sse;

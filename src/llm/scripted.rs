@@ -133,3 +133,59 @@ fn reply(text: &str) -> Reply {
         id: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::llm::{CallOptions, Message, Request, Sampling};
+    use tokio_util::sync::CancellationToken;
+
+    struct Deaf;
+    impl Watch for Deaf {
+        fn text(&self, _: &str) {}
+        fn retry(&self, _: &str, _: f64, _: u32) {}
+    }
+
+    fn call(agent: &str) -> Call {
+        Call {
+            request: Request {
+                model: "m".into(),
+                system: String::new(),
+                messages: vec![Message::user("hi")],
+                schema: None,
+                sampling: Sampling::default(),
+                max_output_tokens: None,
+            },
+            options: CallOptions::default(),
+            agent: agent.into(),
+            cancel: CancellationToken::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn agents_speak_their_own_lines_in_order() {
+        let provider = ScriptedProvider::new();
+        provider.say("planner", "a").say("engineer", "b").fail("planner", LlmErrorKind::Server, "down");
+        assert_eq!(provider.left(), 3);
+        let ask = |agent: &'static str| {
+            let provider = &provider;
+            async move { provider.call(&call(agent), &Deaf).await }
+        };
+        assert_eq!(ask("engineer").await.unwrap().text, "b");
+        assert_eq!(ask("planner").await.unwrap().text, "a");
+        assert_eq!(ask("planner").await.unwrap_err().kind, LlmErrorKind::Server);
+        assert!(ask("planner").await.unwrap_err().message.contains("planner"));
+        assert_eq!(provider.agents(), ["engineer", "planner", "planner", "planner"]);
+        assert_eq!(provider.left(), 0);
+    }
+
+    #[tokio::test]
+    async fn hanging_calls_end_when_cancelled() {
+        let provider = ScriptedProvider::new();
+        provider.hang("engineer");
+        let waiting = call("engineer");
+        let (result, ()) = tokio::join!(provider.call(&waiting, &Deaf), async { waiting.cancel.cancel() });
+        assert_eq!(result.unwrap_err().kind, LlmErrorKind::Cancelled);
+    }
+}

@@ -192,3 +192,89 @@ pub(crate) fn put(map: &mut Map<String, Value>, key: &str, value: Option<impl In
         map.insert(key.into(), value.into());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::llm::types::Sampling;
+    use serde_json::json;
+
+    /// `value` with every part of it, one after the other, replaced by something odd.
+    fn spoiled(value: &Value) -> Vec<Value> {
+        let odd = [json!(null), json!(-1.5), json!("x"), json!([]), json!([[1]]), json!({}), json!(true)];
+        let mut all = odd.to_vec();
+        let mut parts: Vec<(String, Value)> = Vec::new();
+        match value {
+            Value::Object(map) => parts.extend(map.iter().map(|(k, v)| (format!("/{k}"), v.clone()))),
+            Value::Array(items) => {
+                parts.extend(items.iter().enumerate().map(|(n, v)| (format!("/{n}"), v.clone())));
+            }
+            _ => {}
+        }
+        for (pointer, part) in parts {
+            for replacement in spoiled(&part) {
+                let mut copy = value.clone();
+                if let Some(place) = copy.pointer_mut(&pointer) {
+                    *place = replacement;
+                }
+                all.push(copy);
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn no_reply_however_odd_makes_it_panic() {
+        let request = Request {
+            model: "m".into(),
+            system: String::new(),
+            messages: vec![Message::user("hi")],
+            schema: None,
+            sampling: Sampling::default(),
+            max_output_tokens: None,
+        };
+        let prices = Prices::builtin();
+        let cases = [
+            (
+                Wire::OpenAi,
+                json!({"id": "i", "choices": [{"index": 0, "finish_reason": "stop", "delta": {"content": [{"type": "text",
+                    "text": "a"}], "reasoning": "r", "refusal": null}}], "usage": {"prompt_tokens": 3,
+                    "prompt_tokens_details": {"cached_tokens": 1}}}),
+            ),
+            (
+                Wire::Anthropic,
+                json!({"type": "message_delta", "delta": {"stop_reason": "refusal", "stop_details": {"category": "c"}},
+                    "usage": {"input_tokens": 3, "cache_read_input_tokens": 2, "output_tokens_details": {"thinking_tokens": 1}},
+                    "content": [{"type": "tool_use", "input": {"a": 1}}], "stop_reason": "end_turn"}),
+            ),
+            (
+                Wire::Anthropic,
+                json!({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "a"}}),
+            ),
+            (
+                Wire::Gemini,
+                json!({"candidates": [{"content": {"parts": [{"text": "a", "thought": false}]}, "finishReason": "STOP"}],
+                    "promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 3}}),
+            ),
+        ];
+        for (wire, value) in cases {
+            let base_url = "http://x".to_owned();
+            let route = Route { wire, model: "m".into(), base_url, custom: true, key: None };
+            for odd in spoiled(&value) {
+                let mut draft = Draft::default();
+                if draft.event(wire, &odd).is_ok()
+                    && draft.event(wire, &value).is_ok()
+                    && draft.finish.is_some()
+                {
+                    let reply = draft.finish(&request, &route, &prices);
+                    assert!(reply.is_ok_and(|r| r.usage.prompt_tokens > 0), "{odd}");
+                }
+                let mut draft = Draft::default();
+                if draft.whole(wire, &odd).is_ok() {
+                    assert!(draft.finish(&request, &route, &prices).is_ok(), "{odd}");
+                }
+                assert!(Fault::of_object(&odd, None).is_none(), "{odd}");
+            }
+        }
+    }
+}

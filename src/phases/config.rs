@@ -215,8 +215,26 @@ pub struct Params {
     pub call_deadline_seconds: Option<f64>,
     /// A step that exhausts its tries ends the phase with `status: "failed"` in its output, not as failed.
     pub fail_softly: bool,
-    /// Steps share no context: the legacy `planning_and_control` and `control` write one report for all.
-    pub one_report: bool,
+    /// Which files a run leaves.
+    pub files: Files,
+}
+
+/// Which files a run leaves beside its products.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Files {
+    /// A context after planning and after each step, and reports of each step.
+    #[default]
+    Carryover,
+    /// No contexts, and one report for all steps (`planning_and_control`, `control`).
+    Plain,
+}
+
+impl Files {
+    /// Whether reports are made for all steps together.
+    pub fn is_plain(self) -> bool {
+        self == Self::Plain
+    }
 }
 
 /// One agent's entry of `agent_llm_configs`.

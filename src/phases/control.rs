@@ -340,7 +340,7 @@ impl Control {
             chats::write(run, &chat, nested, lines).await?;
             written.push(chat);
         }
-        if !self.config.params.one_report {
+        if !self.config.params.files.is_plain() {
             let times = [("initialization_time_control", 0.0), ("execution_time_control", seconds)];
             let stem = format!("timing_report_step_{number}");
             written.push(reports::times(run, &space.root.join("time"), &stem, &times).await?);
@@ -426,7 +426,7 @@ impl Control {
         clocks: Clocks,
     ) -> Result<Outcome> {
         let ended = run.clock().now();
-        if self.config.params.one_report {
+        if self.config.params.files.is_plain() {
             let lines = run.ledger().since(clocks.mark);
             let times = [
                 ("initialization_time_control", clocks.initialised - clocks.begun),

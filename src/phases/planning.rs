@@ -10,7 +10,7 @@ use super::workspace::Workspace;
 use super::{chats, feedback, reports, tell_messages, tell_shortened, templates};
 use crate::agents::context::{self, Seed};
 use crate::agents::transcript::Transcript;
-use crate::agents::{Briefing, PlanStep, PlannerCase, ReviewerCase, formats, parse, plan, roster};
+use crate::agents::{Briefing, PlanStep, PlannerCase, ReviewerCase, formats, parse, plan, restrict, roster};
 use crate::engine::state::share;
 use crate::engine::{Outcome, Phase, PhaseStatus, Run, Section, State};
 use crate::error::Result;
@@ -35,7 +35,7 @@ impl Planning {
             .allowed_agents
             .clone()
             .filter(|agents| !agents.is_empty())
-            .or_else(|| plan::restricted_agents(&self.config.plan_instructions))
+            .or_else(|| restrict::restricted_agents(&self.config.plan_instructions))
             .unwrap_or_else(all)
     }
 
@@ -145,7 +145,7 @@ impl Planning {
         planned.insert("needed_agents".into(), json!(agents));
         context::cost(&mut planned, json!(costs.rows), &costs.path.display().to_string());
         let mut written = vec![path.clone(), chat, times, costs.path];
-        if !config.params.one_report {
+        if !config.params.files.is_plain() {
             let pickle = space.work_dir.join("context/context_step_0.pkl");
             reports::pickle(&pickle, &planned)?;
             written.push(pickle);

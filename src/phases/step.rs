@@ -347,7 +347,7 @@ impl Site<'_> {
             done.transcript.idea_hater(&critique);
             formats::critique(&critique)
         };
-        done.record.summary = Some(text);
+        done.record.notes = Some(text);
         Ok(())
     }
 }

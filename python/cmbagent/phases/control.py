@@ -51,10 +51,11 @@ class ControlPhaseConfig(PhaseConfig):
     researcher_instructions: str = ""
 
 
-class ControlPhase(BuiltinPhase, native="control"):
+class ControlPhase(BuiltinPhase):
     """Carry out the plan found in the input, in `shared_state` or in `config.params['preloaded_plan']`."""
 
     config_class: ClassVar[type[PhaseConfig] | None] = ControlPhaseConfig
+    _native_type: ClassVar[str] = "control"
     _output: ClassVar[dict[str, tuple[str, str]]] = {
         "step_results": ("array", "per step: step, context, summary, status and durations in seconds"),
         "final_context": ("object", "the state after the last step"),

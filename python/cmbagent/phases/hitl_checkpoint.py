@@ -62,10 +62,11 @@ class HITLCheckpointConfig(PhaseConfig):
 HITLCheckpointPhaseConfig = HITLCheckpointConfig
 
 
-class HITLCheckpointPhase(BuiltinPhase, native="hitl_checkpoint"):
+class HITLCheckpointPhase(BuiltinPhase):
     """Ask the workflow's approval manager; without one, approve and say so."""
 
     config_class: ClassVar[type[PhaseConfig] | None] = HITLCheckpointConfig
+    _native_type: ClassVar[str] = "hitl_checkpoint"
     _output: ClassVar[dict[str, tuple[str, str]]] = {
         "approval_status": (
             "string",

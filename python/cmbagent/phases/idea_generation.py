@@ -29,10 +29,11 @@ class IdeaGenerationPhaseConfig(PhaseConfig):
     idea_hater_model: str = "o3-mini-2025-01-31"
 
 
-class IdeaGenerationPhase(BuiltinPhase, native="idea_generation"):
+class IdeaGenerationPhase(BuiltinPhase):
     """Make and review research ideas on the task, and select one."""
 
     config_class: ClassVar[type[PhaseConfig] | None] = IdeaGenerationPhaseConfig
+    _native_type: ClassVar[str] = "idea_generation"
     _output: ClassVar[dict[str, tuple[str, str]]] = {
         "ideas": ("array", "the ideas"),
         "reviews": ("array", "what the critic said"),

@@ -49,10 +49,11 @@ class OneShotPhaseConfig(PhaseConfig):
     clear_work_dir: bool = False
 
 
-class OneShotPhase(BuiltinPhase, native="one_shot"):
+class OneShotPhase(BuiltinPhase):
     """Have one agent do the task at once."""
 
     config_class: ClassVar[type[PhaseConfig] | None] = OneShotPhaseConfig
+    _native_type: ClassVar[str] = "one_shot"
     _output: ClassVar[dict[str, tuple[str, str]]] = {
         "result": ("object", "the state at the end"),
         "chat_history": ("array", "the messages exchanged"),

@@ -39,10 +39,11 @@ class PlanningPhaseConfig(PhaseConfig):
     max_n_attempts: int = 3
 
 
-class PlanningPhase(BuiltinPhase, native="planning"):
+class PlanningPhase(BuiltinPhase):
     """Turn the task into a plan of steps, each with one agent in charge."""
 
     config_class: ClassVar[type[PhaseConfig] | None] = PlanningPhaseConfig
+    _native_type: ClassVar[str] = "planning"
     _output: ClassVar[dict[str, tuple[str, str]]] = {
         "final_plan": ("array", "the steps, each with sub_task, sub_task_agent and bullet_points"),
         "number_of_steps_in_plan": ("integer", "how many there are"),
