@@ -16,7 +16,7 @@ def test_arguments_reach_the_phase(planned, tmp_path):
     config = phase["config"]
     assert (phase["type"], config["max_rounds"], config["engineer_model"]) == ("control", 9, "e")
     assert config["engineer_instructions"] == ""
-    assert config["params"] == {"preloaded_plan": STEPS, "one_report": True, "fail_softly": True}
+    assert config["params"] == {"preloaded_plan": STEPS, "files": "plain", "fail_softly": True}
     assert call.shared_state == {"planning_context": {"hardware_constraints": "h"}}
 
 

@@ -99,7 +99,7 @@ def control(
         "researcher_instructions": _calls.text(researcher_instructions),
         "params": {
             "preloaded_plan": steps,
-            "one_report": True,
+            "files": "plain",
             "fail_softly": True,
         },
     }

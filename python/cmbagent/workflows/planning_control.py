@@ -207,7 +207,7 @@ def planning_and_control(
     _calls.set_aside("planning_and_control", ignored, _IGNORED)
     place = _calls.prepare_work_dir(work_dir, clear_work_dir)
     shared_params = {
-        "one_report": True,
+        "files": "plain",
         "default_llm_model": default_llm_model,
         "default_formatter_model": default_formatter_model,
     }
