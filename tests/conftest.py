@@ -1,4 +1,4 @@
-"""What holds for every test: no keys of the developer's, no display, no settings from outside."""
+"""What holds for every test: no keys of the developer's and no settings from outside."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,6 @@ from cmbagent.workflows import _calls
 def quiet_environment(monkeypatch, tmp_path):
     for variable in [*API_KEY_VARIABLES.values(), "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "GEMINI_BASE_URL"]:
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("CMBAGENT_QUIET", "1")
     monkeypatch.setenv("CMBAGENT_STORE", str(tmp_path / ".store" / "store.db"))
 
 

@@ -16,7 +16,7 @@ def test_arguments_reach_the_phase(planned, tmp_path):
     config = phase["config"]
     assert (phase["type"], config["max_rounds"], config["engineer_model"]) == ("control", 9, "e")
     assert config["engineer_instructions"] == ""
-    assert config["params"] == {"preloaded_plan": STEPS, "one_report": True, "fail_softly": True}
+    assert config["params"] == {"preloaded_plan": STEPS, "files": "plain", "fail_softly": True}
     assert call.shared_state == {"planning_context": {"hardware_constraints": "h"}}
 
 
@@ -48,7 +48,7 @@ def test_whole_run(tmp_path):
     (tmp_path / "mine.txt").write_text("x")
     server = two_steps()
     result = run(server, control, "t", plan=str(tmp_path / "plan.json"), work_dir=tmp_path)
-    assert server.agents == ["engineer", "researcher"]
+    assert server.agents() == ["engineer", "researcher"]
     assert result["status"] == "completed"
     assert result["execution_time_control"] >= 0
     assert list((tmp_path / "control" / "time").glob("timing_report_control_*.json"))

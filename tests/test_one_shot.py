@@ -21,11 +21,11 @@ def test_arguments_reach_the_phase(planned, tmp_path):
     call = planned(
         one_shot, "t", max_rounds=10, max_n_attempts=7, agent="researcher", engineer_model="gpt-oss-120b",
         researcher_model="r", default_llm_model="d", default_formatter_model="f",
-        researcher_filename="report", evaluate_plots=True, max_n_plot_evals=2,
+        researcher_filename="report", max_n_plot_evals=2,
         work_dir=str(tmp_path), clear_work_dir=True,
     )  # fmt: skip
     assert config(call) == {
-        "max_rounds": 10, "max_n_attempts": 7, "agent": "researcher", "evaluate_plots": True,
+        "max_rounds": 10, "max_n_attempts": 7, "agent": "researcher", "evaluate_plots": False,
         "max_n_plot_evals": 2, "model": None, "engineer_model": "gpt-oss-120b", "researcher_model": "r",
         "web_surfer_model": "gpt-4.1-2025-04-14", "plot_judge_model": "o3-mini-2025-01-31",
         "camb_context_model": "gpt-4.1-2025-04-14", "default_llm_model": "d", "default_formatter_model": "f",
@@ -40,8 +40,15 @@ def test_other_names(planned, tmp_path):
     renamed = config(planned(one_shot, "t", work_dir=tmp_path, default_llm_model_arg="x"))
     assert renamed["default_llm_model"] == "x"
     assert config(planned(one_shot, "t", work_dir=tmp_path, inject_wrong_plot=False))["agent"] == "engineer"
-    with pytest.warns(UserWarning, match="ignores inject_wrong_plot, massgen_verbose:"):
-        planned(one_shot, "t", work_dir=tmp_path, inject_wrong_plot="axes", massgen_verbose=True)
+    with pytest.warns(UserWarning, match="ignores evaluate_plots, inject_wrong_plot, massgen_verbose:"):
+        planned(
+            one_shot,
+            "t",
+            work_dir=tmp_path,
+            inject_wrong_plot="axes",
+            massgen_verbose=True,
+            evaluate_plots=True,
+        )
     with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
         one_shot("t", work_dir=tmp_path, nonsense=1)
 
@@ -67,7 +74,7 @@ def test_engineer(tmp_path):
         models, one_shot, "six times seven", max_rounds=10, agent="engineer", engineer_model="gpt-oss-120b",
         work_dir=str(tmp_path), clear_work_dir=True,
     )  # fmt: skip
-    assert models.agents == ["engineer"]
+    assert models.agents() == ["engineer"]
     assert f"{result['execution_time']:.2f} {result['initialization_time']:.2f}"
     assert result["engineer"].name == "engineer"
     assert result["engineer"].llm_config["model"] == "gpt-oss-120b"
@@ -83,12 +90,18 @@ def test_engineer(tmp_path):
     assert list((tmp_path / "cost").glob("cost_report_*.json"))
 
 
+def test_model_counts_for_the_agent(tmp_path):
+    models = server()
+    run(models, one_shot, "t", model="gpt-mine", work_dir=tmp_path)
+    assert [call.model for call in models.calls] == ["gpt-mine"]
+
+
 def test_researcher(tmp_path):
     models = server()
     result = run(
         models, one_shot, "why", initial_agent="researcher", researcher_filename="report", work_dir=tmp_path
     )
-    assert models.agents == ["researcher"]
+    assert models.agents() == ["researcher"]
     assert (tmp_path / "report.md").exists()
     assert any(m["name"] == "researcher_response_formatter" for m in result["chat_history"])
 

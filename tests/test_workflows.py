@@ -15,7 +15,7 @@ from test_base import ValidationPhase
 
 
 class Approvals:
-    """An approval manager that gives one answer to everything."""
+    """An approval manager that gives one answer to every checkpoint, and has each step go on."""
 
     def __init__(self, resolution, modifications=None):
         self.answer = SimpleNamespace(
@@ -28,6 +28,8 @@ class Approvals:
         return SimpleNamespace(id=str(len(self.requests)))
 
     async def wait_for_approval_async(self, request_id, timeout_seconds):
+        if "continue" in self.requests[-1]["options"]:
+            return SimpleNamespace(resolution="continue", user_feedback=None, modifications=None)
         return self.answer
 
 
@@ -47,7 +49,7 @@ def custom(*phases):
 def test_deep_research(tmp_path):
     executor, server = execute(get_workflow("deep_research"), tmp_path)
     context = executor.context
-    assert server.agents == ["planner", "plan_reviewer", "planner", "engineer", "researcher"]
+    assert server.agents() == ["planner", "plan_reviewer", "planner", "engineer", "researcher"]
     assert len(context.shared_state["plan_steps"]) == 2
     assert context.phase_timings.get("total", 0) > 0
     assert [h for r in executor.results for h in r.chat_history]
@@ -67,7 +69,7 @@ def test_planning_phase_alone(tmp_path):
     server = two_steps()
     with server, server.environment():
         result = asyncio.run(phase.execute(context))
-    assert server.agents == ["planner", "plan_reviewer", "planner", "plan_reviewer", "planner"]
+    assert server.agents() == ["planner", "plan_reviewer", "planner", "plan_reviewer", "planner"]
     assert result.succeeded
     assert [s["sub_task_agent"] for s in result.context.output_data["final_plan"]] == [
         "engineer",
@@ -89,7 +91,7 @@ def test_modified_plan_is_the_one_carried_out(tmp_path):
     manager = Approvals("modify", {"plan": plan})
     executor, server = execute(get_workflow("deep_research_hitl"), tmp_path, approval_manager=manager)
     assert len(manager.requests) == 1
-    assert server.agents[3:] == ["engineer"]
+    assert server.agents()[3:] == ["engineer"]
     assert "only this" in server.prompts("engineer")[0]
     assert executor.context.plan == plan
 
@@ -113,7 +115,7 @@ def test_cancelled_between_steps(tmp_path):
     server = two_steps()
     with pytest.raises(RunStoppedError, match="cancelled by user"):
         execute(get_workflow("deep_research"), tmp_path, server, callbacks=callbacks)
-    assert server.agents[-1] == "engineer"
+    assert server.agents()[-1] == "engineer"
 
 
 def test_callbacks_of_a_whole_run(tmp_path):

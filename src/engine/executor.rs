@@ -64,6 +64,7 @@ async fn walk(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workflow) -> 
             return Ok(RunStatus::Stopped);
         }
         workflow.enter(index)?;
+        run.gate()?;
         let Some(outcome) = perform(run, phase.as_ref(), index, last.as_ref(), workflow).await? else {
             continue;
         };

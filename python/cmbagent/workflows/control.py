@@ -57,7 +57,7 @@ def control(
         retrieve_assistant_model: kept for older programs; no agent uses it.
         idea_maker_model: model that makes ideas.
         idea_hater_model: model that criticises them.
-        plot_judge_model: model that judges plots.
+        plot_judge_model: kept for older programs; no agent uses it.
         work_dir: where files go; `None` means `cmbagent_output` in the current directory.
         clear_work_dir: `True` deletes the contents of `work_dir` first; nothing is deleted without it.
         api_keys: provider name → key, or any object that can be subscripted so; `None` reads the environment.
@@ -99,7 +99,7 @@ def control(
         "researcher_instructions": _calls.text(researcher_instructions),
         "params": {
             "preloaded_plan": steps,
-            "one_report": True,
+            "files": "plain",
             "fail_softly": True,
         },
     }

@@ -71,7 +71,7 @@ def planning_and_control_context_carryover(
         idea_maker_model: model that makes ideas.
         idea_hater_model: model that criticises them.
         camb_context_model: kept for older programs; no agent uses it.
-        plot_judge_model: model that judges plots.
+        plot_judge_model: kept for older programs; no agent uses it.
         web_surfer_model: kept for older programs; no agent uses it.
         retrieve_assistant_model: kept for older programs; no agent uses it.
         default_llm_model: model of agents without a setting of their own.
@@ -207,7 +207,7 @@ def planning_and_control(
     _calls.set_aside("planning_and_control", ignored, _IGNORED)
     place = _calls.prepare_work_dir(work_dir, clear_work_dir)
     shared_params = {
-        "one_report": True,
+        "files": "plain",
         "default_llm_model": default_llm_model,
         "default_formatter_model": default_formatter_model,
     }
