@@ -128,7 +128,7 @@ fn live(work_dir: &Path, records: Vec<Record>, life: usize) -> Finished {
     let workflow = MemoryWorkflow::new(TASK, work_dir.to_str().unwrap());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let result = runtime.block_on(execute(&run, &phases, &workflow));
-    let outputs = workflow.results().iter().map(|outcome| outcome_json(outcome)).collect();
+    let outputs = workflow.results().iter().map(outcome_json).collect();
     let events = witness.0.lock().unwrap().clone();
     Finished {
         result,
@@ -182,7 +182,11 @@ fn a_run_cut_after_every_record_and_replayed_ends_the_same_and_repeats_nothing()
         std::fs::remove_dir_all(&work_dir).unwrap();
         let first = live(&work_dir, Vec::new(), cut);
         assert!(first.result.is_err(), "cut after {cut}");
-        assert_eq!(shape(&first.records), shape(&whole.records[..cut]), "the life before the cut is the same");
+        assert_eq!(
+            shape(&first.records),
+            shape(&whole.records[..cut]),
+            "the life before the cut is the same"
+        );
         let second = live(&work_dir, first.records.clone(), usize::MAX);
         assert_eq!(second.result.unwrap(), RunStatus::Completed, "cut after {cut}");
 

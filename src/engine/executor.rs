@@ -142,7 +142,8 @@ async fn attempt(
 ) -> Result<Outcome> {
     let started = run.clock().now();
     let mark = run.ledger().mark();
-    run.tell("", "phase_started", json!({"display_name": phase.display_name()})).await?;
+    let about = json!({"display_name": phase.display_name(), "config": phase.config()});
+    run.tell("", "phase_started", about).await?;
     let work = phase.execute(run, state.clone());
     let ended = match settings.timeout_seconds {
         None => work.await,

@@ -230,13 +230,10 @@ impl Run {
     /// The place in words fit for a file name: the same in a replay, and no other place's.
     pub fn label(&self) -> String {
         let Position { attempt, phase_try, nested, step, turn, .. } = self.position;
-        let mut label = format!("step_{step}_turn_{turn}");
-        for (word, number) in [("again", nested), ("retry", phase_try), ("rerun", attempt)] {
-            if number > 0 {
-                label.push_str(&format!("_{word}_{number}"));
-            }
-        }
-        label
+        let again = [("again", nested), ("retry", phase_try), ("rerun", attempt)];
+        let again = again.iter().filter(|(_, number)| *number > 0);
+        let again: Vec<String> = again.map(|(word, number)| format!("_{word}_{number}")).collect();
+        format!("step_{step}_turn_{turn}{}", again.concat())
     }
 
     /// Which try of the phase this is, from 0.

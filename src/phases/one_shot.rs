@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::config::{self, Models, read};
 use super::step::Site;
-use super::workspace::Workspace;
+use super::workspace::{Workspace, clear};
 use super::{chats, feedback, reports, tell_messages, templates};
 use crate::agents::carry::MIN_BUDGET;
 use crate::agents::context::{self, Seed, StepEnd};
@@ -41,6 +41,9 @@ impl OneShot {
                 agent.name,
                 roster::step_agents().join(", ")
             )));
+        }
+        if config.clear_work_dir {
+            run.observe("the work directory is emptied", || clear(&state.work_dir())).await?;
         }
         let space = Workspace::open(run, &state.work_dir(), "", config.params.keep_existing).await?;
         let templates = templates(&config.params)?;

@@ -170,6 +170,8 @@ impl Site<'_> {
                 if let Some(symptom) = symptom {
                     symptoms += 1;
                     case.suspect = Some(symptom.clone());
+                    let message = format!("{} ended well, but {symptom} It goes back once.", attempt.file);
+                    here.tell("engineer", "warning", json!({"message": message})).await?;
                     (failure.ended, failure.diagnosis) = ("it ended well, but looked wrong".into(), symptom);
                 } else {
                     case.suspect = None;

@@ -174,6 +174,29 @@ fn write_hint(work_dir: &Path, hint: &Hint) -> Result<()> {
     write(&work_dir.join(HINT), &text)
 }
 
+/// Deletes what is in a work directory and keeps the directory; links are removed, not followed.
+pub fn clear(work_dir: &str) -> Result<()> {
+    let place = resolve(work_dir)?;
+    let precious = place.parent().is_none()
+        || std::env::home_dir().and_then(|home| home.canonicalize().ok()).as_ref() == Some(&place)
+        || std::env::current_dir().is_ok_and(|here| here != place && here.starts_with(&place));
+    if precious {
+        return Err(Error::WorkDir(format!(
+            "refusing to empty {}; give a directory that holds nothing but results",
+            place.display()
+        )));
+    }
+    let fail = |e: std::io::Error| Error::WorkDir(format!("{} cannot be emptied: {e}", place.display()));
+    for entry in fs::read_dir(&place).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let directory = entry.file_type().map_err(fail)?.is_dir();
+        let removed =
+            if directory { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+        removed.map_err(fail)?;
+    }
+    Ok(())
+}
+
 /// Writes a file whole or not at all: readers never see half of it.
 pub fn write(path: &Path, contents: &[u8]) -> Result<()> {
     let fail = |e: std::io::Error| Error::WorkDir(format!("{} cannot be written: {e}", path.display()));
@@ -257,6 +280,19 @@ mod tests {
         assert!(names(&second).is_empty());
         assert!(theirs.exists() && !ours.exists());
         assert!(temp.path().join(".previous/run-2/control/data/plot.png").exists());
+    }
+
+    #[test]
+    fn clearing_follows_no_link_and_spares_precious_places() {
+        let temp = tempfile::tempdir().unwrap();
+        let kept = put(temp.path(), "kept/file.txt");
+        let work = temp.path().join("work");
+        put(&work, "a/b.txt");
+        std::os::unix::fs::symlink(temp.path().join("kept"), work.join("link")).unwrap();
+        clear(work.to_str().unwrap()).unwrap();
+        assert_eq!(fs::read_dir(&work).unwrap().count(), 0);
+        assert!(kept.exists());
+        assert!(clear("/").unwrap_err().to_string().contains("refusing to empty /"));
     }
 
     #[test]

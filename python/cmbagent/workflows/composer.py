@@ -135,7 +135,8 @@ class WorkflowExecutor:
         approval_manager: asks humans at checkpoints; without one, checkpoints approve by themselves.
         initial_shared_state: put into `shared_state` before the first phase.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
-        options: settings of the engine for this run.
+        options: settings for every phase's `config.params` that the phase does not set itself, such as
+            `script_timeout_seconds`, `env_passthrough`, `agent_llm_configs`, `prompts`, `allowed_agents`.
 
     Attributes:
         phases: the phases, built.
@@ -175,6 +176,8 @@ class WorkflowExecutor:
         self.phases: list[Phase] = [
             PhaseRegistry.create_from_dict(copy_containers(p)) for p in workflow.phases
         ]
+        for phase in self.phases:
+            phase.config.params = {**self.options, **phase.config.params}
         self.context = WorkflowContext(
             workflow_id=workflow.id,
             run_id=str(uuid.uuid4()),
