@@ -62,7 +62,12 @@ def test_status_values():
 
 def test_config_defaults():
     config = PlanningPhaseConfig()
-    assert (config.phase_type, config.enabled, config.timeout_seconds, config.max_retries) == ("planning", True, 3600, 0)
+    assert (config.phase_type, config.enabled, config.timeout_seconds, config.max_retries) == (
+        "planning",
+        True,
+        3600,
+        0,
+    )
     assert config.model_overrides is not PlanningPhaseConfig().model_overrides
     assert config.params is not PlanningPhaseConfig().params
     with pytest.raises(TypeError, match=r"__init__\(\) got an unexpected keyword argument 'nope'"):
@@ -107,7 +112,9 @@ def test_context_to_dict_keeps_secrets_out():
 
 def test_copy_for_next_phase():
     value = object()
-    c = context(shared_state={"old": 1, "kept": value}, output_data={"x": 2, "shared": {"old": 3, "new": value}})
+    c = context(
+        shared_state={"old": 1, "kept": value}, output_data={"x": 2, "shared": {"old": 3, "new": value}}
+    )
     following = c.copy_for_next_phase("phase_1_y")
     assert following.phase_id == "phase_1_y"
     assert following.input_data is c.output_data
@@ -140,7 +147,11 @@ def test_own_phase_gets_its_own_config():
     phase = ValidationPhase()
     assert phase.config == ValidationPhaseConfig()
     assert phase.status is PhaseStatus.PENDING
-    assert (phase.validate_input(context()), phase.get_required_agents(), phase.get_output_schema()) == ([], [], {})
+    assert (phase.validate_input(context()), phase.get_required_agents(), phase.get_output_schema()) == (
+        [],
+        [],
+        {},
+    )
     assert not phase.can_skip(context())
     assert ValidationPhase(ValidationPhaseConfig(enabled=False)).can_skip(context())
     assert asyncio.run(phase.execute(context())).output_data == {"validated": True}

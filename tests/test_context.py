@@ -36,7 +36,13 @@ def test_save_and_load(tmp_path):
     rows = [1, (2, {3}), b"x"]
     context = workflow_context(
         plan=STEPS,
-        shared_state={"_approval_manager": object(), "rows": rows, "again": rows, "when": when, 7: Path("/p")},
+        shared_state={
+            "_approval_manager": object(),
+            "rows": rows,
+            "again": rows,
+            "when": when,
+            7: Path("/p"),
+        },
         metadata={"odd": lambda: None, "api_keys": {"OPENAI": "sk-secret-key"}, "nan": float("nan")},
         agent_state={"deep": {"api_keys": "sk-secret-key"}},
     )

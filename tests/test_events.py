@@ -31,7 +31,13 @@ def run_of_one_step(listener):
         listener, "run_started", task="the task", work_dir="/w", workflow_id="i", workflow_name="n",
         phases=["planning", "control"], phase="", phase_index=0,
     )  # fmt: skip
-    config = {"planner_model": "p", "plan_reviewer_model": "r", "max_plan_steps": 3, "n_plan_reviews": 1, "x": 1}
+    config = {
+        "planner_model": "p",
+        "plan_reviewer_model": "r",
+        "max_plan_steps": 3,
+        "n_plan_reviews": 1,
+        "x": 1,
+    }
     planning = {"phase": "planning", "phase_index": 0}
     event(listener, "phase_started", display_name="Planning", config=config, **planning)
     event(listener, "plan_ready", steps=STEPS, plan_text="text", seconds=2.0, path="/f", **planning)
@@ -106,7 +112,9 @@ def test_failed_step_is_named():
         listener, "step_finished", number=2, total=3, status="failed", seconds=1.0, summary="", error="why",
         files=[], usage=USAGE, sub_task="b", step_agent="engineer", step=2,
     )  # fmt: skip
-    event(listener, "run_finished", status="failed", seconds=1.0, usage=USAGE, error="Phase control failed: x")
+    event(
+        listener, "run_finished", status="failed", seconds=1.0, usage=USAGE, error="Phase control failed: x"
+    )
     assert [h[0] for h in heard] == ["on_step_failed", "on_workflow_failed"]
     assert heard[0][1].error == "why"
     assert heard[1][1:] == ("Phase control failed: x", 2)
@@ -115,7 +123,9 @@ def test_failed_step_is_named():
 def test_other_news_is_progress():
     heard, callbacks = recorder()
     listener = Listener(callbacks)
-    event(listener, "script_started", file="f.py", attempt=1, attempts=4, limit_seconds=None, code="secret = 1")
+    event(
+        listener, "script_started", file="f.py", attempt=1, attempts=4, limit_seconds=None, code="secret = 1"
+    )
     event(listener, "file_written", path="/p.png", what="plot")
     event(listener, "warning", message="careful")
     event(listener, "approval_requested", checkpoint_type="c", message="m", options=[], request_id="1")
@@ -162,7 +172,9 @@ def test_failing_sink_is_left_out():
 
 def test_control_questions():
     asked = []
-    listener = Listener(WorkflowCallbacks(should_continue=lambda: False, on_pause_check=lambda: asked.append(1)))
+    listener = Listener(
+        WorkflowCallbacks(should_continue=lambda: False, on_pause_check=lambda: asked.append(1))
+    )
     assert not listener.should_continue()
     listener.pause()
     assert asked == [1]

@@ -41,7 +41,11 @@ VALUES = {
     "text": "é",
     "numbers": [1, 2.5, 3j, True, None, 2**80],
     "sets": [{1}, frozenset({2}), (1, (2,)), b"\xff", bytearray(b"x")],
-    "when": [datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc), datetime.timedelta(1), datetime.date.min],
+    "when": [
+        datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc),
+        datetime.timedelta(1),
+        datetime.date.min,
+    ],
     "path": Path("/a/b"),
     "decimal": decimal.Decimal("1.5"),
     "slice": slice(1, 2),
@@ -55,7 +59,11 @@ def test_plain_values(tmp_path, protocol):
 
 
 def test_containers_become_plain(tmp_path):
-    value = {"o": collections.OrderedDict(a=1), "d": collections.defaultdict(list, b=[2]), "q": collections.deque([3])}
+    value = {
+        "o": collections.OrderedDict(a=1),
+        "d": collections.defaultdict(list, b=[2]),
+        "q": collections.deque([3]),
+    }
     loaded = load_pickle(dump(tmp_path, value))
     assert loaded == {"o": {"a": 1}, "d": {"b": [2]}, "q": [3]}
     assert [type(v) for v in loaded.values()] == [dict, dict, list]
@@ -65,7 +73,9 @@ def test_containers_become_plain(tmp_path):
 def test_context_of_the_original(tmp_path, foreign, protocol):
     """The pickle of a pydantic model with the field `data`, holding a data frame."""
     context = foreign("autogen.agentchat.group.context_variables", "ContextVariables")
-    frame = foreign("pandas.core.frame", "DataFrame", __reduce__=lambda self: (rebuild, (object, b"x"), {"s": 1}))
+    frame = foreign(
+        "pandas.core.frame", "DataFrame", __reduce__=lambda self: (rebuild, (object, b"x"), {"s": 1})
+    )
     rebuild = foreign("pandas.core.internals", "rebuild", __init__=lambda self, *arguments: None)
     c = context()
     c.__dict__["data"] = {"displayed_images": ["/a.png"], "cost_dataframe": frame(), "n_attempts": 0}
@@ -83,7 +93,10 @@ def test_context_of_the_original(tmp_path, foreign, protocol):
 
 def test_pydantic_state(tmp_path, foreign):
     context = foreign("autogen.agentchat.group.context_variables", "ContextVariables")
-    context.__getstate__ = lambda self: {"__dict__": {"data": {"k": "v"}}, "__pydantic_fields_set__": {"data"}}
+    context.__getstate__ = lambda self: {
+        "__dict__": {"data": {"k": "v"}},
+        "__pydantic_fields_set__": {"data"},
+    }
     assert load_context(dump(tmp_path, context())) == {"k": "v"}
 
 
@@ -95,9 +108,7 @@ class Evil:
         return self.call
 
 
-@pytest.mark.parametrize(
-    "function", [os.system, eval, exec, getattr, __import__, open, os.remove, type]
-)
+@pytest.mark.parametrize("function", [os.system, eval, exec, getattr, __import__, open, os.remove, type])
 def test_code_is_refused(tmp_path, function):
     marker = tmp_path / "marker"
     path = dump(tmp_path, {"x": Evil(function, f"touch {marker}")})
