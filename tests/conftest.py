@@ -1,13 +1,37 @@
-"""What holds for every test: no keys of the developer's, no display, no settings from outside."""
+"""What holds for every test: no keys of the developer's and no settings from outside."""
+
+from types import SimpleNamespace
 
 import pytest
 
 from cmbagent.utils import API_KEY_VARIABLES
+from cmbagent.workflows import _calls
 
 
 @pytest.fixture(autouse=True)
 def quiet_environment(monkeypatch, tmp_path):
     for variable in [*API_KEY_VARIABLES.values(), "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "GEMINI_BASE_URL"]:
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("CMBAGENT_QUIET", "1")
     monkeypatch.setenv("CMBAGENT_STORE", str(tmp_path / ".store" / "store.db"))
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """Record what would be run, and stop there."""
+    calls = []
+
+    class Stop(Exception):
+        pass
+
+    def run_phases(workflow_id, name, phases, task, work_dir, **kwargs):
+        calls.append(SimpleNamespace(id=workflow_id, phases=phases, task=task, work_dir=work_dir, **kwargs))
+        raise Stop
+
+    monkeypatch.setattr(_calls, "run_phases", run_phases)
+
+    def call(function, *args, **kwargs):
+        with pytest.raises(Stop):
+            function(*args, **kwargs)
+        return calls[-1]
+
+    return call

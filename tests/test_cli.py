@@ -7,13 +7,13 @@ import subprocess
 import sys
 
 import pytest
-from cmbagent.workflows import SYSTEM_WORKFLOWS, WorkflowDefinition
 from typer.testing import CliRunner
 
 import cmbagent
 from cmbagent import cli
 from cmbagent.console import ConsoleApprovals
 from cmbagent.testing import ModelServer, code, notes, plan, review
+from cmbagent.workflows import SYSTEM_WORKFLOWS, WorkflowDefinition
 
 PLAN = plan(("engineer", "Compute six times seven."), ("researcher", "Write it down."))
 SCRIPT = {

@@ -32,7 +32,7 @@ def test_to_dict_and_json():
 
 
 def test_save_and_load(tmp_path):
-    when = datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)
+    when = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
     rows = [1, (2, {3}), b"x"]
     context = workflow_context(
         plan=STEPS,

@@ -57,8 +57,8 @@ def run_of_one_step(listener):
         usage=USAGE, **{**step, "at": 13.0},
     )  # fmt: skip
     event(
-        listener, "cost", cost_json_path="/c", total_cost=0.5, total_tokens=7, records=[{"Agent": "engineer"}],
-        unpriced_models=[],
+        listener, "cost", cost_json_path="/c", total_cost=0.5, total_tokens=7,
+        records=[{"Agent": "engineer"}], unpriced_models=[],
     )  # fmt: skip
     event(listener, "run_finished", status="completed", seconds=5.0, usage=USAGE, error=None)
 
@@ -95,9 +95,8 @@ def test_callbacks_in_the_order_older_programs_expect():
         "the task", 1, STEPS, "text", 2.0,
     )  # fmt: skip
     step = calls["on_step_complete"][0]
-    assert (step.status, step.goal, step.started_at, step.completed_at, step.execution_time, step.summary) == (
-        StepStatus.COMPLETED, "a", 10.0, 13.0, 3.0, "s",
-    )  # fmt: skip
+    assert (step.status, step.goal, step.summary) == (StepStatus.COMPLETED, "a", "s")
+    assert (step.started_at, step.completed_at, step.execution_time) == (10.0, 13.0, 3.0)
     assert calls["on_code_execution"] == ("engineer", "print()", "python", "out")
     assert calls["on_agent_message"][:3] == ("engineer", "user", "c")
     assert calls["on_cost_update"][0]["total_cost"] == 0.5
@@ -132,7 +131,8 @@ def test_other_news_is_progress():
     event(listener, "approval_received", resolution="approved", user_feedback=None)
     event(listener, "run_finished", status="stopped", seconds=1.0, usage=USAGE, error=None)
     assert [h[1] for h in heard] == [
-        "Running f.py", "Wrote /p.png", "careful", "Waiting for approval", "Approval: approved", "Workflow stopped",
+        "Running f.py", "Wrote /p.png", "careful", "Waiting for approval", "Approval: approved",
+        "Workflow stopped",
     ]  # fmt: skip
     assert "code" not in heard[0][2]
 

@@ -206,7 +206,7 @@ def test_heartbeat_wakes_the_loop_and_ends(monkeypatch):
                 await asyncio.sleep(0)
         count = len(beats)
         await asyncio.sleep(0.005)
-        return count, len([b for b in beats])
+        return count, len(beats)
 
     before, after = asyncio.run(main())
     assert after == before + 1  # the sleep itself

@@ -52,7 +52,8 @@ from cmbagent.workflows.legacy import one_shot as c
 from cmbagent.workflows.legacy.planning_control import planning_and_control_context_carryover as d
 from cmbagent.workflows.planning_control import planning_and_control_context_carryover as e
 import cmbagent.workflows.control
-print(one_shot is a is c, callable(control), deep_research is b is d is e, callable(cmbagent.workflows.control))
+print(one_shot is a is c, callable(control), deep_research is b is d is e)
+print(callable(cmbagent.workflows.control))
 """
     assert in_fresh_process(code).split() == ["True"] * 4
 

@@ -4,7 +4,6 @@ import pytest
 
 from cmbagent.phases import PhaseConfig, PhaseRegistry, PlanningPhase, PlanningPhaseConfig
 from cmbagent.phases.registry import PhaseRegistry as SameRegistry
-
 from test_base import BUILTIN, ValidationPhase, ValidationPhaseConfig
 
 
@@ -44,7 +43,7 @@ def test_register(registry):
 def test_unknown_type():
     with pytest.raises(ValueError, match=r"^Unknown phase type: zz\. Available: \['planning', 'control'"):
         PhaseRegistry.get("zz")
-    with pytest.raises(ValueError, match="^Unknown phase type: zz"):
+    with pytest.raises(ValueError, match=r"^Unknown phase type: zz"):
         PhaseRegistry.get_info("zz")
     assert not PhaseRegistry.is_registered("zz")
 
@@ -68,7 +67,7 @@ def test_create_from_dict(registry):
 
 @pytest.mark.parametrize("definition", [{}, {"type": ""}, {"type": None}])
 def test_definition_without_type(definition):
-    with pytest.raises(ValueError, match="^Phase definition must include 'type' key$"):
+    with pytest.raises(ValueError, match=r"^Phase definition must include 'type' key$"):
         PhaseRegistry.create_from_dict(definition)
 
 

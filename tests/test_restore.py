@@ -42,7 +42,7 @@ VALUES = {
     "numbers": [1, 2.5, 3j, True, None, 2**80],
     "sets": [{1}, frozenset({2}), (1, (2,)), b"\xff", bytearray(b"x")],
     "when": [
-        datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc),
+        datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC),
         datetime.timedelta(1),
         datetime.date.min,
     ],
@@ -74,7 +74,7 @@ def test_context_of_the_original(tmp_path, foreign, protocol):
     """The pickle of a pydantic model with the field `data`, holding a data frame."""
     context = foreign("autogen.agentchat.group.context_variables", "ContextVariables")
     frame = foreign(
-        "pandas.core.frame", "DataFrame", __reduce__=lambda self: (rebuild, (object, b"x"), {"s": 1})
+        "pandas.core.frame", "DataFrame", __reduce__=lambda self: (rebuild, (dict, b"x"), {"s": 1})
     )
     rebuild = foreign("pandas.core.internals", "rebuild", __init__=lambda self, *arguments: None)
     c = context()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from cmbagent import _loop
@@ -38,6 +38,7 @@ class Listener:
         callbacks: the caller's callbacks, in any form `adapt_callbacks` takes.
         sinks: shown each event before the callbacks hear of it.
         final_context: gives the run's final context once it has completed.
+        settings: gives the config of a phase by its index, for events that do not bring it.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class Listener:
         callbacks: Any = None,
         sinks: Iterable[Sink] = (),
         final_context: Callable[[], Any] = dict,
+        settings: Callable[[int], Mapping[str, Any]] | None = None,
     ) -> None:
         self._callbacks = adapt_callbacks(callbacks)
         self._sinks = list(sinks)
         self._final_context = final_context
+        self._settings = settings
         self._poster = _loop.current_poster.get()
         self._task = ""
         self._failed_step: int | None = None
@@ -111,7 +114,9 @@ class Listener:
         self._callbacks.invoke_phase_change(data["phase"], data["phase_index"])
         self._callbacks.invoke_phase_change(data["phase"], None)
         if data["phase"] == "planning":
-            config = data.get("config") or {}
+            config = data.get("config")
+            if config is None:
+                config = self._settings(data["phase_index"]) if self._settings else {}
             self._callbacks.invoke_planning_start(self._task, {k: config.get(k) for k in _PLANNING_SETTINGS})
 
     def _on_plan_ready(self, data: dict[str, Any]) -> None:
@@ -212,7 +217,10 @@ class LogSink:
 
 
 def make_listener(
-    callbacks: Any = None, verbose: bool | None = None, final_context: Callable[[], Any] = dict
+    callbacks: Any = None,
+    verbose: bool | None = None,
+    final_context: Callable[[], Any] = dict,
+    settings: Callable[[int], Mapping[str, Any]] | None = None,
 ) -> Listener:
     """Make the listener of a run, with log and display.
 
@@ -220,12 +228,13 @@ def make_listener(
         callbacks: the caller's callbacks.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
         final_context: gives the run's final context once it has completed.
+        settings: gives the config of a phase by its index, for events that do not bring it.
     """
     display = importlib.import_module("cmbagent.display").make_display(verbose)
     sinks: list[Sink] = [LogSink()]
     if display is not None:
         sinks.append(display)
-    return Listener(callbacks, sinks, final_context)
+    return Listener(callbacks, sinks, final_context, settings)
 
 
 def _arguments(text: Any) -> Any:

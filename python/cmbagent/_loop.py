@@ -19,11 +19,11 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from cmbagent.errors import CmbagentError
+from cmbagent.errors import ForkError
 
 T = TypeVar("T")
 
@@ -33,10 +33,6 @@ GRACE_SECONDS = 2.0
 """How long an interrupted run may take to end before it is left behind."""
 HEARTBEAT_SECONDS = 0.1
 """How often a loop wakes up while a run is awaited in it."""
-
-
-class CmbagentForkError(CmbagentError, RuntimeError):
-    """The process was forked after the engine had started; the engine's threads did not come along."""
 
 
 class Poster:
@@ -107,7 +103,7 @@ def run_sync(start: Callable[[], Coroutine[Any, Any, T]], describe: Callable[[],
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed; the coroutine was cancelled.
-        CmbagentForkError: this process was forked from one in which the engine had started.
+        ForkError: this process was forked from one in which the engine had started.
     """
     ensure_not_forked()
     context = contextvars.copy_context()
@@ -178,6 +174,11 @@ class _Helper(Generic[T]):
         return await self._start()
 
 
+async def as_coroutine(awaitable: Awaitable[T]) -> T:
+    """Wrap an awaitable that is no coroutine, so that it can be thrown into."""
+    return await awaitable
+
+
 def _loop_is_running() -> bool:
     try:
         asyncio.get_running_loop()
@@ -239,11 +240,11 @@ def ensure_not_forked() -> None:
     """Note that the engine starts in this process.
 
     Raises:
-        CmbagentForkError: the process was forked after the engine had started; it would wait for ever for
+        ForkError: the process was forked after the engine had started; it would wait for ever for
             threads that a fork does not copy.
     """
     if _Process.forked:
-        raise CmbagentForkError(
+        raise ForkError(
             "this process was forked after cmbagent had started a run, and the engine's threads were not "
             "copied; start workers with multiprocessing.get_context('spawn') (or 'forkserver') instead"
         )

@@ -32,8 +32,20 @@ class PhaseFailedError(CmbagentError, RuntimeError):
     """A phase ended without success; the text is `Phase {type} failed: {reason}`."""
 
 
+class PhaseTimeoutError(CmbagentError, TimeoutError):
+    """A phase took longer than its `timeout_seconds`."""
+
+
+class JournalError(CmbagentError, RuntimeError):
+    """The record of a run could not be written or read."""
+
+
 class ExecutionError(CmbagentError, RuntimeError):
     """A script could not be started or supervised (a script that merely fails is no exception)."""
+
+
+class ForkError(CmbagentError, RuntimeError):
+    """The process was forked after the engine had started; the engine's threads did not come along."""
 
 
 class RunStoppedError(CmbagentError, RuntimeError):

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 static PLOTS: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?i)^\W*(?:plot|draw|visuali[sz]e)\b|\b(?:make|create|produce|generate|save|draw)\b[^.;]{0,40}\b(?:plots?|figures?|histograms?|png)\b")
+    Regex::new(r"(?i)^\W*(?:plot|visuali[sz]e)\b|\b(?:make|create|produce|generate|save|draw)\b[^.;]{0,40}\b(?:plots?|figures?|histograms?|png)\b")
         .expect("valid pattern")
 });
 static SAVES: LazyLock<Regex> =

@@ -6,7 +6,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
@@ -105,9 +106,13 @@ impl Wake {
     }
 }
 
-struct Waker {
+/// What one poll leaves to be woken: at most once.
+struct Waker(Mutex<Option<Target>>);
+
+struct Target {
     event_loop: Py<PyAny>,
-    target: Mutex<Option<(Py<Awaitable>, Py<PyAny>)>>,
+    awaitable: Py<Awaitable>,
+    future: Py<PyAny>,
 }
 
 impl std::task::Wake for Waker {
@@ -116,16 +121,41 @@ impl std::task::Wake for Waker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let target = self.target.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some((awaitable, future)) = target else { return };
-        // No interpreter, or a closed loop: nobody waits any more.
-        Python::try_attach(|py| {
-            if let Ok(wake) = Py::new(py, Wake { awaitable, future }) {
-                let call = intern!(py, "call_soon_threadsafe");
-                let _ = self.event_loop.bind(py).call_method1(call, (wake,));
-            }
-        });
+        let target = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(target) = target {
+            // A send fails only when the thread has ended, with the interpreter: nobody waits any more.
+            let _ = alarm().send(target);
+        }
     }
+}
+
+/// The thread that takes wake-ups to their loops.
+///
+/// Whoever wakes may hold a lock that the polling thread wants while that thread holds the
+/// interpreter. So a waker must not wait for the interpreter itself: it would deadlock.
+fn alarm() -> &'static Sender<Target> {
+    static ALARM: OnceLock<Sender<Target>> = OnceLock::new();
+    ALARM.get_or_init(|| {
+        let (sender, targets) = std::sync::mpsc::channel::<Target>();
+        let ring = move || {
+            for Target { event_loop, awaitable, future } in targets {
+                let rung = Python::try_attach(|py| {
+                    if let Ok(wake) = Py::new(py, Wake { awaitable, future }) {
+                        // A closed loop refuses: nobody waits any more.
+                        let _ =
+                            event_loop.bind(py).call_method1(intern!(py, "call_soon_threadsafe"), (wake,));
+                    }
+                    drop(event_loop);
+                });
+                if rung.is_none() {
+                    break;
+                }
+            }
+        };
+        // Without the thread nothing can be awaited, and the send above says so by failing.
+        let _ = std::thread::Builder::new().name("cmbagent-alarm".into()).spawn(ring);
+        sender
+    })
 }
 
 /// The awaitable that `_core` functions return. It is its own iterator.
@@ -266,8 +296,8 @@ impl Inner {
         let event_loop = self.event_loop(py)?;
         let future = event_loop.call_method0(py, intern!(py, "create_future"))?;
         if let (Some(work), None) = (self.work.as_mut(), &self.ready) {
-            let target = (slf.clone().unbind(), future.clone_ref(py));
-            let waker = Arc::new(Waker { event_loop, target: Mutex::new(Some(target)) }).into();
+            let target = Target { event_loop, awaitable: slf.clone().unbind(), future: future.clone_ref(py) };
+            let waker = Arc::new(Waker(Mutex::new(Some(target)))).into();
             let _runtime = pyo3_async_runtimes::tokio::get_runtime().enter();
             if let Poll::Ready(result) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
                 self.ready = Some(result);
@@ -317,7 +347,7 @@ fn iterator(py: Python<'_>, awaitable: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>>
         return Ok(iterator.unbind());
     }
     // The iterator of an asyncio future in C has no `throw` that a coroutine lacks; a coroutine around it does.
-    let wrapper = py.import(intern!(py, "cmbagent.workflows._loop"))?.getattr(intern!(py, "as_coroutine"))?;
+    let wrapper = py.import(intern!(py, "cmbagent._loop"))?.getattr(intern!(py, "as_coroutine"))?;
     Ok(wrapper.call1((awaitable,))?.unbind())
 }
 

@@ -70,6 +70,21 @@ impl Phase for PyPhase {
         self.ask(|phase| phase.getattr("display_name")?.extract()).unwrap_or_else(|_| self.phase_type.clone())
     }
 
+    fn config(&self) -> Value {
+        let fields = self.ask(|phase| {
+            let py = phase.py();
+            Ok(convert::to_json(&phase.getattr(intern!(py, "config"))?.getattr(intern!(py, "__dict__"))?))
+        });
+        match fields {
+            // `params` is the user's own and may hold keys.
+            Ok(Value::Object(mut map)) => {
+                map.remove("params");
+                Value::Object(map)
+            }
+            _ => Value::Null,
+        }
+    }
+
     fn settings(&self) -> Settings {
         let waits_for_humans = self.phase_type == "hitl_checkpoint";
         self.ask(|phase| {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once};
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::{intern, prelude::*};
@@ -22,24 +22,14 @@ use crate::llm::routing;
 /// Enough threads that one that waits for the interpreter holds nobody up.
 const WORKERS: usize = 4;
 
-/// Starts tokio once a process, and refuses to go on in a forked child, where its threads are gone.
-pub(super) fn runtime() -> PyResult<()> {
-    static OWNER: OnceLock<u32> = OnceLock::new();
-    let here = std::process::id();
-    let owner = *OWNER.get_or_init(|| {
+/// Starts tokio once a process.
+fn start_runtime() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(WORKERS).thread_name("cmbagent").enable_all();
         pyo3_async_runtimes::tokio::init(builder);
-        here
     });
-    if owner == here {
-        return Ok(());
-    }
-    Err(PyRuntimeError::new_err(
-        "cmbagent was used in this process's parent before the fork, and its threads do not survive one. \
-         Start worker processes with the \"spawn\" or \"forkserver\" method: \
-         multiprocessing.get_context(\"spawn\").",
-    ))
 }
 
 /// The ports of a run that is awaited in Python.
@@ -50,7 +40,7 @@ pub(super) fn build(
     approval_manager: Option<Py<PyAny>>,
     listener: Py<PyAny>,
 ) -> PyResult<Services> {
-    runtime()?;
+    start_runtime();
     let environment = routing::process_env();
     let prices = Prices::load(&*environment).map_err(|e| PyValueError::new_err(e.to_string()))?;
     Ok(Services {

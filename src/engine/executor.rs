@@ -64,6 +64,7 @@ async fn walk(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workflow) -> 
             return Ok(RunStatus::Stopped);
         }
         workflow.enter(index)?;
+        run.gate()?;
         let Some(outcome) = perform(run, phase.as_ref(), index, last.as_ref(), workflow).await? else {
             continue;
         };
@@ -141,7 +142,8 @@ async fn attempt(
 ) -> Result<Outcome> {
     let started = run.clock().now();
     let mark = run.ledger().mark();
-    run.tell("", "phase_started", json!({"display_name": phase.display_name()})).await?;
+    let about = json!({"display_name": phase.display_name(), "config": phase.config()});
+    run.tell("", "phase_started", about).await?;
     let work = phase.execute(run, state.clone());
     let ended = match settings.timeout_seconds {
         None => work.await,

@@ -15,6 +15,10 @@ pub trait Phase: Send + Sync {
     fn phase_type(&self) -> &str;
     /// Its name for people.
     fn display_name(&self) -> String;
+    /// Its configuration in plain values, for the `phase_started` event.
+    fn config(&self) -> Value {
+        Value::Null
+    }
     /// What the executor does for every phase.
     fn settings(&self) -> Settings {
         Settings::default()

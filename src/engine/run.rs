@@ -227,6 +227,15 @@ impl Run {
         asking.total + asking.since.map_or(0.0, |since| self.clock().now() - since)
     }
 
+    /// The place in words fit for a file name: the same in a replay, and no other place's.
+    pub fn label(&self) -> String {
+        let Position { attempt, phase_try, nested, step, turn, .. } = self.position;
+        let again = [("again", nested), ("retry", phase_try), ("rerun", attempt)];
+        let again = again.iter().filter(|(_, number)| *number > 0);
+        let again: Vec<String> = again.map(|(word, number)| format!("_{word}_{number}")).collect();
+        format!("step_{step}_turn_{turn}{}", again.concat())
+    }
+
     /// Which try of the phase this is, from 0.
     pub fn phase_try(&self) -> u32 {
         self.position.phase_try

@@ -155,15 +155,23 @@ impl Prices {
         if let Some(row) = self.rows.get(&name) {
             return Some(*row);
         }
-        let name = name.rsplit('/').next().unwrap_or(&name);
-        if let Some(row) = self.rows.get(name) {
-            return Some(*row);
-        }
-        self.rows
-            .iter()
-            .filter(|(family, _)| name.strip_prefix(family.as_str()).is_some_and(is_date))
-            .max_by_key(|(family, _)| family.len())
-            .map(|(_, row)| *row)
+        let name = bare(&name);
+        self.rows.get(&name).copied().or_else(|| self.longest(&name, is_date))
+    }
+
+    /// What is known of the closest relative of `model`, such as `claude-fable-5` of `claude-fable-5-2`:
+    /// a guess, good enough for a limit that the server corrects, and never used for prices.
+    pub fn relative(&self, model: &str) -> Option<ModelFacts> {
+        self.longest(&bare(&model.trim().to_lowercase()), |rest| {
+            rest.is_empty() || rest.starts_with(['-', '@', '.'])
+        })
+    }
+
+    /// The row with the longest name that `name` begins with, of those whose rest passes.
+    fn longest(&self, name: &str, passes: impl Fn(&str) -> bool) -> Option<ModelFacts> {
+        let families =
+            self.rows.iter().filter(|(family, _)| name.strip_prefix(family.as_str()).is_some_and(&passes));
+        families.max_by_key(|(family, _)| family.len()).map(|(_, row)| *row)
     }
 
     /// Dollars for `usage` of `model`; `None` when its prices are unknown.
@@ -185,6 +193,12 @@ impl ModelTable for Prices {
     fn max_output(&self, model: &str) -> Option<u32> {
         self.facts(model)?.max_output
     }
+}
+
+/// A name without `provider/`, and with the maker's spelling where gateways write `claude-opus-4.1`.
+fn bare(name: &str) -> String {
+    let name = name.rsplit('/').next().unwrap_or(name);
+    if name.starts_with("claude") { name.replace('.', "-") } else { name.to_owned() }
 }
 
 /// Whether what follows a family's name only says which release of it is meant:
@@ -224,6 +238,8 @@ mod tests {
         assert_ne!(prices.facts("gpt-4.1-mini-2025-04-14"), Some(family));
         assert_ne!(prices.facts("gpt-4o-2024-05-13"), prices.facts("gpt-4o-2024-11-20"));
         assert_eq!(prices.facts("claude-sonnet-4-5@20250929"), prices.facts("claude-sonnet-4-5"));
+        assert_eq!(prices.facts("anthropic/claude-opus-4.1"), prices.facts("claude-opus-4-1"));
+        assert!(prices.facts("claude-3.7-sonnet").is_some());
         assert_eq!(prices.facts("gemini-2.5-pro-preview-05-06"), prices.facts("gemini-2.5-pro"));
     }
 
@@ -234,6 +250,9 @@ mod tests {
             assert_eq!(prices.facts(name), None, "{name}");
             assert_eq!(prices.cost(name, &usage(10, 10, 0)), None);
         }
+        assert_eq!(prices.relative("claude-fable-5-9"), prices.facts("claude-fable-5"));
+        assert_eq!(prices.relative("claude-sonnet-4-5-x"), prices.facts("claude-sonnet-4-5"));
+        assert_eq!(prices.relative("claude-unheard-of"), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::pricing::Prices;
 use super::routing::Wire;
 use super::types::{Part, Request};
 
-/// Anthropic wants a limit for every answer; this one serves models the table does not know.
+/// Anthropic wants a limit for every answer; this one serves models of which the table knows no relative.
 const UNKNOWN_MAX_OUTPUT: u32 = 8_192;
 
 /// How a model wants to be asked.
@@ -30,7 +30,8 @@ impl Profile {
         let generation = gpt_generation(&name).filter(|_| wire == Wire::OpenAi);
         let reasoning = o_series || generation.is_some_and(|n| n >= 5);
         let known = facts.max_output.map(|most| fitting(most, facts.window, request));
-        let fallback = (wire == Wire::Anthropic).then_some(UNKNOWN_MAX_OUTPUT);
+        let relative = || prices.relative(model).and_then(|r| r.max_output).unwrap_or(UNKNOWN_MAX_OUTPUT);
+        let fallback = (wire == Wire::Anthropic).then(relative);
         Self {
             reasoning,
             o_series,
@@ -111,6 +112,7 @@ mod tests {
         assert_eq!(of(Wire::OpenAi, "gpt-4.1").max_output, Some(32_768));
         assert_eq!(of(Wire::OpenAi, "qwen3:30b").max_output, None);
         assert_eq!(of(Wire::Anthropic, "claude-unheard-of").max_output, Some(8_192));
+        assert_eq!(of(Wire::Anthropic, "claude-fable-5-9").max_output, Some(128_000));
         let prices = Prices::builtin();
         let limit = |characters| Profile::of(Wire::OpenAi, &request(characters), "gpt-4", &prices).max_output;
         assert_eq!(limit(300), Some(4_096));

@@ -143,6 +143,8 @@ config! {
         /// The notes' file name, or a sentence that leaves the choice to the researcher.
         #[serde(deserialize_with = "text")]
         researcher_filename: String = "researcher_output.md".into(),
+        /// Whether to delete what is in the work directory first.
+        clear_work_dir: bool = false,
     }
 }
 
@@ -199,6 +201,8 @@ pub struct Params {
     pub keep_existing: bool,
     /// Agent name → model, provider, address, effort, ….
     pub agent_llm_configs: BTreeMap<String, AgentConfig>,
+    /// The model of agents without a setting of their own.
+    pub default_llm_model: Option<String>,
     /// The model that gives a second opinion.
     pub default_formatter_model: Option<String>,
     /// Agent name → path of a template that replaces the built-in one.
@@ -272,7 +276,10 @@ impl Models<'_> {
     pub(super) fn speaker(&self, agent: &str, field: &str) -> Speaker {
         let own = self.params.agent_llm_configs.get(agent).cloned().unwrap_or_default();
         let field = if field.trim().is_empty() { None } else { Some(field.to_owned()) };
-        let by_default = || roster::find(agent).map_or(WRITER, |a| a.model).to_owned();
+        let by_default = || {
+            let own = roster::find(agent).map_or(WRITER, |a| a.model);
+            self.params.default_llm_model.clone().unwrap_or_else(|| own.to_owned())
+        };
         let model = self.overrides.get(agent).cloned().or(own.model).or(field).unwrap_or_else(by_default);
         Speaker {
             agent: agent.into(),

@@ -182,7 +182,7 @@ impl Control {
         let numbers = self.numbers(plan.len())?;
         let start = numbers.first().copied().unwrap_or(1);
         let keep = config.params.keep_existing || start > 1;
-        let space = Workspace::open(&state.work_dir(), "control", run.id(), keep)?;
+        let space = Workspace::open(run, &state.work_dir(), "control", keep).await?;
         let templates = templates(&config.params)?;
         let site = Site {
             space: &space,
@@ -269,7 +269,7 @@ impl Control {
         });
         here.tell("", "step_started", about).await?;
         context::step_begins(&mut progress.context, &progress.plan, number);
-        let before = site.space.inventory()?;
+        let before = here.observe("files before the step", || site.space.inventory()).await?;
         let done = site.perform(&here, case, task, "step").await?;
         let files = here.observe("files of the step", || site.space.new_files(&before)).await?;
         site.space.record(files.iter().cloned())?;

@@ -33,7 +33,7 @@ impl IdeaGeneration {
         let begun = run.clock().now();
         let mark = run.ledger().mark();
         let task = state.task();
-        let space = Workspace::open(&state.work_dir(), "ideas", run.id(), config.params.keep_existing)?;
+        let space = Workspace::open(run, &state.work_dir(), "ideas", config.params.keep_existing).await?;
         let templates = templates(&config.params)?;
         let models = Models { overrides: &config.model_overrides, params: &config.params };
         let maker = models.speaker("idea_maker", &config.idea_maker_model);

@@ -101,8 +101,7 @@ fn template(error: prompts::TemplateError) -> Error {
 /// Tells listeners of transcript messages.
 async fn tell_messages(run: &Run, messages: &[Value]) -> Result<()> {
     for message in messages {
-        let fields = json!({"name": message["name"], "role": message["role"], "content": message["content"]});
-        run.tell(message["name"].as_str().unwrap_or_default(), "message", fields).await?;
+        run.tell(message["name"].as_str().unwrap_or_default(), "message", message.clone()).await?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::config::{self, Models, read};
 use super::step::Site;
-use super::workspace::Workspace;
+use super::workspace::{Workspace, clear};
 use super::{chats, feedback, reports, tell_messages, templates};
 use crate::agents::carry::MIN_BUDGET;
 use crate::agents::context::{self, Seed, StepEnd};
@@ -42,7 +42,10 @@ impl OneShot {
                 roster::step_agents().join(", ")
             )));
         }
-        let space = Workspace::open(&state.work_dir(), "", run.id(), config.params.keep_existing)?;
+        if config.clear_work_dir {
+            run.observe("the work directory is emptied", || clear(&state.work_dir())).await?;
+        }
+        let space = Workspace::open(run, &state.work_dir(), "", config.params.keep_existing).await?;
         let templates = templates(&config.params)?;
         let site = Site {
             space: &space,
@@ -89,7 +92,7 @@ impl OneShot {
             "number": 1, "total": 1, "sub_task": step.sub_task, "step_agent": agent.name, "instructions": "",
         });
         here.tell("", "step_started", about).await?;
-        let before = space.inventory()?;
+        let before = here.observe("files before the step", || space.inventory()).await?;
         let initialised = run.clock().now();
         let done = site.perform(&here, case, &task, "one_shot").await?;
         let seconds = run.clock().now() - initialised;

@@ -10,7 +10,7 @@ use super::workspace::Workspace;
 use super::{chats, feedback, reports, tell_messages, tell_shortened, templates};
 use crate::agents::context::{self, Seed};
 use crate::agents::transcript::Transcript;
-use crate::agents::{Briefing, PlanStep, PlannerCase, ReviewerCase, formats, parse, plan, roster};
+use crate::agents::{Briefing, PlanStep, PlannerCase, ReviewerCase, formats, parse, plan, restrict, roster};
 use crate::engine::state::share;
 use crate::engine::{Outcome, Phase, PhaseStatus, Run, Section, State};
 use crate::error::Result;
@@ -35,7 +35,7 @@ impl Planning {
             .allowed_agents
             .clone()
             .filter(|agents| !agents.is_empty())
-            .or_else(|| plan::restricted_agents(&self.config.plan_instructions))
+            .or_else(|| restrict::restricted_agents(&self.config.plan_instructions))
             .unwrap_or_else(all)
     }
 
@@ -44,7 +44,7 @@ impl Planning {
         let begun = run.clock().now();
         let mark = run.ledger().mark();
         let task = state.task();
-        let space = Workspace::open(&state.work_dir(), "planning", run.id(), config.params.keep_existing)?;
+        let space = Workspace::open(run, &state.work_dir(), "planning", config.params.keep_existing).await?;
         let templates = templates(&config.params)?;
         let models = Models { overrides: &config.model_overrides, params: &config.params };
         let planner = models.speaker("planner", &config.planner_model);

@@ -170,6 +170,8 @@ impl Site<'_> {
                 if let Some(symptom) = symptom {
                     symptoms += 1;
                     case.suspect = Some(symptom.clone());
+                    let message = format!("{} ended well, but {symptom} It goes back once.", attempt.file);
+                    here.tell("engineer", "warning", json!({"message": message})).await?;
                     (failure.ended, failure.diagnosis) = ("it ended well, but looked wrong".into(), symptom);
                 } else {
                     case.suspect = None;
@@ -247,11 +249,7 @@ impl Site<'_> {
         let root = &self.space.root;
         let text = format!("# filename: {file}\n{code}");
         let path = confine::write(root, Path::new(file), &text)?;
-        let log = self.space.directory("logs")?.join(format!(
-            "step_{}_{}.log",
-            case.step,
-            log_number(root, case.step)
-        ));
+        let log = self.space.directory("logs")?.join(format!("{}.log", run.label()));
         let script = Script {
             path,
             cwd: root.clone(),
@@ -261,7 +259,7 @@ impl Site<'_> {
             log_path: log.clone(),
         };
         self.space.directory("data")?;
-        let before = self.space.inventory()?;
+        let before = run.observe("files before the script", || self.space.inventory()).await?;
         let about = json!({
             "file": file, "attempt": case.failures.len() + 1, "attempts": case.max_attempts, "code": code,
         });
@@ -347,7 +345,7 @@ impl Site<'_> {
             done.transcript.idea_hater(&critique);
             formats::critique(&critique)
         };
-        done.record.summary = Some(text);
+        done.record.notes = Some(text);
         Ok(())
     }
 }
@@ -379,12 +377,6 @@ fn diagnose(execution: &Execution, output: &str, case: &StepCase) -> String {
         elapsed_seconds: execution.seconds,
     };
     diagnosis::diagnose(&execution.exit, output, &limits).to_string()
-}
-
-/// The number of the step's next log file.
-fn log_number(root: &Path, step: usize) -> usize {
-    let taken = |n: &usize| root.join(format!("logs/step_{step}_{n}.log")).exists();
-    (1..=usize::MAX).find(|n| !taken(n)).unwrap_or(1)
 }
 
 /// Products so far: those known keep their step, new ones belong to the step of `record`.

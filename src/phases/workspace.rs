@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Run;
 use crate::error::{Error, Result};
 use crate::exec::products::{Inventory, images, inventory};
 
@@ -39,24 +40,13 @@ pub struct Workspace {
 impl Workspace {
     /// Opens `work_dir` for a phase that works in its subdirectory `below` (empty: in itself).
     ///
-    /// Unless `keep` is set, products of an earlier run are set aside first.
-    pub fn open(work_dir: &str, below: &str, run_id: &str, keep: bool) -> Result<Self> {
-        let work_dir = resolve(work_dir)?;
-        let root = if below.is_empty() { work_dir.clone() } else { work_dir.join(below) };
-        make(&root)?;
-        let hint = read_hint(&work_dir);
-        let own = if hint.run_id == run_id || keep {
-            hint.products
-        } else {
-            set_aside(&work_dir, &hint)?;
-            BTreeSet::new()
-        };
-        let mut foreign = inventory(&root)?;
-        let prefix = relative(&work_dir, &root);
-        foreign.files.retain(|path, _| !own.contains(&format!("{prefix}{path}")));
-        let space = Self { work_dir, root, run_id: run_id.into(), foreign };
-        write_hint(&space.work_dir, &Hint { run_id: run_id.into(), products: own })?;
-        Ok(space)
+    /// Unless `keep` is set, products of an earlier run are set aside first. What was there before
+    /// is looked at once: a replay is told what the first look saw.
+    pub async fn open(run: &Run, work_dir: &str, below: &str, keep: bool) -> Result<Self> {
+        let (work_dir, root) = places(work_dir, below)?;
+        let look = || survey(&work_dir, &root, run.id(), keep);
+        let foreign = run.observe("what was there before the run", look).await?;
+        Ok(Self { work_dir, root, run_id: run.id().into(), foreign })
     }
 
     /// What is in the phase's directory and was not there before the run, as it is now.
@@ -109,6 +99,30 @@ impl Workspace {
     }
 }
 
+/// The run's directory and the phase's, absolute and made.
+fn places(work_dir: &str, below: &str) -> Result<(PathBuf, PathBuf)> {
+    let work_dir = resolve(work_dir)?;
+    let root = if below.is_empty() { work_dir.clone() } else { work_dir.join(below) };
+    make(&root)?;
+    Ok((work_dir, root))
+}
+
+/// Sets an earlier run's products aside and lists what then is in `root` and not this run's own.
+fn survey(work_dir: &Path, root: &Path, run_id: &str, keep: bool) -> Result<Inventory> {
+    let hint = read_hint(work_dir);
+    let own = if hint.run_id == run_id || keep {
+        hint.products
+    } else {
+        set_aside(work_dir, &hint)?;
+        BTreeSet::new()
+    };
+    let mut foreign = inventory(root)?;
+    let prefix = relative(work_dir, root);
+    foreign.files.retain(|path, _| !own.contains(&format!("{prefix}{path}")));
+    write_hint(work_dir, &Hint { run_id: run_id.into(), products: own })?;
+    Ok(foreign)
+}
+
 fn relative(work_dir: &Path, root: &Path) -> String {
     match root.strip_prefix(work_dir) {
         Ok(below) if !below.as_os_str().is_empty() => format!("{}/", below.display()),
@@ -158,6 +172,29 @@ fn read_hint(work_dir: &Path) -> Hint {
 fn write_hint(work_dir: &Path, hint: &Hint) -> Result<()> {
     let text = serde_json::to_vec_pretty(hint).map_err(|e| Error::WorkDir(e.to_string()))?;
     write(&work_dir.join(HINT), &text)
+}
+
+/// Deletes what is in a work directory and keeps the directory; links are removed, not followed.
+pub fn clear(work_dir: &str) -> Result<()> {
+    let place = resolve(work_dir)?;
+    let precious = place.parent().is_none()
+        || std::env::home_dir().and_then(|home| home.canonicalize().ok()).as_ref() == Some(&place)
+        || std::env::current_dir().is_ok_and(|here| here != place && here.starts_with(&place));
+    if precious {
+        return Err(Error::WorkDir(format!(
+            "refusing to empty {}; give a directory that holds nothing but results",
+            place.display()
+        )));
+    }
+    let fail = |e: std::io::Error| Error::WorkDir(format!("{} cannot be emptied: {e}", place.display()));
+    for entry in fs::read_dir(&place).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let directory = entry.file_type().map_err(fail)?.is_dir();
+        let removed =
+            if directory { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+        removed.map_err(fail)?;
+    }
+    Ok(())
 }
 
 /// Writes a file whole or not at all: readers never see half of it.
@@ -214,6 +251,12 @@ mod tests {
         path
     }
 
+    fn open(work_dir: &str, below: &str, run_id: &str, keep: bool) -> Workspace {
+        let (work_dir, root) = places(work_dir, below).unwrap();
+        let foreign = survey(&work_dir, &root, run_id, keep).unwrap();
+        Workspace { work_dir, root, run_id: run_id.into(), foreign }
+    }
+
     fn names(space: &Workspace) -> Vec<String> {
         space.inventory().unwrap().files.into_keys().collect()
     }
@@ -223,20 +266,33 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().to_str().unwrap();
         let theirs = put(temp.path(), "control/data/input.csv");
-        let first = Workspace::open(dir, "control", "run-1", false).unwrap();
+        let first = open(dir, "control", "run-1", false);
         assert!(names(&first).is_empty());
         let ours = put(temp.path(), "control/data/plot.png");
         first.record([ours.canonicalize().unwrap()]).unwrap();
         assert_eq!(names(&first), ["data/plot.png"]);
 
-        let same = Workspace::open(dir, "control", "run-1", false).unwrap();
+        let same = open(dir, "control", "run-1", false);
         assert_eq!(names(&same), ["data/plot.png"], "the same run keeps its products");
-        let kept = Workspace::open(dir, "control", "run-2", true).unwrap();
+        let kept = open(dir, "control", "run-2", true);
         assert_eq!(names(&kept), ["data/plot.png"], "a restart inherits them");
-        let second = Workspace::open(dir, "control", "run-3", false).unwrap();
+        let second = open(dir, "control", "run-3", false);
         assert!(names(&second).is_empty());
         assert!(theirs.exists() && !ours.exists());
         assert!(temp.path().join(".previous/run-2/control/data/plot.png").exists());
+    }
+
+    #[test]
+    fn clearing_follows_no_link_and_spares_precious_places() {
+        let temp = tempfile::tempdir().unwrap();
+        let kept = put(temp.path(), "kept/file.txt");
+        let work = temp.path().join("work");
+        put(&work, "a/b.txt");
+        std::os::unix::fs::symlink(temp.path().join("kept"), work.join("link")).unwrap();
+        clear(work.to_str().unwrap()).unwrap();
+        assert_eq!(fs::read_dir(&work).unwrap().count(), 0);
+        assert!(kept.exists());
+        assert!(clear("/").unwrap_err().to_string().contains("refusing to empty /"));
     }
 
     #[test]
@@ -251,7 +307,7 @@ mod tests {
         {
             let hint = format!(r#"{{"run_id": "{run_id}", "products": ["{product}"]}}"#);
             fs::write(work.join(HINT), hint).unwrap();
-            Workspace::open(work.to_str().unwrap(), "", "new", false).unwrap();
+            open(work.to_str().unwrap(), "", "new", false);
             assert!(victim.exists(), "{run_id} {product}");
         }
     }

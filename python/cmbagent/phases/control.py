@@ -27,7 +27,7 @@ class ControlPhaseConfig(PhaseConfig):
         idea_maker_model: model that makes ideas.
         idea_hater_model: model that criticises them.
         camb_context_model: kept for older programs; no agent uses it.
-        plot_judge_model: model that judges plots.
+        plot_judge_model: kept for older programs; no agent uses it.
         engineer_instructions: the user's wishes for the engineer.
         researcher_instructions: the user's wishes for the researcher.
     """

@@ -17,18 +17,18 @@ class OneShotPhaseConfig(PhaseConfig):
         max_rounds: upper limit of model calls.
         max_n_attempts: how often failing code is tried again.
         agent: who does the task.
-        evaluate_plots: let a model judge the plots and have them redone.
-        model: model of `agent`, before its own setting below.
+        evaluate_plots: kept for older programs; plots are not judged by a model.
+        model: model of `agent`, unless `model_overrides` names one.
         engineer_model: model that writes code.
         researcher_model: model that writes text.
         web_surfer_model: kept for older programs; no agent uses it.
-        plot_judge_model: model that judges plots.
+        plot_judge_model: kept for older programs; no agent uses it.
         camb_context_model: kept for older programs; no agent uses it.
         default_llm_model: model of agents without a setting of their own.
         default_formatter_model: kept for older programs; answers are formatted without a model.
-        max_n_plot_evals: how often a plot is judged.
+        max_n_plot_evals: kept for older programs, as `evaluate_plots`.
         researcher_filename: name of the researcher's file; empty lets the text's heading decide.
-        clear_work_dir: empty the work directory first; only an explicit `True` deletes anything.
+        clear_work_dir: kept for older programs; a phase deletes nothing, the function `one_shot` does.
     """
 
     phase_type: str = "one_shot"
@@ -47,6 +47,11 @@ class OneShotPhaseConfig(PhaseConfig):
     max_n_plot_evals: int = 1
     researcher_filename: str = "researcher_output.md"
     clear_work_dir: bool = False
+
+    def __post_init__(self) -> None:
+        """Let `model` count for the agent."""
+        if self.model:
+            self.model_overrides = {self.agent: self.model, **self.model_overrides}
 
 
 class OneShotPhase(BuiltinPhase):

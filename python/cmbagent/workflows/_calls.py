@@ -159,6 +159,7 @@ def run_phases(
     approval_manager: Any = None,
     verbose: bool | None = None,
     metadata: Mapping[str, Any] | None = None,
+    shared_state: Mapping[str, Any] | None = None,
 ) -> WorkflowExecutor:
     """Run phases for one of the functions and return the executor with the results."""
     executor = WorkflowExecutor(
@@ -168,6 +169,7 @@ def run_phases(
         api_keys,
         callbacks,
         approval_manager,
+        shared_state,
         verbose=verbose,
     )
     executor.context.metadata.update({k: v for k, v in (metadata or {}).items() if v is not None})

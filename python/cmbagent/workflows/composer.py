@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -136,7 +135,8 @@ class WorkflowExecutor:
         approval_manager: asks humans at checkpoints; without one, checkpoints approve by themselves.
         initial_shared_state: put into `shared_state` before the first phase.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
-        options: settings of the engine for this run.
+        options: settings for every phase's `config.params` that the phase does not set itself, such as
+            `script_timeout_seconds`, `env_passthrough`, `agent_llm_configs`, `prompts`, `allowed_agents`.
 
     Attributes:
         phases: the phases, built.
@@ -144,6 +144,8 @@ class WorkflowExecutor:
         results: the result of every phase that ran.
         skipped: the indexes of the phases that were skipped.
         current_phase_index: 0-based.
+        outcome: how the last run ended: completed, stopped, paused or waiting_approval; `None` before, and
+            after an exception.
 
     Raises:
         ValueError: a phase's type is not registered.
@@ -174,6 +176,8 @@ class WorkflowExecutor:
         self.phases: list[Phase] = [
             PhaseRegistry.create_from_dict(copy_containers(p)) for p in workflow.phases
         ]
+        for phase in self.phases:
+            phase.config.params = {**self.options, **phase.config.params}
         self.context = WorkflowContext(
             workflow_id=workflow.id,
             run_id=str(uuid.uuid4()),
@@ -185,6 +189,7 @@ class WorkflowExecutor:
         self.current_phase_index = 0
         self.results: list[PhaseResult] = []
         self.skipped: list[int] = []
+        self.outcome: str | None = None
         self._control = _core.Control()
 
     async def run(self) -> WorkflowContext:
@@ -199,10 +204,8 @@ class WorkflowExecutor:
             Exception: whatever a phase of the user's raised, unchanged.
         """
         _loop.ensure_not_forked()
-        begun = time.perf_counter()
         with _loop.heartbeat():
-            await _core.run_workflow(self)
-        self.context.phase_timings["total"] = time.perf_counter() - begun
+            self.outcome = await _core.run_workflow(self)
         return self.context
 
     def run_sync(self) -> WorkflowContext:
@@ -262,7 +265,11 @@ class WorkflowExecutor:
         return f"phase {name!r} of workflow {self.workflow.id!r}"
 
     def _make_listener(self) -> _events.Listener:
-        return _events.make_listener(self.callbacks, self.verbose, self._final_context)
+        return _events.make_listener(self.callbacks, self.verbose, self._final_context, self._settings)
+
+    def _settings(self, index: int) -> Mapping[str, Any]:
+        settings: Mapping[str, Any] = vars(self.phases[index].config)
+        return settings
 
     def _final_context(self) -> Any:
         for result in reversed(self.results):

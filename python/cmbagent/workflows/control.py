@@ -57,7 +57,7 @@ def control(
         retrieve_assistant_model: kept for older programs; no agent uses it.
         idea_maker_model: model that makes ideas.
         idea_hater_model: model that criticises them.
-        plot_judge_model: model that judges plots.
+        plot_judge_model: kept for older programs; no agent uses it.
         work_dir: where files go; `None` means `cmbagent_output` in the current directory.
         clear_work_dir: `True` deletes the contents of `work_dir` first; nothing is deleted without it.
         api_keys: provider name → key, or any object that can be subscripted so; `None` reads the environment.
@@ -99,7 +99,6 @@ def control(
         "researcher_instructions": _calls.text(researcher_instructions),
         "params": {
             "preloaded_plan": steps,
-            "hardware_constraints": _calls.text(hardware_constraints),
             "files": "plain",
             "fail_softly": True,
         },
@@ -113,5 +112,6 @@ def control(
         api_keys=api_keys,
         callbacks=callbacks,
         verbose=verbose,
+        shared_state={"planning_context": {"hardware_constraints": _calls.text(hardware_constraints)}},
     )
     return whole_control_times(control_result(executor, planned=False))

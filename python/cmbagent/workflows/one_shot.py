@@ -11,7 +11,7 @@ from cmbagent.workflows import _calls
 from cmbagent.workflows.results import Result, one_shot_result
 
 _MODELS = default_agents_llm_model
-_IGNORED = _calls.MASSGEN_ARGUMENTS | _calls.RETRIEVAL_ARGUMENTS | {"inject_wrong_plot"}
+_IGNORED = _calls.MASSGEN_ARGUMENTS | _calls.RETRIEVAL_ARGUMENTS | {"inject_wrong_plot", "evaluate_plots"}
 
 
 def one_shot(
@@ -47,7 +47,7 @@ def one_shot(
         engineer_model: model of the engineer.
         researcher_model: model of the researcher.
         web_surfer_model: kept for older programs; no agent uses it.
-        plot_judge_model: model that judges plots.
+        plot_judge_model: kept for older programs; no agent uses it.
         camb_context_model: kept for older programs; no agent uses it.
         default_llm_model: model of agents without a setting of their own.
         default_formatter_model: kept for older programs; answers are formatted without a model.
@@ -56,8 +56,8 @@ def one_shot(
         work_dir: where files go; `None` means `cmbagent_output` in the current directory.
         api_keys: provider name → key, or any object that can be subscripted so; `None` reads the environment.
         clear_work_dir: `True` deletes the contents of `work_dir` first.
-        evaluate_plots: let a model judge the plots and have them redone.
-        max_n_plot_evals: how often a plot is judged.
+        evaluate_plots: kept for older programs; `True` is answered with a warning, plots are not judged.
+        max_n_plot_evals: kept for older programs, as `evaluate_plots`.
         callbacks: see `cmbagent.callbacks`.
         initial_agent: another name for `agent`.
         model: model of the agent, whichever it is.
@@ -66,7 +66,8 @@ def one_shot(
 
     Returns:
         A dict with `chat_history`, `final_context`, `initialization_time` and `execution_time` (seconds),
-        the agents (`engineer`, `researcher`, … with `name`, `info`, `llm_config`), `status`, `error`, `run_id` and more.
+        the agents (`engineer`, `researcher`, … with `name`, `info`, `llm_config`), `status`, `error`,
+        `run_id` and more.
 
     Raises:
         CmbagentError: a model could not be reached, the agent is unknown, or an argument cannot be used.
@@ -76,6 +77,8 @@ def one_shot(
     default_formatter_model = ignored.pop("default_formatter_model", default_formatter_model)
     if not ignored.get("inject_wrong_plot"):
         ignored.pop("inject_wrong_plot", None)
+    if evaluate_plots:
+        ignored["evaluate_plots"] = evaluate_plots
     _calls.set_aside("one_shot", ignored, _IGNORED)
     agent = initial_agent or agent
     place = _calls.prepare_work_dir(work_dir, clear_work_dir)

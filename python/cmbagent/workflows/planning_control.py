@@ -71,7 +71,7 @@ def planning_and_control_context_carryover(
         idea_maker_model: model that makes ideas.
         idea_hater_model: model that criticises them.
         camb_context_model: kept for older programs; no agent uses it.
-        plot_judge_model: model that judges plots.
+        plot_judge_model: kept for older programs; no agent uses it.
         web_surfer_model: kept for older programs; no agent uses it.
         retrieve_assistant_model: kept for older programs; no agent uses it.
         default_llm_model: model of agents without a setting of their own.
@@ -103,7 +103,6 @@ def planning_and_control_context_carryover(
     _calls.set_aside("planning_and_control_context_carryover", ignored, _IGNORED)
     place = _calls.prepare_work_dir(work_dir, clear_work_dir, restart_at_step)
     shared_params = {
-        "files": "carryover",
         "default_llm_model": default_llm_model,
         "default_formatter_model": default_formatter_model,
     }
@@ -126,7 +125,10 @@ def planning_and_control_context_carryover(
         researcher_instructions=_calls.text(researcher_instructions),
     )
     if restart_at_step > 0:
-        control["config"]["params"].update(_calls.restart_settings(place, restart_at_step))
+        restart = _calls.restart_settings(place, restart_at_step)
+        if _calls.text(hardware_constraints):
+            restart["restored_context"]["hardware_constraints"] = hardware_constraints
+        control["config"]["params"].update(restart)
         phases = [control]
     else:
         planning = _planning_phase(

@@ -57,18 +57,16 @@ for _module, _renamed in (("__builtin__", "builtins"),):
 
 
 class Inert:
-    """Stands for an object of another package: it keeps what it was built from and does nothing."""
+    """Stands for an object of another package: it keeps its state and does nothing."""
 
     name: ClassVar[str] = ""
     _state: Any = None
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
-        return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
     def __setstate__(self, state: Any) -> None:
+        """Keep the state."""
         # A pickle may make an object without calling `__init__`.
         self._state = state
 
@@ -80,7 +78,7 @@ class Inert:
         """Ignore list items."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        pass
+        """Ignore an item."""
 
 
 class RestrictedUnpickler(pickle.Unpickler):

@@ -98,7 +98,7 @@ def control_result(executor: WorkflowExecutor, *, planned: bool) -> Result:
 
 
 def whole_control_times(result: Result) -> Result:
-    """Replace the last step's times by those of the whole control phase."""
+    """Replace the last step's times by those of all steps together."""
     for name in ("initialization_time", "execution_time"):
         times = [step[name] for step in result["step_results"] if name in step]
         if times:
@@ -131,11 +131,10 @@ def one_shot_result(executor: WorkflowExecutor, models: Mapping[str, str | None]
 def _common(executor: WorkflowExecutor, last: PhaseResult | None) -> Result:
     context = executor.context
     output = last.output_data if last else {}
-    finished = last is not None and last.succeeded
     return Result(
         chat_history=[],
         final_context=FinalContext(),
-        status=output.get("status") or ("completed" if finished else "stopped"),
+        status=output.get("status") or executor.outcome,
         error=output.get("error") or (last.error if last else None),
         run_id=context.run_id,
         workflow_id=context.workflow_id,
