@@ -97,7 +97,8 @@ def _printed(prompt: str, name: str) -> str:
     Raises:
         LookupError: when the prompt does not hold it.
     """
-    found = re.findall(rf"^\s*{name} = (\S+)", prompt, re.MULTILINE)
+    # The prompt holds the scripts' code too, where the same names get expressions and not values.
+    found = re.findall(rf"^\s*{name} = ([-+]?\d[\d.]*|data/\S+)(?=\s|$)", prompt, re.MULTILINE)
     if not found:
         raise LookupError(
             f"no line '{name} = …' in the researcher's prompt: the scripts' output is missing from it"
