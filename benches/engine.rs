@@ -68,5 +68,8 @@ fn main() {
     seconds.sort_by(f64::total_cmp);
     #[allow(clippy::cast_precision_loss)]
     let micros = seconds[ROUNDS / 2] * 1e6 / PHASES as f64;
-    println!("{}", json!({"name": "native_phase", "value": micros, "unit": "us", "phases": PHASES, "rounds": ROUNDS, "bar": 10.0}));
+    println!(
+        "{}",
+        json!({"name": "native_phase", "value": micros, "unit": "us", "phases": PHASES, "rounds": ROUNDS, "bar": 10.0})
+    );
 }
