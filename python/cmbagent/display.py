@@ -311,6 +311,10 @@ class Display:
     def _on_approval_received(self, data: dict[str, Any]) -> str:
         return f"  decided: {self._style(str(data.get('resolution', '')), 'bold')}"
 
+    def _on_templates_replaced(self, data: dict[str, Any]) -> str:
+        replaced = (f"{agent} ({entry['path']})" for agent, entry in data["templates"].items())
+        return f"  own prompt templates: {', '.join(replaced)}\n"
+
     def _on_warning(self, data: dict[str, Any]) -> str:
         return self._style(f"  warning: {_clean(str(data.get('message', '')))}", "yellow")
 
