@@ -16,7 +16,7 @@ use super::clock::Clock;
 use super::ledger::{Ledger, Line, Total};
 use super::{Answer, Approvals, Event, Listener, Question};
 use crate::error::{Error, Result};
-use crate::exec::{Check, Execution, Facts, Runner, Script};
+use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script};
 use crate::journal::{Effect, Entry, Journal, Position};
 use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request, Watch};
 
@@ -265,7 +265,8 @@ impl Run {
                 ..self.clone()
             };
             let runner = self.shared.services.runner.clone();
-            origin.pass(Effect::Observe, &json!("facts"), |_| async move { Ok(runner.facts().await?) }).await
+            let facts = |_| async move { runner.facts().await.map_err(|error| self.script_error(error)) };
+            origin.pass(Effect::Observe, &json!("facts"), facts).await
         };
         self.shared.facts.get_or_try_init(look).await.cloned()
     }
@@ -274,7 +275,9 @@ impl Run {
     pub async fn check(&self, source: &str, filename: &str) -> Result<Check> {
         let runner = self.shared.services.runner.clone();
         let input = json!([source, filename]);
-        self.pass(Effect::Observe, &input, |_| async move { Ok(runner.check(source, filename).await?) }).await
+        let check =
+            |_| async move { runner.check(source, filename).await.map_err(|error| self.script_error(error)) };
+        self.pass(Effect::Observe, &input, check).await
     }
 
     /// Calls a model.
@@ -321,6 +324,13 @@ impl Run {
         }
     }
 
+    fn script_error(&self, error: ExecError) -> Error {
+        match error {
+            ExecError::Cancelled => self.shared.stop.error(),
+            other => other.into(),
+        }
+    }
+
     /// An error of a model's answer that no call made, such as one that stayed empty.
     pub fn answer_error(&self, agent: &str, model: &str, kind: LlmErrorKind, message: String) -> Error {
         self.model_error(agent, llm::LlmError { kind, message, status: None, model: model.into() })
@@ -334,7 +344,8 @@ impl Run {
         let input = json!([script, started_hash(&script.path)?]);
         self.pass(Effect::Execute, &input, |stop| async move {
             let output = |text: &str| self.whisper(agent, "script_output", json!({"text": text}));
-            let execution = self.shared.services.runner.run(script, &output, &stop.token).await?;
+            let execution = self.shared.services.runner.run(script, &output, &stop.token).await;
+            let execution = execution.map_err(|error| self.script_error(error))?;
             if execution.exit == crate::exec::Exit::Cancelled {
                 return Err(stop.error());
             }

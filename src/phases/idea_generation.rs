@@ -33,7 +33,7 @@ impl IdeaGeneration {
         let begun = run.clock().now();
         let mark = run.ledger().mark();
         let task = state.task();
-        let space = Workspace::open(&state.work_dir(), "ideas", run.id(), config.params.keep_existing)?;
+        let space = Workspace::enter(run, &state.work_dir(), "ideas", config.params.keep_existing).await?;
         let templates = templates(&config.params)?;
         let models = Models { overrides: &config.model_overrides, params: &config.params };
         let maker = models.speaker("idea_maker", &config.idea_maker_model);
@@ -88,7 +88,7 @@ impl IdeaGeneration {
         };
 
         let stamp = run.stamp(run.now().await?);
-        let file = space.root.join(format!("ideas_{stamp}.json"));
+        let file = reports::fresh(run, &space.root, "ideas", &stamp).await?;
         reports::json(&file, &ideas, 2)?;
         let lines = run.ledger().since(mark);
         let chat = space.root.join("chats/chat_output_ideas.json");

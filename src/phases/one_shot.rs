@@ -42,7 +42,7 @@ impl OneShot {
                 roster::step_agents().join(", ")
             )));
         }
-        let space = Workspace::open(&state.work_dir(), "", run.id(), config.params.keep_existing)?;
+        let space = Workspace::enter(run, &state.work_dir(), "", config.params.keep_existing).await?;
         let templates = templates(&config.params)?;
         let site = Site {
             space: &space,

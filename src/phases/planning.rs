@@ -44,7 +44,7 @@ impl Planning {
         let begun = run.clock().now();
         let mark = run.ledger().mark();
         let task = state.task();
-        let space = Workspace::open(&state.work_dir(), "planning", run.id(), config.params.keep_existing)?;
+        let space = Workspace::enter(run, &state.work_dir(), "planning", config.params.keep_existing).await?;
         let templates = templates(&config.params)?;
         let models = Models { overrides: &config.model_overrides, params: &config.params };
         let planner = models.speaker("planner", &config.planner_model);

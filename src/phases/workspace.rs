@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Run;
 use crate::error::{Error, Result};
 use crate::exec::products::{Inventory, images, inventory};
 
@@ -57,6 +58,19 @@ impl Workspace {
         let space = Self { work_dir, root, run_id: run_id.into(), foreign };
         write_hint(&space.work_dir, &Hint { run_id: run_id.into(), products: own })?;
         Ok(space)
+    }
+
+    /// Opens it for a phase of this run. What was there before is seen once: a resumed run does not
+    /// take what it made before it was cut short for the user's.
+    pub async fn enter(run: &Run, work_dir: &str, below: &str, keep: bool) -> Result<Self> {
+        let space = Self::open(work_dir, below, run.id(), keep)?;
+        let foreign = run.observe("files before the phase", || Ok(space.foreign.clone())).await?;
+        Ok(Self { foreign, ..space })
+    }
+
+    /// Files that are not this run's, relative to the phase's directory.
+    pub fn foreign(&self) -> impl Iterator<Item = &str> {
+        self.foreign.files.keys().map(String::as_str)
     }
 
     /// What is in the phase's directory and was not there before the run, as it is now.
