@@ -164,7 +164,7 @@ async fn a_restart_without_a_summary_knows_the_earlier_steps_from_their_chats() 
     first.control(&two(), json!({})).await.completed();
 
     let mut stage = Stage::new();
-    stage.temp = first.temp;
+    stage.temp = first.temp.clone();
     stage.run_id = "run-2".into();
     stage.engineer("c.py", "again()", fine());
     let context = json!({"previous_steps_execution_summary": "\n", "displayed_images": []});

@@ -26,7 +26,7 @@ pub(crate) const BROKEN: &str = "print(((";
 
 /// Everything a run is made of, and a directory to work in.
 pub(crate) struct Stage {
-    pub(crate) temp: tempfile::TempDir,
+    pub(crate) temp: Arc<tempfile::TempDir>,
     pub(crate) models: Arc<ScriptedProvider>,
     pub(crate) runner: Arc<ScriptedRunner>,
     pub(crate) humans: Option<Arc<Humans>>,
@@ -87,7 +87,7 @@ impl Stage {
             functions: vec![Function { signature: "fit(x)".into(), doc: Some("Fits x.".into()) }],
         };
         Self {
-            temp: tempfile::tempdir().unwrap(),
+            temp: Arc::new(tempfile::tempdir().unwrap()),
             models: Arc::default(),
             runner: Arc::new(ScriptedRunner::default().with_check(check)),
             humans: None,
@@ -283,8 +283,8 @@ pub(crate) fn given_with(word: &str, feedback: &str, modifications: Value) -> An
 /// Humans who answer from a queue.
 #[derive(Default)]
 pub(crate) struct Humans {
-    answers: Mutex<VecDeque<Answer>>,
-    asked: Mutex<Vec<Question>>,
+    pub(crate) answers: Mutex<VecDeque<Answer>>,
+    pub(crate) asked: Mutex<Vec<Question>>,
     /// Seconds each answer takes.
     pub(crate) takes: f64,
 }
@@ -321,7 +321,7 @@ type Reaction = Box<dyn Fn(&Event) + Send + Sync>;
 /// A listener that remembers, and may react.
 #[derive(Default)]
 pub(crate) struct Heard {
-    events: Mutex<Vec<Event>>,
+    pub(crate) events: Mutex<Vec<Event>>,
     pub(crate) reaction: Option<Reaction>,
     /// Events after which the run is told not to go on.
     pub(crate) until: Option<usize>,
