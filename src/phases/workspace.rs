@@ -111,15 +111,16 @@ impl Workspace {
     /// Notes which files this run has made, for a later run in the same directory.
     pub fn record(&self, files: impl IntoIterator<Item = PathBuf>) -> Result<()> {
         let mut hint = read_hint(&self.work_dir);
-        if hint.run_id != self.run_id {
+        let mut news = hint.run_id != self.run_id;
+        if news {
             hint = Hint { run_id: self.run_id.clone(), ..Hint::default() };
         }
         for file in files {
             if let Ok(path) = file.strip_prefix(&self.work_dir) {
-                hint.products.insert(path.to_string_lossy().into_owned());
+                news |= hint.products.insert(path.to_string_lossy().into_owned());
             }
         }
-        write_hint(&self.work_dir, &hint)
+        if news { write_hint(&self.work_dir, &hint) } else { Ok(()) }
     }
 }
 

@@ -21,6 +21,11 @@ use cmbagent::phases;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
+/// A directory in memory where the system has that: the runs here write thousands of small files.
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// What the scripted check cannot compile.
 pub(crate) const BROKEN: &str = "print(((";
 
@@ -87,7 +92,7 @@ impl Stage {
             functions: vec![Function { signature: "fit(x)".into(), doc: Some("Fits x.".into()) }],
         };
         Self {
-            temp: Arc::new(tempfile::tempdir().unwrap()),
+            temp: Arc::new(directory()),
             models: Arc::default(),
             runner: Arc::new(ScriptedRunner::default().with_check(check)),
             humans: None,
