@@ -1,6 +1,6 @@
 //! The human checkpoint and what it leads to.
 
-use cmbagent::engine::{Answer, PhaseStatus, RunStatus};
+use cmbagent::engine::{Answer, PhaseStatus, RunStatus, Section};
 use cmbagent::exec::scripted::Scripted;
 use serde_json::{Value, json};
 
@@ -39,7 +39,7 @@ async fn every_outcome_has_the_status_and_output_of_the_contract() {
         assert_eq!(outcome.status, expected, "{status}");
         assert_eq!(ended.output("approval_status"), status);
         for key in ["user_feedback", "modifications"] {
-            assert!(outcome.state.read(cmbagent::engine::Section::Output, key).is_some(), "{status}: {key}");
+            assert_eq!(outcome.state.read(Section::Output, key), Some(Value::Null), "{status}: {key}");
         }
     }
 }
@@ -141,7 +141,7 @@ async fn an_edited_plan_is_executed_as_it_was_edited() {
         assert_eq!(context["number_of_steps_in_plan"], 1);
         let told = context["final_plan"].as_str().unwrap();
         assert!(told.contains("count galaxies") && !told.contains("fit a line"), "{told}");
-        let checkpoint = ended.outcomes[1].state.read(cmbagent::engine::Section::Output, "shared").unwrap();
+        let checkpoint = ended.outcomes[1].state.read(Section::Output, "shared").unwrap();
         assert_eq!(checkpoint["plan_modified_by_human"], true);
         assert_eq!(checkpoint["user_modifications"], changes);
         assert_eq!(checkpoint["plan_steps"], edited);

@@ -3,7 +3,7 @@
 use cmbagent::exec::scripted::Scripted;
 use serde_json::{Value, json};
 
-use super::stage::{Ended, Stage, TASK, given, given_with, plan, planned, script};
+use super::stage::{Ended, Stage, TASK, given, given_with, plan, planned};
 
 fn fine() -> Scripted {
     Scripted::success("H0 = 67.4321 km/s/Mpc\n")
@@ -383,6 +383,4 @@ async fn a_template_of_the_users_replaces_the_built_in_one() {
     let steps = plan(&[("engineer", "measure H0", "use the data")]);
     stage.control(&steps, json!({"params": {"prompts": {"engineer": path}}})).await.completed();
     assert_eq!(stage.prompts("engineer")[0], format!("You are the engineer agent. Mine.\nStep 1: {TASK}"));
-    assert_eq!(stage.scripts("control"), [format!("codebase/{}", "a.py")]);
-    assert!(script("a.py", "a()").contains("# filename: a.py"));
 }
