@@ -92,8 +92,6 @@ struct Shared {
     ledger: Ledger,
     facts: tokio::sync::OnceCell<Facts>,
     asking: Mutex<Asking>,
-    /// Events that the journal already holds: a replay tells nobody of them again.
-    told: AtomicU64,
 }
 
 /// Seconds spent waiting for humans.
@@ -121,14 +119,15 @@ pub struct Run {
     nestings: Arc<AtomicU32>,
     approvals: Arc<dyn Approvals>,
     limits: Vec<Arc<CallLimit>>,
+    /// Events of this attempt that the journal already holds: a replay tells nobody of them again.
+    told: Arc<AtomicU64>,
 }
 
 impl Run {
     /// A run over `services`; what their journal already holds is replayed.
     pub fn new(id: impl Into<String>, services: Services, stop: Stop) -> Self {
-        let records = services.journal.records(1);
         let approvals = services.approvals.clone();
-        let told = records.iter().filter(|r| matches!(r.entry, Entry::Event { .. })).count() as u64;
+        let told = told(services.journal.as_ref(), 0);
         Self {
             shared: Arc::new(Shared {
                 id: id.into(),
@@ -137,7 +136,6 @@ impl Run {
                 ledger: Ledger::default(),
                 facts: tokio::sync::OnceCell::new(),
                 asking: Mutex::default(),
-                told: AtomicU64::new(told),
             }),
             position: Position::default(),
             phase_type: "".into(),
@@ -145,6 +143,7 @@ impl Run {
             nestings: Arc::default(),
             approvals,
             limits: Vec::new(),
+            told,
         }
     }
 
@@ -176,7 +175,8 @@ impl Run {
 
     /// The place of an execution of the whole workflow.
     pub fn at_attempt(&self, attempt: u32) -> Self {
-        self.at(|p| *p = Position { attempt, ..Position::default() })
+        let run = self.at(|p| *p = Position { attempt, ..Position::default() });
+        Self { told: told(self.shared.services.journal.as_ref(), attempt), ..run }
     }
 
     /// The place of a phase's try.
@@ -448,8 +448,7 @@ impl Run {
     /// Records an event and tells the listener.
     pub async fn tell(&self, agent: &str, kind: &str, data: Value) -> Result<()> {
         let shared = &self.shared;
-        let told = &shared.told;
-        if told.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+        if self.told.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
             return Ok(());
         }
         let at = shared.services.clock.now();
@@ -501,6 +500,12 @@ impl Watch for CallWatch<'_> {
 
 fn internal(error: serde_json::Error) -> Error {
     Error::Journal(format!("a record cannot be written or read as JSON: {error}"))
+}
+
+fn told(journal: &dyn Journal, attempt: u32) -> Arc<AtomicU64> {
+    let records = journal.records(1);
+    let events = records.iter().filter(|r| matches!(r.entry, Entry::Event { .. }));
+    Arc::new(AtomicU64::new(events.filter(|r| r.position.attempt == attempt).count() as u64))
 }
 
 fn hash(input: &Value) -> String {

@@ -404,7 +404,7 @@ impl Control {
             options: options.iter().map(|option| (*option).to_owned()).collect(),
             timeout_seconds: STEP_ANSWER_SECONDS,
         };
-        let here = run.at_step(number).nested("control");
+        let here = run.nested("control").at_step(number);
         super::hitl_checkpoint::answer(&here, question).await.map(|answer| match answer {
             Answer::Given { resolution, user_feedback, .. } => match resolution.as_str() {
                 "redo" | "retry" => Verdict::Redo(user_feedback),

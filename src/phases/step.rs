@@ -171,7 +171,14 @@ impl Site<'_> {
                             symptoms = 0;
                             continue;
                         }
-                        _ => return Ok(()),
+                        Status::Remaining(what) => {
+                            let message = format!(
+                                "the step ends after {MAX_SCRIPTS} scripts, although the engineer says that work \
+                                 remains: {what}"
+                            );
+                            return here.tell("engineer", "warning", json!({"message": message})).await;
+                        }
+                        Status::Finished => return Ok(()),
                     }
                 }
                 if let Some(symptom) = symptom {

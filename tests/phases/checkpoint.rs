@@ -1,7 +1,10 @@
 //! The human checkpoint and what it leads to.
 
-use cmbagent::engine::{Answer, PhaseStatus, RunStatus, Section};
+use std::sync::Arc;
+
+use cmbagent::engine::{Answer, MemoryState, PhaseStatus, RunStatus, Section};
 use cmbagent::exec::scripted::Scripted;
+use cmbagent::phases;
 use serde_json::{Value, json};
 
 use super::stage::{Ended, Stage, given, given_with, plan, planned};
@@ -176,4 +179,32 @@ async fn a_chosen_idea_is_carried_on() {
     let stage = Stage::asking([given_with("modify", "", json!({"selected_idea": idea}))]);
     let ended = ask(&stage, json!({"checkpoint_type": "custom"})).await.completed();
     assert_eq!((ended.output("selected_idea"), ended.shares("selected_idea")), (idea.clone(), idea));
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_needs_no_approval_passes_when_it_is_executed_all_the_same() {
+    let stage = Stage::asking([]);
+    let checkpoint = phases::build("hitl_checkpoint", json!({"require_approval": false})).unwrap();
+    let state = Arc::new(MemoryState::new("t", &stage.root().to_string_lossy(), "phase_0_hitl_checkpoint"));
+    let outcome = checkpoint.execute(&stage.new_run(), state).await.unwrap();
+    assert_eq!(outcome.status, PhaseStatus::Completed);
+    let output = |key| outcome.state.read(Section::Output, key).unwrap();
+    assert_eq!((output("approval_status"), output("skipped")), (json!("auto_approved"), json!(true)));
+}
+
+#[tokio::test]
+async fn each_kind_of_checkpoint_asks_its_own_question() {
+    for (kind, message) in [
+        ("after_planning", "**Plan:**\nPlan not available"),
+        ("before_step", "Step 2 is about to begin. Go on?"),
+        ("after_step", "Step 2 is done. Go on?"),
+        ("custom", "Shall the workflow go on?"),
+    ] {
+        let mut stage = Stage::asking([given("approve")]);
+        stage.shared.insert("current_step".into(), json!(2));
+        ask(&stage, json!({"checkpoint_type": kind})).await.completed();
+        let asked = &stage.humans.as_ref().unwrap().asked()[0];
+        assert!(asked.message.ends_with(message), "{kind}: {}", asked.message);
+        assert_eq!(asked.checkpoint_type, kind);
+    }
 }

@@ -167,11 +167,14 @@ async fn a_restart_without_a_summary_knows_the_earlier_steps_from_their_chats() 
     stage.temp = first.temp.clone();
     stage.run_id = "run-2".into();
     stage.engineer("c.py", "again()", fine());
-    let context = json!({"previous_steps_execution_summary": "\n", "displayed_images": []});
+    let plots = [stage.put("control/data/p.png", "png"), stage.root().join("control/data/gone.png")];
+    let context = json!({"previous_steps_execution_summary": "\n", "displayed_images": plots});
     let config = json!({"params": {"start_step": 2, "restored_context": context}});
     let ended = stage.control(&two(), config).await.completed();
     assert!(stage.prompts("engineer")[0].contains("H0 = 67.4321 km/s/Mpc"));
     assert_eq!(summaries(&ended), 2);
+    let displayed = &ended.output("final_context")["displayed_images"];
+    assert_eq!(*displayed, json!([plots[0]]), "those of the earlier steps that are still there");
     assert!(stage.root().join("control/codebase/a.py").exists(), "a restart sets nothing aside");
     assert!(!stage.root().join(".previous").exists());
 }
@@ -266,6 +269,10 @@ async fn a_human_is_asked_after_each_step_and_may_let_it_go_on() {
     assert_eq!(asked[0].checkpoint_type, "after_step");
     assert_eq!(asked[0].options, ["continue", "redo", "skip", "abort"]);
     assert!(asked[0].message.starts_with("Step 1 of 2 is done: measure H0"));
+    for kind in ["approval_requested", "approval_received"] {
+        let steps: Vec<Value> = stage.heard.of(kind).iter().map(|event| event["step"].clone()).collect();
+        assert_eq!(steps, [1, 2], "{kind}");
+    }
     let summary = asked[1].context_snapshot["summary"].as_str().unwrap();
     assert!(summary.starts_with("### Step 2\n") && summary.contains("H0 = 67.4321"), "{summary}");
 }

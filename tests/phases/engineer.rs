@@ -170,6 +170,18 @@ async fn work_that_remains_is_done_by_the_next_script_without_counting_a_try() {
 }
 
 #[tokio::test]
+async fn a_step_that_never_finishes_ends_after_a_bounded_number_of_scripts_with_a_warning() {
+    let stage = Stage::new();
+    for n in 0..14 {
+        stage.say("engineer", &script_with(&format!("s{n}.py"), "a()", "remaining: the rest")).ends(fine());
+    }
+    stage.control(&one(), json!({})).await.completed();
+    assert_eq!(stage.executed().len(), 12);
+    let warnings = stage.warnings();
+    assert!(warnings[0].contains("after 12 scripts") && warnings[0].contains("the rest"), "{warnings:?}");
+}
+
+#[tokio::test]
 async fn tries_are_counted_over_all_scripts_of_a_step() {
     let stage = Stage::new();
     stage.engineer("a.py", "one()", raised("ValueError: x"));
@@ -177,6 +189,7 @@ async fn tries_are_counted_over_all_scripts_of_a_step() {
     stage.engineer("b.py", "three()", raised("KeyError: 'y'"));
     let ended = stage.control(&one(), json!({"max_n_attempts": 1})).await;
     assert!(ended.error().contains("Step 1 failed after 2 attempts: KeyError: 'y'"), "{}", ended.error());
+    assert!(!stage.prompts("engineer")[2].contains("Failed attempts"), "that script has not failed yet");
     let started = stage.heard.of("script_started");
     let tries: Vec<&Value> = started.iter().map(|event| &event["attempts"]).collect();
     assert_eq!(tries, [2, 2, 1], "the last script has the one try that is left");

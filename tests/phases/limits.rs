@@ -8,6 +8,7 @@ use cmbagent::engine::clock::Clock;
 use cmbagent::engine::run::Why;
 use cmbagent::engine::{Outcome, Phase, PhaseStatus, Run, RunStatus, Settings, State};
 use cmbagent::error::Result;
+use cmbagent::exec::ExecError;
 use cmbagent::exec::scripted::Scripted;
 use cmbagent::journal::{Effect, Entry, Journal, MemoryJournal, Position, Record};
 use cmbagent::llm::{LlmErrorKind, Reply, Usage};
@@ -152,6 +153,15 @@ async fn a_callback_that_says_no_ends_the_run() {
     assert!(stage.models.calls().is_empty());
 }
 
+#[tokio::test]
+async fn a_stop_while_the_run_is_held_ends_it() {
+    let mut stage = Stage::new();
+    stage.heard = Arc::new(Heard { stops_when_held: Some(stage.stop.clone()), ..Heard::default() });
+    let ended = stage.run(&[("planning", json!({}))]).await;
+    assert_eq!(*ended.status.as_ref().unwrap(), RunStatus::Stopped);
+    assert!(stage.models.calls().is_empty());
+}
+
 /// A built-in phase with settings of its own, or one that always raises.
 struct Wrapped {
     inner: Option<Box<dyn Phase>>,
@@ -290,6 +300,16 @@ async fn a_retry_of_control_works_in_the_files_of_the_try_before() {
         "no name is lost to the first try"
     );
     assert_eq!(ended.output("final_context")["displayed_images"].as_array().unwrap().len(), 1);
+    assert_eq!(stage.list("control/codebase"), ["a.py"]);
+}
+
+#[tokio::test]
+async fn a_script_that_could_not_be_run_leaves_its_name_to_the_next_try() {
+    let stage = Stage::new();
+    let lost = Scripted::error(ExecError::Supervisor("the supervisor is gone".into()));
+    stage.engineer("a.py", "one()", lost).engineer("a.py", "two()", fine());
+    let config = json!({"params": {"preloaded_plan": one()}});
+    stage.run_built(&[Wrapped::new("control", config, None, 1)]).await.completed();
     assert_eq!(stage.list("control/codebase"), ["a.py"]);
 }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cmbagent::Error;
-use cmbagent::engine::Answer;
+use cmbagent::engine::{Answer, Outcome, Phase, Run, State};
 use cmbagent::error::Result;
 use cmbagent::exec::scripted::Scripted;
 use cmbagent::journal::{Effect, Entry, Journal, MemoryJournal, Position, Record};
+use cmbagent::phases;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
@@ -174,4 +175,60 @@ async fn a_journal_of_another_workflow_is_refused() {
     again.journal = Arc::new(MemoryJournal::replaying(first.journal.records(1)));
     let ended = again.run(&[("hitl_checkpoint", json!({}))]).await;
     assert!(ended.error().contains("the workflow has changed since it was recorded"), "{}", ended.error());
+}
+
+#[tokio::test]
+async fn another_attempt_at_the_same_run_acts_and_tells_anew() {
+    let first = stage(&[]);
+    play(&first).await.completed();
+    let told = first.heard.numbered().len();
+    let mut again = stage(&[]);
+    again.temp = first.temp.clone();
+    again.journal = first.journal.clone();
+    let planning = phases::build("planning", json!({"n_plan_reviews": 0})).unwrap();
+    let ended = again.run_at(&again.new_run().at_attempt(1), &[planning.into()]).await.completed();
+    assert_eq!((again.models.calls().len(), ended.outcomes.len()), (1, 1));
+    let events = again.heard.numbered();
+    assert_eq!((events[0].1.as_str(), events.last().unwrap().1.as_str()), ("run_started", "run_finished"));
+    assert!(told > 0 && first.heard.numbered().len() == told);
+}
+
+/// A phase of a user's that executes a built-in one twice itself.
+struct Twice(Box<dyn Phase>);
+
+impl Phase for Twice {
+    fn phase_type(&self) -> &'static str {
+        "twice"
+    }
+    fn display_name(&self) -> String {
+        "Twice".into()
+    }
+    fn can_skip(&self, _: &dyn State) -> Result<bool> {
+        Ok(false)
+    }
+    fn validate_input(&self, _: &dyn State) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+    fn execute<'a>(&'a self, run: &'a Run, state: Arc<dyn State>) -> BoxFuture<'a, Result<Outcome>> {
+        Box::pin(async move {
+            self.0.execute(&run.nested("one_shot"), state.clone()).await?;
+            self.0.execute(&run.nested("one_shot"), state).await
+        })
+    }
+}
+
+#[tokio::test]
+async fn executions_within_a_phase_have_places_of_their_own() {
+    let stage = Stage::new();
+    stage.say("researcher", "# One\nFirst.").say("researcher", "# Two\nSecond.");
+    let twice = || Twice(phases::build("one_shot", json!({"agent": "researcher"})).unwrap());
+    let ended = stage.run_built(&[Arc::new(twice())]).await.completed();
+    let summary = |ended: &Ended| ended.output("result")["previous_steps_execution_summary"].clone();
+    assert!(summary(&ended).as_str().unwrap().contains("Second."));
+    let mut again = Stage::new();
+    again.temp = stage.temp.clone();
+    again.journal = Arc::new(MemoryJournal::replaying(stage.journal.records(1)));
+    let replayed = again.run_built(&[Arc::new(twice())]).await.completed();
+    assert_eq!(summary(&replayed), summary(&ended));
+    assert!(again.models.calls().is_empty());
 }

@@ -8,7 +8,7 @@ use cmbagent::Error;
 use cmbagent::engine::approval::Nobody;
 use cmbagent::engine::clock::{Clock, SteppingClock};
 use cmbagent::engine::executor::{MemoryWorkflow, Workflow, execute};
-use cmbagent::engine::run::{Services, Stop};
+use cmbagent::engine::run::{Services, Stop, Why};
 use cmbagent::engine::{
     Answer, Approvals, Event, Listener, MemoryState, Outcome, Phase, Question, Run, RunStatus, Section, State,
 };
@@ -180,12 +180,15 @@ impl Stage {
     }
 
     pub(crate) async fn run_built(&self, phases: &[Arc<dyn Phase>]) -> Ended {
-        let run = self.new_run();
+        self.run_at(&self.new_run(), phases).await
+    }
+
+    pub(crate) async fn run_at(&self, run: &Run, phases: &[Arc<dyn Phase>]) -> Ended {
         let workflow = Seeded {
             inner: MemoryWorkflow::new(TASK, &self.root().to_string_lossy()),
             shared: self.shared.clone(),
         };
-        let status = execute(&run, phases, &workflow).await;
+        let status = execute(run, phases, &workflow).await;
         let (outcomes, skipped) = (workflow.inner.results(), workflow.inner.skipped());
         Ended { status, outcomes, skipped, calls: run.ledger().mark() }
     }
@@ -330,6 +333,8 @@ pub(crate) struct Heard {
     pub(crate) reaction: Option<Reaction>,
     /// Events after which the run is told not to go on.
     pub(crate) until: Option<usize>,
+    /// What is stopped while the run is held.
+    pub(crate) stops_when_held: Option<Stop>,
 }
 
 impl Heard {
@@ -354,6 +359,12 @@ impl Listener for Heard {
 
     fn should_continue(&self) -> bool {
         self.until.is_none_or(|limit| self.events.lock().unwrap().len() < limit)
+    }
+
+    fn pause(&self) {
+        if let Some(stop) = &self.stops_when_held {
+            stop.stop(Why::Requested);
+        }
     }
 }
 
