@@ -159,7 +159,9 @@ async fn a_stop_while_the_run_is_held_ends_it() {
     stage.heard = Arc::new(Heard { stops_when_held: Some(stage.stop.clone()), ..Heard::default() });
     let ended = stage.run(&[("planning", json!({}))]).await;
     assert_eq!(*ended.status.as_ref().unwrap(), RunStatus::Stopped);
-    assert!(stage.models.calls().is_empty());
+    let records = stage.journal.records(1);
+    let begun = records.iter().any(|r| matches!(r.entry, Entry::Started { effect: Effect::Call, .. }));
+    assert!(!begun, "no call may begin any more");
 }
 
 /// A built-in phase with settings of its own, or one that always raises.
