@@ -17,7 +17,7 @@ use super::clock::Clock;
 use super::ledger::{Ledger, Line, Total};
 use super::{Answer, Approvals, Event, Listener, Question};
 use crate::error::{Error, Result};
-use crate::exec::{Check, Execution, Facts, Runner, Script, docstrings};
+use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings};
 use crate::journal::{Effect, Entry, Journal, Position};
 use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request, Watch};
 
@@ -93,8 +93,6 @@ struct Shared {
     ledger: Ledger,
     facts: tokio::sync::OnceCell<Facts>,
     asking: Mutex<Asking>,
-    /// Events that the journal already holds: a replay tells nobody of them again.
-    told: AtomicU64,
 }
 
 /// Seconds spent waiting for humans.
@@ -122,14 +120,15 @@ pub struct Run {
     nestings: Arc<AtomicU32>,
     approvals: Arc<dyn Approvals>,
     limits: Vec<Arc<CallLimit>>,
+    /// Events of this attempt that the journal already holds: a replay tells nobody of them again.
+    told: Arc<AtomicU64>,
 }
 
 impl Run {
     /// A run over `services`; what their journal already holds is replayed.
     pub fn new(id: impl Into<String>, services: Services, stop: Stop) -> Self {
-        let records = services.journal.records(1);
         let approvals = services.approvals.clone();
-        let told = records.iter().filter(|r| matches!(r.entry, Entry::Event { .. })).count() as u64;
+        let told = told(services.journal.as_ref(), 0);
         Self {
             shared: Arc::new(Shared {
                 id: id.into(),
@@ -138,7 +137,6 @@ impl Run {
                 ledger: Ledger::default(),
                 facts: tokio::sync::OnceCell::new(),
                 asking: Mutex::default(),
-                told: AtomicU64::new(told),
             }),
             position: Position::default(),
             phase_type: "".into(),
@@ -146,6 +144,7 @@ impl Run {
             nestings: Arc::default(),
             approvals,
             limits: Vec::new(),
+            told,
         }
     }
 
@@ -177,7 +176,8 @@ impl Run {
 
     /// The place of an execution of the whole workflow.
     pub fn at_attempt(&self, attempt: u32) -> Self {
-        self.at(|p| *p = Position { attempt, ..Position::default() })
+        let run = self.at(|p| *p = Position { attempt, ..Position::default() });
+        Self { told: told(self.shared.services.journal.as_ref(), attempt), ..run }
     }
 
     /// The place of a phase's try.
@@ -280,7 +280,8 @@ impl Run {
                 ..self.clone()
             };
             let runner = self.shared.services.runner.clone();
-            origin.pass(Effect::Observe, &json!("facts"), |_| async move { Ok(runner.facts().await?) }).await
+            let facts = |_| async move { runner.facts().await.map_err(|error| self.script_error(error)) };
+            origin.pass(Effect::Observe, &json!("facts"), facts).await
         };
         self.shared.facts.get_or_try_init(look).await.cloned()
     }
@@ -289,7 +290,9 @@ impl Run {
     pub async fn check(&self, source: &str, filename: &str) -> Result<Check> {
         let runner = self.shared.services.runner.clone();
         let input = json!([source, filename]);
-        self.pass(Effect::Observe, &input, |_| async move { Ok(runner.check(source, filename).await?) }).await
+        let check =
+            |_| async move { runner.check(source, filename).await.map_err(|error| self.script_error(error)) };
+        self.pass(Effect::Observe, &input, check).await
     }
 
     /// Installed documentation of the library functions that a traceback in `output` names.
@@ -345,6 +348,13 @@ impl Run {
         }
     }
 
+    fn script_error(&self, error: ExecError) -> Error {
+        match error {
+            ExecError::Cancelled => self.shared.stop.error(),
+            other => other.into(),
+        }
+    }
+
     /// An error of a model's answer that no call made, such as one that stayed empty.
     pub fn answer_error(&self, agent: &str, model: &str, kind: LlmErrorKind, message: String) -> Error {
         self.model_error(agent, llm::LlmError { kind, message, status: None, model: model.into() })
@@ -358,7 +368,8 @@ impl Run {
         let input = json!([script, started_hash(&script.path)?]);
         self.pass(Effect::Execute, &input, |stop| async move {
             let output = |text: &str| self.whisper(agent, "script_output", json!({"text": text}));
-            let execution = self.shared.services.runner.run(script, &output, &stop.token).await?;
+            let execution = self.shared.services.runner.run(script, &output, &stop.token).await;
+            let execution = execution.map_err(|error| self.script_error(error))?;
             if execution.exit == crate::exec::Exit::Cancelled {
                 return Err(stop.error());
             }
@@ -461,8 +472,7 @@ impl Run {
     /// Records an event and tells the listener.
     pub async fn tell(&self, agent: &str, kind: &str, data: Value) -> Result<()> {
         let shared = &self.shared;
-        let told = &shared.told;
-        if told.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+        if self.told.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
             return Ok(());
         }
         let at = shared.services.clock.now();
@@ -514,6 +524,12 @@ impl Watch for CallWatch<'_> {
 
 fn internal(error: serde_json::Error) -> Error {
     Error::Journal(format!("a record cannot be written or read as JSON: {error}"))
+}
+
+fn told(journal: &dyn Journal, attempt: u32) -> Arc<AtomicU64> {
+    let records = journal.records(1);
+    let events = records.iter().filter(|r| matches!(r.entry, Entry::Event { .. }));
+    Arc::new(AtomicU64::new(events.filter(|r| r.position.attempt == attempt).count() as u64))
 }
 
 fn hash(input: &Value) -> String {

@@ -154,7 +154,9 @@ impl Control {
         context.insert("work_dir".into(), json!(space.root));
         context.insert("max_n_attempts".into(), json!(self.config.max_n_attempts));
         context.insert("number_of_steps_in_plan".into(), json!(plan.len()));
-        if !context.get("final_plan").is_some_and(Value::is_string) {
+        // The plan that is executed, also when a human has edited it since it was made.
+        let told = context.get("final_plan").and_then(Value::as_str).and_then(|text| parse::plan(text).ok());
+        if told.as_ref() != Some(&plan) {
             context.insert("final_plan".into(), json!(formats::plan(&plan)));
         }
         let records = earlier(&context, space, &plan, start);
@@ -231,9 +233,8 @@ impl Control {
                         progress.feedback.extend(words.clone());
                         redo = Some(words.unwrap_or_else(|| "Do this step again, better.".into()));
                     }
-                    Verdict::Abort(words) => {
-                        let words = words.map(|w| format!(": {w}")).unwrap_or_default();
-                        failure = Some(format!("Aborted by user after step {number}{words}"));
+                    Verdict::Stop(why) => {
+                        failure = Some(why);
                         break;
                     }
                 }
@@ -401,16 +402,21 @@ impl Control {
             options: options.iter().map(|option| (*option).to_owned()).collect(),
             timeout_seconds: STEP_ANSWER_SECONDS,
         };
-        let here = run.at_step(number).nested("control");
+        let here = run.nested("control").at_step(number);
         super::hitl_checkpoint::answer(&here, question).await.map(|answer| match answer {
             Answer::Given { resolution, user_feedback, .. } => match resolution.as_str() {
                 "redo" | "retry" => Verdict::Redo(user_feedback),
                 "skip" => Verdict::Skip,
-                "abort" => Verdict::Abort(user_feedback),
+                "abort" => {
+                    let words = user_feedback.map(|words| format!(": {words}")).unwrap_or_default();
+                    Verdict::Stop(format!("Aborted by user after step {number}{words}"))
+                }
                 _ => Verdict::Continue,
             },
-            Answer::TimedOut => Verdict::Abort(Some("nobody answered in time".into())),
-            Answer::Failed { error } => Verdict::Abort(Some(error)),
+            Answer::TimedOut => Verdict::Stop(format!(
+                "Nobody answered within {STEP_ANSWER_SECONDS} s how to go on after step {number}"
+            )),
+            Answer::Failed { error } => Verdict::Stop(format!("Approval error after step {number}: {error}")),
         })
     }
 
@@ -481,7 +487,7 @@ enum Verdict {
     Continue,
     Skip,
     Redo(Option<String>),
-    Abort(Option<String>),
+    Stop(String),
 }
 
 /// Records of the steps before `start`: from the restored summary, and where that lacks one (the

@@ -100,8 +100,9 @@ impl Site<'_> {
         case.timeout_seconds = self.params.script_timeout_seconds;
         case.writable = vec!["the working directory".into()];
         let bullets = at.step.bullet_points.clone();
-        let taken: Vec<PathBuf> =
-            case.records.iter().flat_map(|r| r.scripts.iter().map(|s| PathBuf::from(&s.file))).collect();
+        // Neither an earlier step's script nor a file of the user's is ever overwritten.
+        let earlier = case.records.iter().flat_map(|r| r.scripts.iter().map(|s| PathBuf::from(&s.file)));
+        let taken: Vec<PathBuf> = earlier.chain(self.space.foreign().map(PathBuf::from)).collect();
         let mut symptoms = 0;
         for turn in 1.. {
             let prompt = self.templates.engineer(&case).map_err(template)?;
@@ -145,7 +146,12 @@ impl Site<'_> {
                 done.nested.push(transcript::nested(&formatted, &executor));
                 done.transcript.engineer(&answer, &formatted, &executed);
                 let symptom = success.then(|| suspect::suspect(&output, &bullets, &files)).flatten();
-                if success && (symptom.is_none() || symptoms > 0) {
+                let no_try_left = done.failed_tries >= self.max_n_attempts;
+                if success && (symptom.is_none() || symptoms > 0 || no_try_left) {
+                    if let Some(symptom) = &symptom {
+                        let message = format!("{} is taken as it is, although {symptom}", attempt.file);
+                        here.tell("engineer", "warning", json!({"message": message})).await?;
+                    }
                     done.transcript.executor_response_formatter(at, transcript::Outcome::Success);
                     let script = ScriptRecord {
                         file: attempt.file,
@@ -162,11 +168,19 @@ impl Site<'_> {
                             case.done_here.push(script);
                             (case.remaining, case.suspect, case.second_opinion) = (Some(what), None, None);
                             case.failures.clear();
+                            case.max_attempts = self.max_n_attempts + 1 - done.failed_tries;
                             case.products = products(&here, self.space, &case.products, &done.record).await?;
                             symptoms = 0;
                             continue;
                         }
-                        _ => return Ok(()),
+                        Status::Remaining(what) => {
+                            let message = format!(
+                                "the step ends after {MAX_SCRIPTS} scripts, although the engineer says that work \
+                                 remains: {what}"
+                            );
+                            return here.tell("engineer", "warning", json!({"message": message})).await;
+                        }
+                        Status::Finished => return Ok(()),
                     }
                 }
                 if let Some(symptom) = symptom {
@@ -198,7 +212,7 @@ impl Site<'_> {
                 transcript::Outcome::Failure(&failure.diagnosis)
             };
             done.transcript.executor_response_formatter(at, outcome);
-            let alike = case.failures.last().is_some_and(|before| diagnosis::same_failure(before, &failure));
+            let alike = case.failures.last().is_some_and(|before| alike(before, &failure));
             let reason =
                 diagnosis::error_line(&failure.output).map_or(failure.diagnosis.clone(), str::to_owned);
             case.failures.push(failure);
@@ -259,6 +273,7 @@ impl Site<'_> {
         let text = format!("# filename: {file}\n{code}");
         let path = confine::write(root, Path::new(file), &text)?;
         let log = self.space.directory("logs")?.join(format!("{}.log", run.label()));
+        self.space.record([path.clone()])?;
         let script = Script {
             path,
             cwd: root.clone(),
@@ -273,12 +288,13 @@ impl Site<'_> {
             "file": file, "attempt": case.failures.len() + 1, "attempts": case.max_attempts, "code": code,
         });
         let execution = run.execute("engineer", &script, about).await?;
-        let files = run
+        let files: Vec<String> = run
             .observe("files that a script wrote", || {
                 let now = self.space.inventory()?;
                 Ok(now.changed_since(&before).into_iter().map(|file| file.path.clone()).collect())
             })
             .await?;
+        self.space.record(files.iter().map(|file| root.join(file)))?;
         let about = json!({
             "file": file, "success": execution.exit.success(), "exit": diagnosis::ended(&execution.exit),
             "seconds": execution.seconds, "output": execution.output, "code": code, "log_path": log,
@@ -306,7 +322,9 @@ impl Site<'_> {
         let here = run.at_turn(1);
         tell_shortened(&here, "researcher", &prompt).await?;
         let answer = self.speaker("researcher").text(&here, &prompt).await?;
-        let (file, body) = notes::notes(&answer, case.notes_file.as_deref(), &case.taken_notes);
+        let foreign = self.space.foreign().map(str::to_owned);
+        let taken: Vec<String> = case.taken_notes.iter().cloned().chain(foreign).collect();
+        let (file, body) = notes::notes(&answer, case.notes_file.as_deref(), &taken);
         let sources: Vec<&str> = std::iter::once(case.briefing.task.as_str())
             .chain(case.plan.iter().flat_map(|s| s.bullet_points.iter().map(String::as_str)))
             .chain(case.records.iter().flat_map(|r| {
@@ -342,7 +360,7 @@ impl Site<'_> {
             let schema = Schema { name: "ideas".into(), schema: plan::ideas_schema() };
             let (ideas, _) = speaker.structured(&here, &prompt, &schema, parse::ideas).await?;
             let stamp = run.stamp(run.now().await?);
-            let path = self.space.root.join(format!("ideas_{stamp}.json"));
+            let path = reports::fresh(run, &self.space.root, "ideas", &stamp).await?;
             reports::json(&path, &ideas, 2)?;
             self.space.record([path])?;
             done.transcript.idea_maker(&ideas);
@@ -376,6 +394,12 @@ struct Attempt {
     code: String,
     check: Check,
     complaint: Option<String>,
+}
+
+/// Whether two tries failed alike; of those that were not run only the complaint can tell.
+fn alike(before: &FailedAttempt, now: &FailedAttempt) -> bool {
+    let silent = before.output.trim().is_empty() && now.output.trim().is_empty();
+    diagnosis::same_failure(before, now) && (!silent || before.diagnosis == now.diagnosis)
 }
 
 fn diagnose(execution: &Execution, output: &str, case: &StepCase) -> Diagnosis {

@@ -49,6 +49,11 @@ impl Workspace {
         Ok(Self { work_dir, root, run_id: run.id().into(), foreign })
     }
 
+    /// Files that are not this run's, relative to the phase's directory.
+    pub fn foreign(&self) -> impl Iterator<Item = &str> {
+        self.foreign.files.keys().map(String::as_str)
+    }
+
     /// What is in the phase's directory and was not there before the run, as it is now.
     pub fn inventory(&self) -> Result<Inventory> {
         let mut now = inventory(&self.root)?;
@@ -87,15 +92,16 @@ impl Workspace {
     /// Notes which files this run has made, for a later run in the same directory.
     pub fn record(&self, files: impl IntoIterator<Item = PathBuf>) -> Result<()> {
         let mut hint = read_hint(&self.work_dir);
-        if hint.run_id != self.run_id {
+        let mut news = hint.run_id != self.run_id;
+        if news {
             hint = Hint { run_id: self.run_id.clone(), ..Hint::default() };
         }
         for file in files {
             if let Ok(path) = file.strip_prefix(&self.work_dir) {
-                hint.products.insert(path.to_string_lossy().into_owned());
+                news |= hint.products.insert(path.to_string_lossy().into_owned());
             }
         }
-        write_hint(&self.work_dir, &hint)
+        if news { write_hint(&self.work_dir, &hint) } else { Ok(()) }
     }
 }
 
