@@ -236,8 +236,8 @@ where
         self.0.into()
     }
 
-    fn settings(&self) -> Settings {
-        self.1.clone()
+    fn settings(&self) -> Result<Settings> {
+        Ok(self.1.clone())
     }
 
     fn can_skip(&self, _: &dyn State) -> cmbagent::Result<bool> {
@@ -341,7 +341,7 @@ async fn an_error_of_the_host_comes_back_as_the_same_object() {
     let object = thrown.clone();
     let fail = move |_: &Run, _: usize| {
         let object = object.clone();
-        async move { Err(Error::Foreign { text: "theirs".into(), object }) }.boxed()
+        async move { Err(Error::Foreign { text: "theirs".into(), object, meaning: Meaning::Failure }) }.boxed()
     };
     let (result, _) = through(&[Arc::new(Act("a", Settings::default(), fail))]).await;
     match result.unwrap_err() {
