@@ -45,6 +45,34 @@ def executor(work_dir, *phases, **kwargs):
     return made
 
 
+def run(main):
+    """Runs a coroutine function to its end, or fails the test."""
+
+    async def within_patience():
+        async with asyncio.timeout(PATIENCE):
+            return await main()
+
+    return asyncio.run(within_patience())
+
+
+def forever(seen):
+    """A phase's work that notes that it began and that it was cancelled."""
+
+    async def work(context):
+        seen.append("sleeping")
+        try:
+            await asyncio.sleep(PATIENCE * 2)
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+
+    return work
+
+
+def researcher():
+    return OneShotPhase(OneShotPhaseConfig(agent="researcher"))
+
+
 def engineer(**config):
     return OneShotPhase(OneShotPhaseConfig(agent="engineer", **config))
 
