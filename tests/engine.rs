@@ -236,7 +236,7 @@ where
         self.0.into()
     }
 
-    fn settings(&self) -> Result<Settings> {
+    fn settings(&self) -> cmbagent::Result<Settings> {
         Ok(self.1.clone())
     }
 
@@ -341,7 +341,7 @@ async fn an_error_of_the_host_comes_back_as_the_same_object() {
     let object = thrown.clone();
     let fail = move |_: &Run, _: usize| {
         let object = object.clone();
-        async move { Err(Error::Foreign { text: "theirs".into(), object, meaning: Meaning::Failure }) }.boxed()
+        async move { Err(Error::Foreign { text: "theirs".into(), object, meaning: cmbagent::error::Meaning::Failure }) }.boxed()
     };
     let (result, _) = through(&[Arc::new(Act("a", Settings::default(), fail))]).await;
     match result.unwrap_err() {
