@@ -9,7 +9,7 @@ from cmbagent.phases import OneShotPhase, OneShotPhaseConfig, Phase, PhaseConfig
 from cmbagent.testing import code
 from cmbagent.workflows import WorkflowDefinition, WorkflowExecutor
 
-PATIENCE = 30
+PATIENCE = 12
 """Seconds after which a test gives up on something that should happen soon."""
 
 

@@ -25,6 +25,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
+from cmbagent import _cell
 from cmbagent.errors import ForkError
 
 T = TypeVar("T")
@@ -223,7 +224,8 @@ def heartbeat() -> Iterator[None]:
     """Keep watch over a run while it is awaited.
 
     The running loop wakes up regularly, so that a signal that arrives while it waits is acted on soon; and a
-    run that goes on in another thread when the interpreter ends is ended first.
+    run that goes on in another thread when the interpreter ends is ended first. In a notebook's cell an
+    interrupt raises `KeyboardInterrupt`.
     """
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
@@ -237,7 +239,8 @@ def heartbeat() -> Iterator[None]:
     beat()
     _watched.add(watched)
     try:
-        yield
+        with _cell.interruptible():
+            yield
     finally:
         _watched.discard(watched)
         handle.cancel()
