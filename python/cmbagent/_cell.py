@@ -18,7 +18,8 @@ from types import FrameType
 def interruptible() -> Iterator[None]:
     """Turn the cancellation that an interrupt of the cell caused into `KeyboardInterrupt`.
 
-    Does nothing outside a cell's own task: an interrupt that is raised in any other would end the kernel's loop.
+    Does nothing outside a cell's own task: an interrupt that is raised in any other would end
+    the loop of the kernel.
     """
     kernels = signal.getsignal(signal.SIGINT)
     if not callable(kernels) or not _is_cell(kernels):

@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from cmbagent import _cell
+from cmbagent import _cell, _core
 from cmbagent.errors import ForkError
 
 T = TypeVar("T")
@@ -264,6 +264,8 @@ def _end_runs() -> None:
     Until Python 3.14 a thread that wants to go on after that is ended where it stands, and where a phase's
     code was called from the engine this aborts the process.
     """
+    if _Process.forked:
+        return  # the threads are the parent's
     _Process.ending = True
     here = threading.get_ident()
     left = [run for run in list(_watched) if run.thread != here and run.loop.is_running()]
@@ -278,6 +280,7 @@ def _end_runs() -> None:
         for thread in {run.thread for run in left if run in _watched}:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(SystemExit))
         _all_ended(left)
+    _core.end_wakeups()
 
 
 def _all_ended(runs: list[_Watched]) -> bool:

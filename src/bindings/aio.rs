@@ -155,6 +155,10 @@ fn alarm() -> &'static Sender<Target> {
         let (sender, targets) = std::sync::mpsc::channel::<Target>();
         let serve = move || {
             for Target { event_loop, context, awaitable, future } in targets {
+                let open = bell();
+                if !*open {
+                    break;
+                }
                 let rung = Python::try_attach(|py| {
                     if let Ok(wake) = Py::new(py, Wake { awaitable, future }) {
                         // A closed loop refuses: nobody waits any more.
@@ -171,6 +175,19 @@ fn alarm() -> &'static Sender<Target> {
         let _ = std::thread::Builder::new().name("cmbagent-alarm".into()).spawn(serve);
         sender
     })
+}
+
+/// Held while the interpreter is in use for a wake-up; whether it still may be.
+fn bell() -> std::sync::MutexGuard<'static, bool> {
+    static OPEN: Mutex<bool> = Mutex::new(true);
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends wake-ups for good: called before the interpreter ends, for a thread of ours that waits for
+/// it then would be ended in the middle of our code.
+#[pyfunction]
+pub(super) fn end_wakeups(py: Python<'_>) {
+    py.detach(|| *bell() = false);
 }
 
 /// Has the loop call `wake`, in the context variables of the run: callbacks may be called from it.
