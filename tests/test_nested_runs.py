@@ -9,6 +9,7 @@ import pytest
 
 from cmbagent.callbacks import WorkflowCallbacks
 from cmbagent.errors import CmbagentError
+from cmbagent.phases import HITLCheckpointConfig, HITLCheckpointPhase
 from cmbagent.testing import Fault, code, notes
 from procs import (
     PATIENCE,
@@ -64,6 +65,24 @@ def test_stop_during_a_phase_of_python_lets_it_finish(tmp_path):
     stopper.join()
     assert (ran.outcome, seen) == ("stopped", ["begun", "finished"])
     assert len(ran.results) == 1
+
+
+def test_stop_while_a_human_is_asked(tmp_path):
+    seen = []
+
+    class Manager:
+        def create_approval_request(self, **question):
+            return type("Request", (), {"id": "1"})
+
+        async def wait_for_approval_async(self, request_id, timeout_seconds):
+            await forever(seen)(None)
+
+    ran = executor(tmp_path, HITLCheckpointPhase(HITLCheckpointConfig()), approval_manager=Manager())
+    stopper = threading.Thread(target=lambda: (wait_for(lambda: seen), ran.stop()))
+    stopper.start()
+    assert run(ran.run) is ran.context
+    stopper.join()
+    assert (ran.outcome, seen) == ("stopped", ["sleeping", "cancelled"])
 
 
 # --- runs within runs ---
@@ -174,6 +193,20 @@ def test_stopping_an_inner_executor_leaves_the_outer_one_alone(tmp_path):
     ran = executor(tmp_path, work)
     run(ran.run)
     assert (ran.outcome, seen) == ("completed", ["stopped"])
+
+
+def test_time_limit_of_a_phase_reaches_the_run_within_it(tmp_path, serve):
+    server = serve({"engineer": Fault.hang()})
+    inner = executor(tmp_path / "inner", engineer())
+
+    async def work(context):
+        await inner.run()
+
+    ran = executor(tmp_path, Do(work, timeout_seconds=0.5))
+    with pytest.raises(RuntimeError, match="timeout_seconds"):
+        run(ran.run)
+    server.assert_calls(["engineer"])
+    assert inner.outcome is None
 
 
 # --- threads ---

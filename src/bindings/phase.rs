@@ -55,7 +55,8 @@ impl PyPhase {
     fn limit(&self, config: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
         let py = config.py();
         let Some(limit) = optional(config, intern!(py, "timeout_seconds"))? else { return Ok(None) };
-        let default = py.import(intern!(py, "cmbagent.phases.base"))?.getattr(intern!(py, "DefaultSeconds"))?;
+        let default =
+            py.import(intern!(py, "cmbagent.phases.base"))?.getattr(intern!(py, "DefaultSeconds"))?;
         if limit.is_instance(&default)? {
             return Ok(None);
         }
@@ -81,7 +82,8 @@ impl PyPhase {
 
     /// An exception that the phase raised, with a note that says where.
     fn raised(&self, py: Python<'_>, run: &Run, error: PyErr) -> Error {
-        let again = if run.phase_try() > 0 { format!(", try {}", run.phase_try() + 1) } else { String::new() };
+        let again =
+            if run.phase_try() > 0 { format!(", try {}", run.phase_try() + 1) } else { String::new() };
         let text = format!(
             "raised in phase {:?} (number {} of the workflow, counted from 0{again}) of run {}",
             self.phase_type,
@@ -232,7 +234,10 @@ fn status(py: Python<'_>, status: PhaseStatus) -> PyResult<Bound<'_, PyAny>> {
         .call1((status.as_str(),))
 }
 
-fn optional<'py>(config: &Bound<'py, PyAny>, name: &Bound<'py, PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
+fn optional<'py>(
+    config: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
     // Any object serves as a config, and one that lacks a setting leaves it unset.
     let value = match config.getattr(name) {
         Err(error) if error.is_instance_of::<PyAttributeError>(config.py()) => return Ok(None),
