@@ -398,3 +398,19 @@ def test_exception_of_another_method(tmp_path, method):
     with pytest.raises(LookupError) as caught:
         run(executor(tmp_path, phase).run)
     assert caught.value is error
+
+
+# --- keys ---
+
+
+def test_key_holder_is_asked_in_the_thread_of_the_run(tmp_path, serve):
+    serve({"researcher": notes("# Title\n\nText.")})
+    asked = []
+
+    class Keys:
+        def __getitem__(self, name):
+            asked.append((name, threading.current_thread()))
+            return "sk-test"
+
+    run(executor(tmp_path, researcher(), api_keys=Keys()).run)
+    assert asked and set(asked) == {("OPENAI", threading.current_thread())}
