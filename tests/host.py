@@ -24,7 +24,12 @@ async def stubborn(context):
 
 async def blocks(context):
     print("begun", flush=True)
-    time.sleep(600)
+    told = False
+    while True:
+        time.sleep(0.01)
+        if not told and asyncio.current_task().cancelling():
+            told = True
+            print("cancelled", flush=True)
 
 
 async def spins(context):
