@@ -10,7 +10,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
-use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
+use pyo3::exceptions::{PyException, PyRuntimeError, PyStopIteration};
 use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, PyVisit, intern, prelude::*};
 
@@ -29,6 +29,8 @@ struct Slot {
     /// The engine no longer waits for the coroutine that is being driven.
     abandoned: bool,
     busy: bool,
+    /// An interrupt or an exit that a watcher raised.
+    raised: Option<PyErr>,
 }
 
 impl Bridge {
@@ -39,6 +41,17 @@ impl Bridge {
     /// Has `coroutine` driven on the caller's loop; dropping the future cancels it.
     pub(super) fn drive(&self, coroutine: Py<PyAny>) -> Driven {
         Driven { bridge: self.clone(), coroutine: Some(coroutine), done: false }
+    }
+
+    /// Resolves when no coroutine is being driven; the end of one polls the engine.
+    pub(super) fn idle(&self) -> impl Future<Output = ()> + Send + use<> {
+        let bridge = self.clone();
+        std::future::poll_fn(move |_| if bridge.slot().busy { Poll::Pending } else { Poll::Ready(()) })
+    }
+
+    /// Ends the run with an interrupt or an exit; the first one counts.
+    pub(super) fn interrupt(&self, error: PyErr) {
+        self.slot().raised.get_or_insert(error);
     }
 }
 
@@ -77,9 +90,11 @@ impl Future for Driven {
 
 impl Drop for Driven {
     fn drop(&mut self) {
-        if !self.done && self.coroutine.is_none() {
-            let mut slot = self.bridge.slot();
-            slot.abandoned = true;
+        if let Some(coroutine) = self.coroutine.take() {
+            // Never begun: it must not warn that nobody awaited it.
+            Python::try_attach(|py| coroutine.call_method0(py, intern!(py, "close")).map(drop).ok());
+        } else if !self.done {
+            self.bridge.slot().abandoned = true;
         }
     }
 }
@@ -111,6 +126,7 @@ struct Waker(Mutex<Option<Target>>);
 
 struct Target {
     event_loop: Py<PyAny>,
+    context: Py<PyAny>,
     awaitable: Py<Awaitable>,
     future: Py<PyAny>,
 }
@@ -137,15 +153,18 @@ fn alarm() -> &'static Sender<Target> {
     static ALARM: OnceLock<Sender<Target>> = OnceLock::new();
     ALARM.get_or_init(|| {
         let (sender, targets) = std::sync::mpsc::channel::<Target>();
-        let ring = move || {
-            for Target { event_loop, awaitable, future } in targets {
+        let serve = move || {
+            for Target { event_loop, context, awaitable, future } in targets {
+                let open = bell();
+                if !*open {
+                    break;
+                }
                 let rung = Python::try_attach(|py| {
                     if let Ok(wake) = Py::new(py, Wake { awaitable, future }) {
                         // A closed loop refuses: nobody waits any more.
-                        let _ =
-                            event_loop.bind(py).call_method1(intern!(py, "call_soon_threadsafe"), (wake,));
+                        let _ = ring(py, &event_loop, &context, wake);
                     }
-                    drop(event_loop);
+                    drop((event_loop, context));
                 });
                 if rung.is_none() {
                     break;
@@ -153,9 +172,29 @@ fn alarm() -> &'static Sender<Target> {
             }
         };
         // Without the thread nothing can be awaited, and the send above says so by failing.
-        let _ = std::thread::Builder::new().name("cmbagent-alarm".into()).spawn(ring);
+        let _ = std::thread::Builder::new().name("cmbagent-alarm".into()).spawn(serve);
         sender
     })
+}
+
+/// Held while the interpreter is in use for a wake-up; whether it still may be.
+fn bell() -> std::sync::MutexGuard<'static, bool> {
+    static OPEN: Mutex<bool> = Mutex::new(true);
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends wake-ups for good: called before the interpreter ends, for a thread of ours that waits for
+/// it then would be ended in the middle of our code.
+#[pyfunction]
+pub(super) fn end_wakeups(py: Python<'_>) {
+    py.detach(|| *bell() = false);
+}
+
+/// Has the loop call `wake`, in the context variables of the run: callbacks may be called from it.
+fn ring(py: Python<'_>, event_loop: &Py<PyAny>, context: &Py<PyAny>, wake: Py<Wake>) -> PyResult<()> {
+    let context = keywords(py, &[("context", context.bind(py).clone())])?;
+    let ring = event_loop.bind(py).getattr(intern!(py, "call_soon_threadsafe"))?;
+    ring.call((wake,), Some(&context)).map(drop)
 }
 
 /// The awaitable that `_core` functions return. It is its own iterator.
@@ -171,11 +210,20 @@ struct Inner {
     /// The coroutine being driven, and the asyncio future it waits for.
     driven: Option<Py<PyAny>>,
     waits_for: Option<Py<PyAny>>,
-    event_loop: Option<Py<PyAny>>,
+    home: Option<Home>,
+    /// Set once the abandoned coroutine was told: how often its task had been cancelled until then.
+    told: Option<usize>,
     /// What the engine came to.
     ready: Option<PyResult<Py<PyAny>>>,
     /// Raised when the engine has ended what it was doing.
     pending: Option<PyErr>,
+}
+
+/// Where a run is awaited.
+struct Home {
+    event_loop: Py<PyAny>,
+    context: Py<PyAny>,
+    task: Py<PyAny>,
 }
 
 /// What the loop says to a waiting coroutine.
@@ -198,7 +246,8 @@ impl Awaitable {
             stop,
             driven: None,
             waits_for: None,
-            event_loop: None,
+            home: None,
+            told: None,
             ready: None,
             pending: None,
         };
@@ -224,12 +273,16 @@ impl Awaitable {
         if inner.ready.is_none() {
             inner.poll(slf)?;
         }
-        if inner.bridge.slot().abandoned
+        let abandoned = inner.bridge.slot().abandoned;
+        if abandoned
+            && inner.told.is_none()
             && let Some(future) = inner.waits_for.take()
         {
-            drop(inner);
+            let cancelled = inner.cancelled(py)?;
             // What `Task.cancel` does: the coroutine sees CancelledError where it waits.
-            future.call_method0(py, intern!(py, "cancel"))?;
+            if future.call_method0(py, intern!(py, "cancel"))?.is_truthy(py)? {
+                inner.told = Some(cancelled);
+            }
         }
         Ok(true)
     }
@@ -244,21 +297,22 @@ impl Inner {
         }
         loop {
             if let Some(coroutine) = &self.driven {
+                let coroutine = coroutine.clone_ref(py);
                 let next = resume.take().unwrap_or(Resume::Send);
                 self.waits_for = None;
+                let next = self.overtaken(py, next)?;
                 match drive(py, coroutine.bind(py), next) {
                     Step::Yielded(future) => {
+                        if let Some(error) = self.bridge.slot().raised.take() {
+                            resume = Some(Resume::Throw(error));
+                            continue;
+                        }
                         self.waits_for = (!future.is_none(py)).then(|| future.clone_ref(py));
                         return Ok(future);
                     }
                     Step::Returned(result) => {
                         self.driven = None;
-                        let mut slot = self.bridge.slot();
-                        slot.busy = false;
-                        // Its time was up: what it made of its cancellation interests nobody.
-                        if !std::mem::take(&mut slot.abandoned) {
-                            slot.result = Some(result);
-                        }
+                        self.keep(py, result)?;
                     }
                 }
             } else if let Some(Resume::Throw(error)) = resume.take() {
@@ -272,6 +326,11 @@ impl Inner {
                     (Some(error), _) | (None, Err(error)) => error,
                     (None, Ok(value)) => PyStopIteration::new_err((value,)),
                 });
+            }
+            let raised = self.bridge.slot().raised.take();
+            if let Some(error) = raised {
+                resume = Some(Resume::Throw(error));
+                continue;
             }
             let wanted = self.bridge.slot().wanted.take();
             if let Some(coroutine) = wanted {
@@ -290,13 +349,59 @@ impl Inner {
         }
     }
 
+    /// What to say to the coroutine that is driven: one that the engine no longer waits for is
+    /// cancelled, also when it never waits for a future.
+    fn overtaken(&mut self, py: Python<'_>, next: Resume) -> PyResult<Resume> {
+        let abandoned = self.bridge.slot().abandoned;
+        if !abandoned || self.told.is_some() || matches!(next, Resume::Throw(_)) {
+            return Ok(next);
+        }
+        self.told = Some(self.cancelled(py)?);
+        let error = py.import(intern!(py, "asyncio"))?.getattr(intern!(py, "CancelledError"))?.call0()?;
+        Ok(Resume::Throw(PyErr::from_value(error)))
+    }
+
+    /// Keeps what a coroutine came to, unless its time was up: then only a cancellation from
+    /// elsewhere counts.
+    fn keep(&mut self, py: Python<'_>, result: PyResult<Py<PyAny>>) -> PyResult<()> {
+        let told = self.told.take();
+        let mut slot = self.bridge.slot();
+        slot.busy = false;
+        if !std::mem::take(&mut slot.abandoned) {
+            slot.result = Some(result);
+            return Ok(());
+        }
+        drop(slot);
+        if let Err(error) = result
+            && !error.is_instance_of::<PyException>(py)
+        {
+            let ours = error.get_type(py).name()? == "CancelledError"
+                && told.is_some_and(|before| self.cancelled(py).is_ok_and(|now| now <= before));
+            if !ours {
+                self.stop.stop(Why::Cancelled);
+                self.pending.get_or_insert(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// How often the awaiting task was asked to be cancelled.
+    fn cancelled(&self, py: Python<'_>) -> PyResult<usize> {
+        match self.home.as_ref().map(|home| home.task.bind(py)).filter(|task| !task.is_none()) {
+            Some(task) => task.call_method0(intern!(py, "cancelling"))?.extract(),
+            None => Ok(0),
+        }
+    }
+
     /// Polls the engine once; its result goes to `ready`. Returns the future that its waker ends.
     fn poll(&mut self, slf: &Bound<'_, Awaitable>) -> PyResult<Py<PyAny>> {
         let py = slf.py();
-        let event_loop = self.event_loop(py)?;
+        let home = self.home(py)?;
+        let (event_loop, context) = (home.event_loop.clone_ref(py), home.context.clone_ref(py));
         let future = event_loop.call_method0(py, intern!(py, "create_future"))?;
         if let (Some(work), None) = (self.work.as_mut(), &self.ready) {
-            let target = Target { event_loop, awaitable: slf.clone().unbind(), future: future.clone_ref(py) };
+            let awaitable = slf.clone().unbind();
+            let target = Target { event_loop, context, awaitable, future: future.clone_ref(py) };
             let waker = Arc::new(Waker(Mutex::new(Some(target)))).into();
             let _runtime = pyo3_async_runtimes::tokio::get_runtime().enter();
             if let Poll::Ready(result) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
@@ -306,15 +411,17 @@ impl Inner {
         Ok(future)
     }
 
-    fn event_loop(&mut self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        if self.event_loop.is_none() {
+    fn home(&mut self, py: Python<'_>) -> PyResult<&Home> {
+        if self.home.is_none() {
             let asyncio = py.import(intern!(py, "asyncio"))?;
-            self.event_loop = Some(asyncio.call_method0(intern!(py, "get_running_loop"))?.unbind());
+            let contextvars = py.import(intern!(py, "contextvars"))?;
+            self.home = Some(Home {
+                event_loop: asyncio.call_method0(intern!(py, "get_running_loop"))?.unbind(),
+                context: contextvars.call_method0(intern!(py, "copy_context"))?.unbind(),
+                task: asyncio.call_method0(intern!(py, "current_task"))?.unbind(),
+            });
         }
-        self.event_loop
-            .as_ref()
-            .map(|event_loop| event_loop.clone_ref(py))
-            .ok_or_else(|| PyRuntimeError::new_err("no running event loop"))
+        self.home.as_ref().ok_or_else(|| PyRuntimeError::new_err("no running event loop"))
     }
 }
 
@@ -395,18 +502,22 @@ impl Awaitable {
         let driven = inner.driven.take();
         let work = inner.work.take();
         drop(inner);
-        if let Some(driven) = driven {
-            driven.call_method0(py, intern!(py, "close"))?;
-        }
         drop(work);
-        Ok(())
+        match driven {
+            Some(driven) => driven.call_method0(py, intern!(py, "close")).map(drop),
+            None => Ok(()),
+        }
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         if let Ok(inner) = self.inner.try_lock() {
             visit.call(&inner.driven)?;
             visit.call(&inner.waits_for)?;
-            visit.call(&inner.event_loop)?;
+            if let Some(home) = &inner.home {
+                visit.call(&home.event_loop)?;
+                visit.call(&home.context)?;
+                visit.call(&home.task)?;
+            }
         }
         Ok(())
     }

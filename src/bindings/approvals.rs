@@ -5,9 +5,9 @@ use pyo3::exceptions::PyTimeoutError;
 use pyo3::{intern, prelude::*};
 
 use super::aio::{Bridge, keywords};
-use super::convert;
+use super::{convert, errors};
 use crate::engine::{Answer, Approvals, Question};
-use crate::error::Result;
+use crate::error::{Error, Meaning, Result};
 
 /// The caller's approval manager, if there is one.
 pub(super) struct PyApprovals {
@@ -25,21 +25,25 @@ impl Approvals for PyApprovals {
             let failed = |error: PyErr| {
                 Python::attach(|py| {
                     if error.is_instance_of::<PyTimeoutError>(py) {
-                        Answer::TimedOut
-                    } else {
-                        Answer::Failed { error: error.value(py).to_string() }
+                        return Ok(Answer::TimedOut);
+                    }
+                    match errors::foreign(py, error) {
+                        Error::Foreign { text, meaning: Meaning::Failure, .. } => {
+                            Ok(Answer::Failed { error: text })
+                        }
+                        ending => Err(ending),
                     }
                 })
             };
             let waiting = match Python::attach(|py| self.request(py, question)) {
                 Ok(waiting) => waiting,
-                Err(error) => return Ok(failed(error)),
+                Err(error) => return failed(error),
             };
             let answered = self.bridge.drive(waiting).await;
-            Ok(match answered.and_then(|answer| Python::attach(|py| given(answer.bind(py)))) {
-                Ok(answer) => answer,
+            match answered.and_then(|answer| Python::attach(|py| given(answer.bind(py)))) {
+                Ok(answer) => Ok(answer),
                 Err(error) => failed(error),
-            })
+            }
         })
     }
 }

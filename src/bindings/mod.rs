@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 mod _core {
     #[pymodule_export]
-    use super::aio::{Awaitable, Wake};
+    use super::aio::{Awaitable, Wake, end_wakeups};
     #[pymodule_export]
     use super::executor::{Control, run_workflow, system_workflows};
     #[pymodule_export]

@@ -47,7 +47,7 @@ pub(super) fn build(
         provider: Arc::new(HttpProvider::new(Arc::new(PyKeys(api_keys)), environment, Arc::new(prices))),
         runner: Arc::new(Supervised::new(supervisor_command(py)?)),
         approvals: Arc::new(PyApprovals { manager: approval_manager, bridge: bridge.clone() }),
-        listener: Arc::new(PyListener(listener)),
+        listener: Arc::new(PyListener { listener, bridge: bridge.clone() }),
         clock: Arc::new(SystemClock),
         journal: Arc::new(MemoryJournal::default()),
     })

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::ledger::Total;
 use super::{MemoryState, Outcome, Phase, PhaseStatus, Run, RunStatus, Settings, State};
-use crate::error::{Error, Result};
+use crate::error::{Error, Meaning, Result};
 
 /// The port to the context of a whole workflow. Python's is a live `WorkflowExecutor`.
 pub trait Workflow: Send + Sync {
@@ -38,13 +38,15 @@ pub async fn execute(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workfl
     let started = run.clock().now();
     run.tell("", "run_started", workflow.about()).await?;
     let ended = match walk(run, phases, workflow).await {
-        Err(Error::Stopped(_)) if run.stop().requested() => Ok(RunStatus::Stopped),
+        Err(error) if error.is_stop() && run.stop().requested() => Ok(RunStatus::Stopped),
         ended => ended,
     };
     let seconds = run.clock().now() - started;
     let (status, error) = match &ended {
         Ok(status) => (*status, None),
-        Err(error @ Error::Stopped(_)) => (RunStatus::Cancelled, Some(error.to_string())),
+        Err(error @ (Error::Stopped(_) | Error::Foreign { meaning: Meaning::Stop | Meaning::Exit, .. })) => {
+            (RunStatus::Cancelled, Some(error.to_string()))
+        }
         Err(error) => (RunStatus::Failed, Some(error.to_string())),
     };
     let status = RunStatus::Running.transition(status)?;
@@ -106,7 +108,7 @@ async fn perform(
         Some(outcome) => outcome.state.hand_over(&phase_id),
         None => workflow.first(&phase_id),
     };
-    let settings = phase.settings();
+    let settings = phase.settings()?;
     let place = u32::try_from(index).unwrap_or(u32::MAX);
     let mut state = context()?;
     if phase.can_skip(state.as_ref())? {
@@ -149,6 +151,7 @@ async fn attempt(
         None => work.await,
         Some(limit) => within(run, limit, work).await,
     };
+    phase.settle().await;
     let (status, error) = match &ended {
         Ok(outcome) => (outcome.status, outcome.error.clone()),
         Err(error) => (PhaseStatus::Failed, Some(error.to_string())),
@@ -158,7 +161,10 @@ async fn attempt(
     let about = json!({"status": status, "error": error, "seconds": seconds, "usage": usage});
     run.tell("", "phase_finished", about).await?;
     match ended {
-        Err(error) if run.phase_try() >= settings.max_retries && matches!(error, Error::Foreign { .. }) => {
+        Err(error)
+            if matches!(error, Error::Foreign { .. })
+                && (run.phase_try() >= settings.max_retries || !error.is_retryable()) =>
+        {
             Err(error)
         }
         Err(error @ Error::Stopped(_)) => Err(error),

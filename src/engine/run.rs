@@ -42,6 +42,8 @@ pub struct Services {
 pub struct Stop {
     token: CancellationToken,
     why: Arc<OnceLock<Why>>,
+    /// What this is a part of, and ends with.
+    above: Option<Arc<Stop>>,
 }
 
 /// Who asked a run to end.
@@ -62,6 +64,22 @@ impl Stop {
         self.token.cancel();
     }
 
+    /// Ends a part of the run: it ends with the whole, and the whole outlives it.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        Self { token: self.token.child_token(), why: Arc::default(), above: Some(Arc::new(self.clone())) }
+    }
+
+    /// The whole that this is a part of, or itself.
+    fn whole(&self) -> &Self {
+        self.above.as_deref().map_or(self, Self::whole)
+    }
+
+    /// Why the run was asked to end, once it was.
+    pub fn why(&self) -> Option<Why> {
+        self.above.as_deref().and_then(Self::why).or_else(|| self.why.get().copied())
+    }
+
     /// Whether the run was asked to end.
     pub fn stopped(&self) -> bool {
         self.token.is_cancelled()
@@ -69,7 +87,7 @@ impl Stop {
 
     /// Whether the run was asked to end by `stop()`.
     pub fn requested(&self) -> bool {
-        self.why.get() == Some(&Why::Requested)
+        self.why() == Some(Why::Requested)
     }
 
     /// Resolves when the run is asked to end.
@@ -78,7 +96,7 @@ impl Stop {
     }
 
     fn error(&self) -> Error {
-        Error::Stopped(match self.why.get() {
+        Error::Stopped(match self.why() {
             Some(Why::Callback) => "Workflow cancelled by user".into(),
             Some(Why::Cancelled) => "the task that awaited the run was cancelled".into(),
             Some(Why::Requested) | None => "the run was stopped".into(),
@@ -89,7 +107,6 @@ impl Stop {
 struct Shared {
     id: String,
     services: Services,
-    stop: Stop,
     ledger: Ledger,
     facts: tokio::sync::OnceCell<Facts>,
     asking: Mutex<Asking>,
@@ -119,6 +136,7 @@ pub struct Run {
     ordinal: Arc<AtomicU32>,
     nestings: Arc<AtomicU32>,
     approvals: Arc<dyn Approvals>,
+    stop: Stop,
     limits: Vec<Arc<CallLimit>>,
     /// Events of this attempt that the journal already holds: a replay tells nobody of them again.
     told: Arc<AtomicU64>,
@@ -133,7 +151,6 @@ impl Run {
             shared: Arc::new(Shared {
                 id: id.into(),
                 services,
-                stop,
                 ledger: Ledger::default(),
                 facts: tokio::sync::OnceCell::new(),
                 asking: Mutex::default(),
@@ -143,6 +160,7 @@ impl Run {
             ordinal: Arc::default(),
             nestings: Arc::default(),
             approvals,
+            stop,
             limits: Vec::new(),
             told,
         }
@@ -155,7 +173,7 @@ impl Run {
 
     /// What can end this run.
     pub fn stop(&self) -> &Stop {
-        &self.shared.stop
+        &self.stop
     }
 
     /// What the run has cost so far.
@@ -188,11 +206,11 @@ impl Run {
         Self { phase_type: phase_type.into(), nestings: Arc::default(), ..run }
     }
 
-    /// The place of a built-in phase that a custom phase executes itself.
+    /// The place of a built-in phase that a custom phase executes itself, and may end by itself.
     pub fn nested(&self, phase_type: &str) -> Self {
         let number = self.nestings.fetch_add(1, Ordering::Relaxed) + 1;
         let run = self.at(|p| (p.nested, p.step, p.turn) = (number, 0, 0));
-        Self { phase_type: phase_type.into(), ..run }
+        Self { phase_type: phase_type.into(), stop: self.stop.part(), ..run }
     }
 
     /// The same place, asking through other approvals.
@@ -338,7 +356,7 @@ impl Run {
 
     fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
         if error.kind == LlmErrorKind::Cancelled {
-            return self.shared.stop.error();
+            return self.stop.error();
         }
         Error::Model {
             error,
@@ -350,7 +368,7 @@ impl Run {
 
     fn script_error(&self, error: ExecError) -> Error {
         match error {
-            ExecError::Cancelled => self.shared.stop.error(),
+            ExecError::Cancelled => self.stop.error(),
             other => other.into(),
         }
     }
@@ -419,12 +437,12 @@ impl Run {
 
     /// Fails when the run was asked to end; holds while it is to be held.
     pub fn gate(&self) -> Result<()> {
-        let stop = &self.shared.stop;
+        let stop = &self.stop;
         if stop.stopped() {
             return Err(stop.error());
         }
         if !self.shared.services.listener.should_continue() {
-            stop.stop(Why::Callback);
+            stop.whole().stop(Why::Callback);
             return Err(stop.error());
         }
         self.shared.services.listener.pause();
@@ -463,7 +481,7 @@ impl Run {
             self.tell("", "warning", json!({"message": message})).await?;
         }
         journal.append(clock.now(), position, Entry::Started { effect, input: hash }).await?;
-        let output = act(self.shared.stop.clone()).await?;
+        let output = act(self.stop.clone()).await?;
         let recorded = serde_json::to_value(&output).map_err(internal)?;
         journal.append(clock.now(), position, Entry::Finished { effect, output: recorded }).await?;
         Ok(output)
