@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::config::{self, Models, read};
-use super::step::{Done, Site, products};
+use super::step::{Done, Site, inherited, products};
 use super::workspace::Workspace;
 use super::{chats, feedback, reports, tell_messages, templates};
 use crate::agents::carry::MIN_BUDGET;
@@ -202,6 +202,9 @@ impl Control {
         }
         let facts = run.facts().await?;
         let mut progress = self.begin(state.as_ref(), &space, plan, start);
+        if keep {
+            progress.products = inherited(run, &space, &progress.records).await?;
+        }
         let initialised = run.clock().now();
         let mut failure = None;
         for number in numbers {

@@ -18,7 +18,7 @@ use crate::agents::{
 use crate::engine::Run;
 use crate::error::Result;
 use crate::exec::extract::{self, Answer, Status};
-use crate::exec::products::table;
+use crate::exec::products::{FileFacts, table};
 use crate::exec::{Check, Execution, Script, clean, confine};
 use crate::llm::Schema;
 
@@ -249,6 +249,7 @@ impl Site<'_> {
         let root = &self.space.root;
         let text = format!("# filename: {file}\n{code}");
         let path = confine::write(root, Path::new(file), &text)?;
+        self.space.record([path.clone()])?;
         let log = self.space.directory("logs")?.join(format!("{}.log", run.label()));
         let script = Script {
             path,
@@ -264,12 +265,14 @@ impl Site<'_> {
             "file": file, "attempt": case.failures.len() + 1, "attempts": case.max_attempts, "code": code,
         });
         let execution = run.execute("engineer", &script, about).await?;
-        let files = run
+        let files: Vec<String> = run
             .observe("files that a script wrote", || {
                 let now = self.space.inventory()?;
                 Ok(now.changed_since(&before).into_iter().map(|file| file.path.clone()).collect())
             })
             .await?;
+        // At once: a run that breaks off within the step leaves no product that a later one takes for the user's.
+        self.space.record(files.iter().map(|file| root.join(file)))?;
         let about = json!({
             "file": file, "success": execution.exit.success(), "exit": diagnosis::ended(&execution.exit),
             "seconds": execution.seconds, "output": execution.output, "code": code, "log_path": log,
@@ -386,26 +389,51 @@ pub(super) async fn products(
     known: &[Product],
     record: &StepRecord,
 ) -> Result<Vec<Product>> {
-    let look = || {
-        let now = space.inventory()?;
-        let data = now.files.into_values().filter(|file| file.path.starts_with("data/"));
-        data.map(|file| {
-            let before = known.iter().find(|product| product.path == file.path);
-            let table = table(&space.root, &file.path)?.unwrap_or_default();
-            Ok(Product {
-                bytes: file.bytes,
-                step: before.map_or(record.number, |product| product.step),
-                columns: table.columns,
-                rows: table.rows,
-                description: before
-                    .and_then(|product| product.description.clone())
-                    .or_else(|| described(&file.path, record)),
-                path: file.path,
-            })
-        })
-        .collect()
+    let step = |file: &FileFacts| {
+        let before = known.iter().find(|product| product.path == file.path);
+        let description = before.and_then(|product| product.description.clone());
+        (
+            before.map_or(record.number, |product| product.step),
+            description.or_else(|| described(&file.path, record)),
+        )
     };
-    run.observe("products", look).await
+    run.observe("products", || list(space, step)).await
+}
+
+/// Products that an earlier run left: each belongs to the first step whose scripts name it, else to
+/// the last one.
+pub(super) async fn inherited(run: &Run, space: &Workspace, records: &[StepRecord]) -> Result<Vec<Product>> {
+    let step = |file: &FileFacts| {
+        let name = file.path.rsplit('/').next().unwrap_or(&file.path);
+        let names = |record: &&StepRecord| {
+            record.scripts.iter().any(|script| script.code.contains(name) || script.output.contains(name))
+        };
+        let record = records.iter().find(names).or(records.last());
+        (record.map_or(1, |record| record.number), record.and_then(|record| described(&file.path, record)))
+    };
+    run.observe("products of the earlier run", || list(space, step)).await
+}
+
+/// The files under `data/`; `step` gives a file's step and what is known of it.
+fn list(
+    space: &Workspace,
+    step: impl Fn(&FileFacts) -> (usize, Option<String>),
+) -> Result<Vec<Product>> {
+    let now = space.inventory()?;
+    let data = now.files.into_values().filter(|file| file.path.starts_with("data/"));
+    data.map(|file| {
+        let table = table(&space.root, &file.path)?.unwrap_or_default();
+        let (step, description) = step(&file);
+        Ok(Product {
+            bytes: file.bytes,
+            step,
+            columns: table.columns,
+            rows: table.rows,
+            description,
+            path: file.path,
+        })
+    })
+    .collect()
 }
 
 /// The printed line that names a plot: it says what the plot shows.

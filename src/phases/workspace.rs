@@ -23,6 +23,10 @@ const PREVIOUS: &str = ".previous";
 struct Hint {
     run_id: String,
     products: BTreeSet<String>,
+    /// What a restart found in a directory without a record: shown as products, never set aside,
+    /// because the user's own files cannot be told from them.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    adopted: BTreeSet<String>,
 }
 
 /// A run's directory and, in it, a phase's.
@@ -84,13 +88,18 @@ impl Workspace {
         }
     }
 
-    /// Notes which files this run has made, for a later run in the same directory.
+    /// Notes which files this run has made, for a later run in the same directory. A file that was
+    /// there before stays the user's, also when a script has changed it.
     pub fn record(&self, files: impl IntoIterator<Item = PathBuf>) -> Result<()> {
         let mut hint = read_hint(&self.work_dir);
         if hint.run_id != self.run_id {
             hint = Hint { run_id: self.run_id.clone(), ..Hint::default() };
         }
         for file in files {
+            let below = file.strip_prefix(&self.root).map(|path| path.to_string_lossy().into_owned());
+            if below.is_ok_and(|path| self.foreign.files.contains_key(&path)) {
+                continue;
+            }
             if let Ok(path) = file.strip_prefix(&self.work_dir) {
                 hint.products.insert(path.to_string_lossy().into_owned());
             }
@@ -109,17 +118,21 @@ fn places(work_dir: &str, below: &str) -> Result<(PathBuf, PathBuf)> {
 
 /// Sets an earlier run's products aside and lists what then is in `root` and not this run's own.
 fn survey(work_dir: &Path, root: &Path, run_id: &str, keep: bool) -> Result<Inventory> {
-    let hint = read_hint(work_dir);
-    let own = if hint.run_id == run_id || keep {
-        hint.products
-    } else {
+    let mut hint = read_hint(work_dir);
+    let unrecorded = hint.run_id.is_empty();
+    if hint.run_id != run_id && !keep {
         set_aside(work_dir, &hint)?;
-        BTreeSet::new()
-    };
+        hint = Hint::default();
+    }
     let mut foreign = inventory(root)?;
     let prefix = relative(work_dir, root);
-    foreign.files.retain(|path, _| !own.contains(&format!("{prefix}{path}")));
-    write_hint(work_dir, &Hint { run_id: run_id.into(), products: own })?;
+    if keep && unrecorded {
+        hint.adopted = foreign.files.keys().map(|path| format!("{prefix}{path}")).collect();
+    }
+    let own = |path: &String| hint.products.contains(path) || hint.adopted.contains(path);
+    foreign.files.retain(|path, _| !own(&format!("{prefix}{path}")));
+    hint.run_id = run_id.into();
+    write_hint(work_dir, &hint)?;
     Ok(foreign)
 }
 
@@ -280,6 +293,18 @@ mod tests {
         assert!(names(&second).is_empty());
         assert!(theirs.exists() && !ours.exists());
         assert!(temp.path().join(".previous/run-2/control/data/plot.png").exists());
+    }
+
+    #[test]
+    fn a_restart_without_a_record_adopts_what_is_there_and_never_moves_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().to_str().unwrap();
+        let found = put(temp.path(), "control/data/table.csv");
+        for run_id in ["run-1", "run-2"] {
+            assert_eq!(names(&open(dir, "control", run_id, true)), ["data/table.csv"]);
+        }
+        assert!(names(&open(dir, "control", "run-3", false)).is_empty());
+        assert!(found.exists());
     }
 
     #[test]
