@@ -2,14 +2,17 @@
 
 Real callers:
 1 test_package::test_exports. 2 here (names of this version). 3 test_package::test_old_module_path….
-4, 5, 6 test_package::test_submodules_named_like_functions and here (5). 7, 8, 11, 12, 13, 15, 27, 29, 45, 46
-test_planning_control::test_whole_run_as_a_paper_writer_calls_it. 14 ::test_run_without_plots.
-16 ::test_restart_after_an_interrupted_run, test_restart::test_check_16_17_… and here. 17 here.
-18 ::test_no_restart. 19, 20 ::test_files_of_a_run and test_reports. 21 ::test_engineer_writes_into_the_control….
-22 here. 23 ::test_missing_key_is_named. 24, 25, 28 test_one_shot::test_engineer. 26 here (the list; no judging).
+4, 5, 6 test_package::test_submodules_named_like_functions and here (5).
+7, 8, 11, 12, 13, 15, 27, 29, 45, 46 test_planning_control::test_whole_run_as_a_paper_writer_calls_it.
+14 test_planning_control::test_run_without_plots.
+16 test_planning_control::test_restart_after_an_interrupted_run, test_restart, and here. 17 here.
+18 test_planning_control::test_no_restart. 19, 20 test_planning_control::test_files_of_a_run, test_reports.
+21 test_planning_control::test_engineer_writes_into_the_control_directory.
+22 here. 23 test_planning_control::test_missing_key_is_named. 24, 25, 28 test_one_shot::test_engineer.
+26 here (the list; plots are not judged).
 30 test_one_shot::test_other_names, ::test_researcher. 31 test_one_shot::test_cost_callback,
 test_reports::test_check_31_…. 32 test_planning_control::test_texts_may_be_none.
-36 ::test_exhausted_attempts_are_returned, test_workflows::test_exhausted_attempts_raise.
+36 test_planning_control::test_exhausted_attempts_are_returned, test_workflows::test_exhausted_attempts_raise.
 37 test_one_shot::test_two_threads and here. 39 test_control::test_whole_run and here. 41 here.
 42 test_workflows::test_deep_research and here.
 9, 10, 33–35, 38, 40, 43, 44 concern helpers and classes of later versions (9, 10 hold:
@@ -159,9 +162,8 @@ def test_check_41_arguments_of_a_task_executor(tmp_path):
     assert result.get("run_id") and result.get("session_id") is None
     assert getattr(result, "chat_history", []) == result["chat_history"]
     assert result["phase_timings"]["total"] == result["total_time"] > 0
-    assert phases == [
-        ("planning", 0), ("planning", None), ("control", 1), ("control", None), ("control", 1), ("control", 2),
-    ]  # fmt: skip
+    planning = [("planning", 0), ("planning", None)]
+    assert phases == [*planning, ("control", 1), ("control", None), ("control", 1), ("control", 2)]
 
 
 def test_check_42_what_a_task_executor_reads(tmp_path):
@@ -180,9 +182,7 @@ def test_check_42_what_a_task_executor_reads(tmp_path):
 def test_check_45_roles_and_contents(tmp_path):
     """Text of agents has the role user, a tool call the content "None", and every message a name."""
     failing = [code("raise ValueError('no')", filename="a.py"), code("print(1)", filename="a.py")]
-    result = run(
-        two_steps(engineer=failing, researcher=notes("# R")), deep_research, "t", work_dir=tmp_path
-    )
+    result = run(two_steps(engineer=failing, researcher=notes("# R")), deep_research, "t", work_dir=tmp_path)
     chat = [*result["planning_chat_history"], *result["chat_history"]]
     assert all(m["name"] and isinstance(m["content"], str) for m in chat)
     calls = [m for m in chat if "tool_calls" in m]

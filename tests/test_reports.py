@@ -120,9 +120,7 @@ def test_check_19_20_contents_are_as_existing_readers_expect(tmp_path):
     columns = ["Agent", "Model", "Cost", "Prompt Tokens", "Completion Tokens", "Total Tokens"]
     assert all(list(m["cost"]) == columns for m in chat)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", chat[0]["timestamp"])
-    nested = strictly(
-        tmp_path / "control" / "chats" / "nested_chat_output_engineer_step_1_attempt_1.json"
-    )
+    nested = strictly(tmp_path / "control" / "chats" / "nested_chat_output_engineer_step_1_attempt_1.json")
     assert [m["name"] for m in nested] == ["engineer_response_formatter", "executor"]
     assert nested[1]["content"].startswith("Execution results:\n\nExecution output: ")
 

@@ -14,7 +14,7 @@ from cmbagent.testing import ModelServer, code, notes
 from scripted import run
 
 # Run apart: the classes of the original's pickles exist there and nowhere else.
-ORIGINAL = r'''
+ORIGINAL = r"""
 import json, pickle, sys, types
 from pathlib import Path
 
@@ -63,12 +63,13 @@ rule = "=" * 48 + "    "
 def nest(file, source, output):
     return (
         f"\nThe executed code was:\n\n```python\n# filename: codebase/{file}\n{source}\n```\n\n{rule}\n\n"
-        f"The output of the executed code was:\n\nExecution results:\n\nExecution output: {output}\n\n\n{rule}\n"
-        + " " * 24
+        "The output of the executed code was:\n\nExecution results:\n\n"
+        f"Execution output: {output}\n\n\n{rule}\n{' ' * 24}"
     )
 
 
-sources = {1: ("fit.py", "open('data/peaks.csv', 'w').write('l,amp\\n220,5733\\n')\nprint('first peak at 220')"),
+write_table = "open('data/peaks.csv', 'w').write('l,amp\\n220,5733\\n')"
+sources = {1: ("fit.py", f"{write_table}\nprint('first peak at 220')"),
            2: ("ratio.py", "print('ratio is 0.4519')")}
 outputs = {1: "first peak at 220", 2: "ratio is 0.4519"}
 contents = {n: nest(*sources[n], outputs[n]) for n in (1, 2)}
@@ -90,7 +91,7 @@ for n, (file, source) in sources.items():
 for step in range(3):
     frame, manager, index = DataFrame(), BlockManager(), Index()
     manager.axes = [index]
-    frame._mgr, frame._flags, frame.index = manager, {"allows_duplicate_labels": True}, index
+    frame._mgr, frame._flags, frame.index = manager, {"allows": True}, index
     known = [n for n in range(1, step + 1) if n not in forgotten]
     context = ContextVariables()
     context.data = {
@@ -107,7 +108,7 @@ for step in range(3):
     path.parent.mkdir(exist_ok=True)
     with open(path, "wb") as file:
         pickle.dump(context, file)
-'''
+"""
 
 
 def original(root, *, forgotten=()):
@@ -117,14 +118,12 @@ def original(root, *, forgotten=()):
 
 
 def go_on(root, step):
+    fit = code("print('first peak at 220')", filename="again.py")
+    ratio = code("print('ratio is 0.4519')", filename="again.py")
     script = {
-        "engineer": lambda call: code(
-            "print('ratio is 0.4519')" if "take the ratio" in call.prompt.split("first peak at 220")[-1]
-            else "print('first peak at 220')",
-            filename="again.py",
-        ),
+        "engineer": [fit, ratio][step - 1 :],
         "researcher": notes("# Meaning\n\nThe ratio is 0.4519."),
-    }  # fmt: skip
+    }
     server = ModelServer(script)
     return server, run(server, deep_research, "the task", work_dir=root, restart_at_step=step)
 

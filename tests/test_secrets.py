@@ -1,4 +1,4 @@
-"""No key leaves the process: not in a file, a log, an event, an exception, a pickle or a script's environment."""
+"""No key gets out: into a file, a log, an event, an exception, a pickle or a script's environment."""
 
 import asyncio
 import json
@@ -167,7 +167,7 @@ def test_executors_contexts_and_configs_do_not_show_keys(watch):
     del context.metadata["settings"]
     watch.search(
         executor, context, context.to_dict(), context.to_json(), executor.get_status(), executor.results,
-        config, *executor.phases, *[p.config for p in executor.phases], executor.context.to_phase_context("p"),
+        config, *executor.phases, *[p.config for p in executor.phases], context.to_phase_context("p"),
     )  # fmt: skip
 
 

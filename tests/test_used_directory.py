@@ -66,7 +66,7 @@ def test_second_one_shot_in_the_same_directory(tmp_path):
 
 def test_products_of_a_run_that_broke_off_are_set_aside_too(tmp_path):
     begun = code("open('codebase/half.txt', 'w').write('x')", filename="half.py", remaining="the rest")
-    with pytest.raises(cmbagent.CmbagentError, match="401|key"):
+    with pytest.raises(cmbagent.CmbagentError, match="401"):
         run(two_steps(engineer=[begun, Fault.status(401)]), deep_research, "t", work_dir=tmp_path)
     assert (tmp_path / "control" / "codebase" / "half.py").exists()
     run(two_steps(), deep_research, "t", work_dir=tmp_path)

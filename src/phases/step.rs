@@ -16,11 +16,11 @@ use crate::agents::{
     plan, suspect,
 };
 use crate::engine::Run;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exec::extract::{self, Answer, Status};
 use crate::exec::products::{FileFacts, table};
-use crate::exec::{Check, Execution, Script, clean, confine};
-use crate::llm::Schema;
+use crate::exec::{Check, Execution, Exit, Script, clean, confine};
+use crate::llm::{LlmErrorKind, Schema};
 
 /// Answers without a script that compiles that are sent back without costing a try, in a row.
 const FREE_REPAIRS: usize = 2;
@@ -126,6 +126,7 @@ impl Site<'_> {
             let Answer { explanation, modifications, status, .. } = attempt.answer;
             let formatted =
                 formats::engineer(&explanation, modifications.as_deref(), &attempt.file, &attempt.code);
+            let mut interrupted = false;
             if let Some(complaint) = attempt.complaint {
                 done.transcript.engineer(
                     &answer,
@@ -138,12 +139,19 @@ impl Site<'_> {
                     self.run_script(&here, &attempt.file, &attempt.code, &case).await?;
                 let output = clean::clean(&execution.output);
                 let success = execution.exit.success();
+                interrupted = matches!(execution.exit, Exit::Timeout(_) | Exit::Cancelled);
                 let executor = formats::executor(success, &output);
                 let executed = formats::executed(&attempt.file, &attempt.code, &executor);
                 done.nested.push(transcript::nested(&formatted, &executor));
                 done.transcript.engineer(&answer, &formatted, &executed);
                 let symptom = success.then(|| suspect::suspect(&output, &bullets, &files)).flatten();
-                if success && (symptom.is_none() || symptoms > 0) {
+                // Only while tries are left: a script that exits with 0 never fails a step.
+                if success && (symptom.is_none() || symptoms > 0 || done.failed_tries >= self.max_n_attempts)
+                {
+                    if let Some(symptom) = &symptom {
+                        let message = format!("{} ended well, but {symptom}", attempt.file);
+                        here.tell("engineer", "warning", json!({"message": message})).await?;
+                    }
                     done.transcript.executor_response_formatter(at, transcript::Outcome::Success);
                     let script = ScriptRecord {
                         file: attempt.file,
@@ -190,8 +198,9 @@ impl Site<'_> {
             };
             done.transcript.executor_response_formatter(at, outcome);
             let alike = case.failures.last().is_some_and(|before| diagnosis::same_failure(before, &failure));
-            let reason =
-                diagnosis::error_line(&failure.output).map_or(failure.diagnosis.clone(), str::to_owned);
+            // The traceback of a script that we interrupted says nothing of why.
+            let error = diagnosis::error_line(&failure.output).filter(|_| !interrupted);
+            let reason = error.map_or(failure.diagnosis.clone(), str::to_owned);
             case.failures.push(failure);
             if last {
                 done.transcript.control(at, "failed");
@@ -199,7 +208,7 @@ impl Site<'_> {
                 return Ok(());
             }
             if alike {
-                case.second_opinion = Some(self.second_opinion(&here, &case).await?);
+                case.second_opinion = self.second_opinion(&here, &case).await?;
             }
         }
         Ok(())
@@ -288,11 +297,21 @@ impl Site<'_> {
         self.space.record([path])
     }
 
-    async fn second_opinion(&self, run: &Run, case: &StepCase) -> Result<String> {
+    /// Advice of another model; `None`, with a warning, when that model cannot be reached: the
+    /// engineer's own may well be.
+    async fn second_opinion(&self, run: &Run, case: &StepCase) -> Result<Option<String>> {
         let field = self.params.default_formatter_model.clone().unwrap_or_default();
         let speaker = self.models.speaker("second_opinion", &field);
         let prompt = self.templates.second_opinion(case).map_err(template)?;
-        speaker.text(run, &prompt).await
+        match speaker.text(run, &prompt).await {
+            Ok(text) => Ok(Some(text)),
+            Err(Error::Model { error, .. }) if error.kind != LlmErrorKind::Cancelled => {
+                let message = format!("there is no second opinion on this failure: {error}");
+                run.tell("second_opinion", "warning", json!({"message": message})).await?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn research(&self, run: &Run, case: &StepCase, done: &mut Done) -> Result<()> {
@@ -415,10 +434,7 @@ pub(super) async fn inherited(run: &Run, space: &Workspace, records: &[StepRecor
 }
 
 /// The files under `data/`; `step` gives a file's step and what is known of it.
-fn list(
-    space: &Workspace,
-    step: impl Fn(&FileFacts) -> (usize, Option<String>),
-) -> Result<Vec<Product>> {
+fn list(space: &Workspace, step: impl Fn(&FileFacts) -> (usize, Option<String>)) -> Result<Vec<Product>> {
     let now = space.inventory()?;
     let data = now.files.into_values().filter(|file| file.path.starts_with("data/"));
     data.map(|file| {
