@@ -124,9 +124,8 @@ def serve(delay: float) -> None:
 
 def one_run(kind: str, work_dir: str) -> None:
     """The run's process: prints wall and CPU seconds, peak memory, and the scripts' own seconds."""
-    from cmbagent.workflows import one_shot, planning_and_control_context_carryover
-
     import cmbagent.display
+    from cmbagent.workflows import one_shot, planning_and_control_context_carryover
 
     class Scripts:
         seconds = 0.0

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from cmbagent.utils import get_api_keys_from_env
-
 from cmbagent.testing import ModelServer
+from cmbagent.utils import get_api_keys_from_env
 
 
 @contextlib.contextmanager

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cmbagent.phases import Phase, PhaseConfig, PhaseContext, PhaseRegistry, PhaseResult, PhaseStatus
-from cmbagent.workflows import WorkflowDefinition, WorkflowExecutor
 from offline import models
 
+from cmbagent.phases import Phase, PhaseConfig, PhaseContext, PhaseRegistry, PhaseResult, PhaseStatus
 from cmbagent.testing import code, notes, plan
+from cmbagent.workflows import WorkflowDefinition, WorkflowExecutor
 
 
 @dataclass

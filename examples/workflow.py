@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cmbagent.workflows import WorkflowExecutor, get_workflow
 from offline import models
 
 from cmbagent.testing import code, notes, plan, review
+from cmbagent.workflows import WorkflowExecutor, get_workflow
 
 SCRIPT = {
     "planner": plan(

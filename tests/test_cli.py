@@ -195,6 +195,7 @@ def test_demo(invoke, tmp_path):
     assert told
     assert float(told[1]) == pytest.approx(chi2, abs=0.02)
     assert report.count("\n| ") >= 25
+    assert "(" not in "".join(re.findall(r"\*\*.*\*\*", report))
     assert result.output.rstrip().endswith(str(tmp_path / "control" / "report.md"))
 
 

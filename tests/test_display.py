@@ -104,7 +104,7 @@ def test_a_run_in_plain_text():
                 "total": 1,
                 "status": "completed",
                 "seconds": 61,
-                "files": ["/w/control/data/a.csv", "/elsewhere/b"],
+                "files": ["/w/control/data/a.csv", "/w/control/logs/1.log", "/elsewhere/b"],
             },
         ),
         ("run_finished", {"status": "completed", "seconds": 75.0, "usage": USAGE, "error": None}),

@@ -226,10 +226,9 @@ def missing_keys(phases: list[Any], keys: dict[str, Any]) -> list[str]:
 
 
 def _executor(definition: WorkflowDefinition, task: str, work_dir: Path, quiet: bool) -> WorkflowExecutor:
+    from cmbagent.console import ConsoleApprovals
     from cmbagent.utils import get_api_keys_from_env
     from cmbagent.workflows import WorkflowExecutor
-
-    from cmbagent.console import ConsoleApprovals
 
     asks = any(_asks(phase) for phase in definition.phases)
     if asks and not sys.stdin.isatty():

@@ -20,6 +20,8 @@ CODE_LINES = 12
 OUTPUT_LINES = 400
 """Lines of a script's output that are shown; the rest is in its log file."""
 
+# Directories of scripts and of what is kept about them; scripts were named when they started.
+_BESIDE = ("codebase", "attempts", "logs")
 _STATUS_SECONDS = 0.1
 _CONTROL = re.compile(
     r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
@@ -89,6 +91,7 @@ class Display:
         self._status = False
         self._codes_shown: set[str] = set()
         self._files_shown: set[str] = set()
+        self._reason = ""
 
     def event(self, kind: str, data: dict[str, Any]) -> None:
         """Shows one event; kinds that have nothing to show are passed over.
@@ -173,8 +176,10 @@ class Display:
         line = self._style(status.capitalize(), colour, "bold")
         line += f" in {seconds_text(data.get('seconds') or 0.0)}: "
         line += f"{calls} model call{'' if calls == 1 else 's'}, {usage_text(usage)}"
-        if data.get("error"):
-            line += "\n" + self._style(_clean(str(data["error"])), "red")
+        error = _clean(str(data.get("error") or ""))
+        # What the failed phase said need not be said again.
+        if error and not (self._reason and self._reason in error):
+            line += "\n" + self._style(error, "red")
         return f"\n{line}\nResults: {self._root}"
 
     def _on_phase_started(self, data: dict[str, Any]) -> str:
@@ -186,9 +191,8 @@ class Display:
     def _on_phase_finished(self, data: dict[str, Any]) -> str | None:
         if data.get("status") == "completed":
             return None
-        text = (
-            f"{data.get('phase')} {data.get('status')}: {_clean(str(data.get('error') or 'no reason given'))}"
-        )
+        self._reason = _clean(str(data.get("error") or ""))
+        text = f"{data.get('phase')} {data.get('status')}: {self._reason or 'no reason given'}"
         return self._style(text, "red" if data.get("status") == "failed" else "yellow")
 
     def _on_plan_ready(self, data: dict[str, Any]) -> str:
@@ -211,6 +215,7 @@ class Display:
         status = str(data.get("status", ""))
         new = [str(path) for path in data.get("files") or [] if str(path) not in self._files_shown]
         self._files_shown.update(new)
+        new = [path for path in new if Path(path).parent.name not in _BESIDE]
         lines = [f"  → {self._path(path)}" for path in new]
         colour = {"completed": "green", "failed": "red"}.get(status, "yellow")
         end = f"  {self._style(status, colour)} in {seconds_text(data.get('seconds') or 0.0)}"
@@ -305,6 +310,10 @@ class Display:
 
     def _on_approval_received(self, data: dict[str, Any]) -> str:
         return f"  decided: {self._style(str(data.get('resolution', '')), 'bold')}"
+
+    def _on_templates_replaced(self, data: dict[str, Any]) -> str:
+        replaced = (f"{agent} ({entry['path']})" for agent, entry in data["templates"].items())
+        return f"  own prompt templates: {', '.join(replaced)}\n"
 
     def _on_warning(self, data: dict[str, Any]) -> str:
         return self._style(f"  warning: {_clean(str(data.get('message', '')))}", "yellow")

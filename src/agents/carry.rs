@@ -9,6 +9,12 @@ use crate::exec::Check;
 /// The smallest budget in characters: below it numbers of early steps would be lost.
 pub const MIN_BUDGET: usize = 60_000;
 
+/// Characters of carry-over for a model whose prompts may have `window` tokens: half of them, at
+/// three characters a token, and never less than [`MIN_BUDGET`].
+pub fn budget(window: Option<u32>) -> usize {
+    window.map_or(MIN_BUDGET, |tokens| (tokens as usize * 3 / 2).max(MIN_BUDGET))
+}
+
 /// Carry-over as text, and what had to be shortened for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Carry {

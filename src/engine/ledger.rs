@@ -85,7 +85,8 @@ impl Total {
 /// The rows of a cost report: one a pair of agent and model in order of appearance, then `Total`.
 ///
 /// Columns are those existing readers of `cost_report_*.json` know. The total row's `Model` is
-/// `null` (the original wrote the invalid token `NaN`), and so is the cost of an unpriced model.
+/// `null` (the original wrote the invalid token `NaN`), and so is the cost of an unpriced model;
+/// the total's cost leaves such models out and its row names them under `Unpriced Models`.
 pub fn report(lines: &[Line]) -> Vec<Value> {
     let mut pairs: Vec<(&str, &str)> = Vec::new();
     for line in lines {
@@ -110,12 +111,19 @@ pub fn report(lines: &[Line]) -> Vec<Value> {
             row(agent, Some(model), &Total::of(own))
         })
         .collect();
-    rows.push(row("Total", None, &Total::of(lines)));
+    let total = Total::of(lines);
+    let mut last = row("Total", None, &total);
+    if !total.unpriced_models.is_empty() {
+        last["Unpriced Models"] = json!(total.unpriced_models);
+    }
+    rows.push(last);
     rows
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::{Line, Total, report};
     use crate::llm::Usage;
 
@@ -141,6 +149,7 @@ mod tests {
         assert_eq!(rows[3]["Cost ($)"], 1.0);
         assert_eq!(rows[3]["Total Tokens"], 104);
         assert!(rows[3]["Model"].is_null());
+        assert_eq!(rows[3]["Unpriced Models"], json!(["local"]));
         let total = Total::of(&lines);
         assert_eq!((total.calls, total.unpriced_models.len()), (4, 1));
     }

@@ -257,6 +257,11 @@ impl Run {
         self.shared.services.clock.stamp(at)
     }
 
+    /// The longest prompt a model takes in tokens, when known.
+    pub fn window(&self, model: &str) -> Option<u32> {
+        self.shared.services.provider.window(model)
+    }
+
     /// Looks at something outside the run; a replay gets what was seen then.
     pub async fn observe<T>(&self, what: &str, look: impl FnOnce() -> Result<T>) -> Result<T>
     where

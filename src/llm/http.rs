@@ -201,6 +201,10 @@ impl Drop for Leash {
 }
 
 impl Provider for HttpProvider {
+    fn window(&self, model: &str) -> Option<u32> {
+        self.prices.window(model)
+    }
+
     fn call<'a>(&'a self, call: &'a Call, watch: &'a dyn Watch) -> BoxFuture<'a, Result<Reply, LlmError>> {
         let fail = |kind, message: String| LlmError {
             kind,

@@ -27,8 +27,6 @@ pub mod think;
 pub mod types;
 mod wire;
 
-use std::sync::Arc;
-
 use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +45,10 @@ pub trait Provider: Send + Sync {
     ///
     /// `watch` is told of words as they arrive and of retries. Dropping the future abandons the call.
     fn call<'a>(&'a self, call: &'a Call, watch: &'a dyn Watch) -> BoxFuture<'a, Result<Reply, LlmError>>;
+    /// The longest prompt `model` takes in tokens, when known.
+    fn window(&self, _model: &str) -> Option<u32> {
+        None
+    }
 }
 
 /// A call as the engine hands it to a [`Provider`].
@@ -137,14 +139,3 @@ pub enum LlmErrorKind {
     /// The run was stopped.
     Cancelled,
 }
-
-/// Prices, windows and limits of models.
-pub trait ModelTable: Send + Sync {
-    /// The context window of `model` in tokens, when known.
-    fn window(&self, model: &str) -> Option<u32>;
-    /// The most tokens `model` can answer with, when known.
-    fn max_output(&self, model: &str) -> Option<u32>;
-}
-
-/// A shared provider.
-pub type SharedProvider = Arc<dyn Provider>;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{ModelTable, Usage};
+use super::Usage;
 
 /// The variable that names a TOML file of the user's own rows.
 pub const PRICES_VAR: &str = "CMBAGENT_PRICES";
@@ -185,12 +185,14 @@ impl Prices {
     }
 }
 
-impl ModelTable for Prices {
-    fn window(&self, model: &str) -> Option<u32> {
+impl Prices {
+    /// The longest prompt `model` takes in tokens, when known.
+    pub fn window(&self, model: &str) -> Option<u32> {
         self.facts(model)?.window
     }
 
-    fn max_output(&self, model: &str) -> Option<u32> {
+    /// The most tokens `model` can answer with, when known.
+    pub fn max_output(&self, model: &str) -> Option<u32> {
         self.facts(model)?.max_output
     }
 }

@@ -10,7 +10,6 @@ use super::config::{self, Models, read};
 use super::step::{Done, Site, inherited, products};
 use super::workspace::Workspace;
 use super::{chats, feedback, reports, tell_messages, templates};
-use crate::agents::carry::MIN_BUDGET;
 use crate::agents::context::{self, Seed, StepEnd};
 use crate::agents::{
     Briefing, PlanStep, Product, StepCase, StepRecord, carry, formats, parse, roster, summary,
@@ -183,7 +182,7 @@ impl Control {
         let start = numbers.first().copied().unwrap_or(1);
         let keep = config.params.keep_existing || start > 1;
         let space = Workspace::open(run, &state.work_dir(), "control", keep).await?;
-        let templates = templates(&config.params)?;
+        let templates = templates(run, &config.params).await?;
         let site = Site {
             space: &space,
             templates: &templates,
@@ -219,7 +218,6 @@ impl Control {
                     products: progress.products.clone(),
                     notes_file: config.params.researcher_filename.clone(),
                     taken_notes: progress.records.iter().filter_map(|r| r.notes_file.clone()).collect(),
-                    carry_budget: MIN_BUDGET,
                     redo: redo.take(),
                     ..StepCase::default()
                 };

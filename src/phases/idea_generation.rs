@@ -8,10 +8,9 @@ use serde_json::{Value, json};
 use super::config::{self, Models, read};
 use super::workspace::Workspace;
 use super::{chats, feedback, reports, tell_messages, templates};
-use crate::agents::carry::MIN_BUDGET;
 use crate::agents::ideas::{Critique, Idea};
 use crate::agents::transcript::Transcript;
-use crate::agents::{Briefing, IdeaCase, StepCase, formats, parse, plan};
+use crate::agents::{Briefing, IdeaCase, StepCase, carry, formats, parse, plan};
 use crate::engine::state::share;
 use crate::engine::{Outcome, Phase, PhaseStatus, Run, Section, State};
 use crate::error::Result;
@@ -34,7 +33,7 @@ impl IdeaGeneration {
         let mark = run.ledger().mark();
         let task = state.task();
         let space = Workspace::open(run, &state.work_dir(), "ideas", config.params.keep_existing).await?;
-        let templates = templates(&config.params)?;
+        let templates = templates(run, &config.params).await?;
         let models = Models { overrides: &config.model_overrides, params: &config.params };
         let maker = models.speaker("idea_maker", &config.idea_maker_model);
         let hater = models.speaker("idea_hater", &config.idea_hater_model);
@@ -45,7 +44,7 @@ impl IdeaGeneration {
                 feedback: feedback(state.as_ref()),
                 ..Briefing::default()
             },
-            carry_budget: MIN_BUDGET,
+            carry_budget: carry::budget(run.window(&maker.model)),
             ..StepCase::default()
         };
         let mut case = IdeaCase { step, n_ideas: Some(config.n_ideas), ..IdeaCase::default() };

@@ -90,8 +90,18 @@ fn feedback(state: &dyn State) -> Vec<String> {
     all
 }
 
-fn templates(params: &config::Params) -> Result<Templates> {
-    Templates::with_overrides(&params.prompts).map_err(template)
+/// The templates of a phase; those a user replaced are told of with their hashes.
+async fn templates(run: &Run, params: &config::Params) -> Result<Templates> {
+    let templates = Templates::with_overrides(&params.prompts).map_err(template)?;
+    if !params.prompts.is_empty() {
+        let replaced: serde_json::Map<String, Value> = params
+            .prompts
+            .iter()
+            .map(|(agent, path)| (agent.clone(), json!({"path": path, "hash": templates.hash(agent)})))
+            .collect();
+        run.tell("", "templates_replaced", json!({"templates": replaced})).await?;
+    }
+    Ok(templates)
 }
 
 fn template(error: prompts::TemplateError) -> Error {

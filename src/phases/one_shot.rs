@@ -10,7 +10,6 @@ use super::config::{self, Models, read};
 use super::step::Site;
 use super::workspace::{Workspace, clear};
 use super::{chats, feedback, reports, tell_messages, templates};
-use crate::agents::carry::MIN_BUDGET;
 use crate::agents::context::{self, Seed, StepEnd};
 use crate::agents::{Briefing, PlanStep, StepCase, carry, roster};
 use crate::engine::ledger::Total;
@@ -46,7 +45,7 @@ impl OneShot {
             run.observe("the work directory is emptied", || clear(&state.work_dir())).await?;
         }
         let space = Workspace::open(run, &state.work_dir(), "", config.params.keep_existing).await?;
-        let templates = templates(&config.params)?;
+        let templates = templates(run, &config.params).await?;
         let site = Site {
             space: &space,
             templates: &templates,
@@ -84,7 +83,6 @@ impl OneShot {
             plan: vec![step.clone()],
             step: 1,
             notes_file: Some(config.researcher_filename.clone()),
-            carry_budget: MIN_BUDGET,
             ..StepCase::default()
         };
         let here = run.at_step(1).with_call_limit("max_rounds", config.max_rounds);

@@ -45,7 +45,7 @@ impl Planning {
         let mark = run.ledger().mark();
         let task = state.task();
         let space = Workspace::open(run, &state.work_dir(), "planning", config.params.keep_existing).await?;
-        let templates = templates(&config.params)?;
+        let templates = templates(run, &config.params).await?;
         let models = Models { overrides: &config.model_overrides, params: &config.params };
         let planner = models.speaker("planner", &config.planner_model);
         let reviewer = models.speaker("plan_reviewer", &config.plan_reviewer_model);

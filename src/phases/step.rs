@@ -12,8 +12,8 @@ use crate::agents::prompts::Templates;
 use crate::agents::transcript::{self, At, Transcript};
 use crate::agents::turn::Speaker;
 use crate::agents::{
-    FailedAttempt, IdeaCase, Product, ScriptRecord, StepCase, StepRecord, formats, notes, numbers, parse,
-    plan, suspect,
+    FailedAttempt, IdeaCase, Product, ScriptRecord, StepCase, StepRecord, carry, formats, notes, numbers,
+    parse, plan, suspect,
 };
 use crate::engine::Run;
 use crate::error::{Error, Result};
@@ -66,6 +66,8 @@ impl Site<'_> {
     ) -> Result<Done> {
         let step = case.plan.get(case.step - 1).cloned().unwrap_or_default();
         case.max_attempts = self.max_n_attempts + 1;
+        case.carry_budget = carry::budget(run.window(&self.speaker(&step.sub_task_agent).model));
+        case.network = Some(true);
         let mut done = Done {
             record: StepRecord {
                 number: case.step,

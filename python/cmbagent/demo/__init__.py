@@ -36,10 +36,9 @@ def run_demo(work_dir: str | Path = "demo_output") -> int:
         _say("Install them with:  pip install 'cmbagent[science]'")
         return 1
 
-    from cmbagent.workflows import deep_research
-
     from cmbagent.demo.script import MODELS, REPORT, script
     from cmbagent.testing import ModelServer
+    from cmbagent.workflows import deep_research
 
     root = Path(work_dir).expanduser().resolve()
     _say("Demo: the models are scripted and answer from this machine (no key, no network); the rest is real.")

@@ -22,7 +22,10 @@ MODELS: dict[str, Any] = dict.fromkeys(
 
 _FIRST_PLAN = plan(
     step(
-        "engineer", "Simulate the map and measure its power spectrum.", "Draw a Gaussian map.", "Plot D_ell."
+        "engineer",
+        "Simulate the map and measure its power spectrum.",
+        "Sample a Gaussian map.",
+        "Plot D_ell.",
     ),
     step("researcher", "Write the report.", "Describe the map and the spectrum."),
 )
@@ -38,7 +41,7 @@ _PLAN = plan(
     step(
         "engineer",
         "Simulate a CMB-like temperature map with beam and white noise on a flat patch.",
-        "Draw a Gaussian random field from an input spectrum with acoustic peaks; fix and print the seed.",
+        "Sample a Gaussian random field from an input spectrum with acoustic peaks; fix and print the seed.",
         "Smooth it with a Gaussian beam, add white noise, save the map under data/.",
         "Print the patch, pixel, beam and noise, and the rms of sky and noise in uK.",
     ),
@@ -94,7 +97,8 @@ def _printed(prompt: str, name: str) -> str:
     Raises:
         LookupError: when the prompt does not hold it.
     """
-    found = re.findall(rf"^\s*{name} = (\S+)", prompt, re.MULTILINE)
+    # The prompt holds the scripts' code too, where the same names get expressions and not values.
+    found = re.findall(rf"^\s*{name} = ([-+]?\d[\d.]*|data/\S+)(?=\s|$)", prompt, re.MULTILINE)
     if not found:
         raise LookupError(
             f"no line '{name} = …' in the researcher's prompt: the scripts' output is missing from it"
