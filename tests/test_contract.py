@@ -12,7 +12,8 @@ Real callers:
 26 here (the list; plots are not judged).
 30 test_one_shot::test_other_names, ::test_researcher. 31 test_one_shot::test_cost_callback,
 test_reports::test_check_31_…. 32 test_planning_control::test_texts_may_be_none.
-36 test_planning_control::test_exhausted_attempts_are_returned, test_workflows::test_exhausted_attempts_raise.
+36 test_planning_control::test_exhausted_attempts_are_returned, here, and
+test_workflows::test_exhausted_attempts_raise.
 37 test_one_shot::test_two_threads and here. 39 test_control::test_whole_run and here. 41 here.
 42 test_workflows::test_deep_research and here.
 9, 10, 33–35, 38, 40, 43, 44 concern helpers and classes of later versions (9, 10 hold:
@@ -107,6 +108,15 @@ def test_check_26_displayed_images_with_evaluate_plots(tmp_path):
         result = run(two_steps(), one_shot, task="t", work_dir=tmp_path, evaluate_plots=True)
     (image,) = result["final_context"].data["displayed_images"]
     assert image == str(tmp_path / "data" / "plot_1.png")
+
+
+@pytest.mark.parametrize("function", [one_shot, control])
+def test_check_36_exhausted_attempts_are_returned_by_every_function(tmp_path, function):
+    arguments = {"plan": STEPS} if function is control else {}
+    bad = code("raise SystemExit(3)", filename="bad.py")
+    result = run(two_steps(engineer=bad), function, "t", work_dir=tmp_path, max_n_attempts=0, **arguments)
+    assert (result["status"], result["error"][:31]) == ("failed", "Step 1 failed after 1 attempts:")
+    assert result["chat_history"] and result["final_context"]["current_status"] == "failed"
 
 
 @pytest.mark.parametrize(

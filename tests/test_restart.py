@@ -173,6 +173,14 @@ def test_lesson_09_a_step_that_the_original_forgot(tmp_path):
     assert "first peak at 220" in server.prompts("researcher")[0]
 
 
+def test_a_step_of_which_nothing_is_left_is_named(tmp_path, caplog):
+    original(tmp_path, forgotten=[1])
+    (tmp_path / "control" / "chats" / "chat_history_step_1.json").unlink()
+    _, result = go_on(tmp_path, 3)
+    assert result["status"] == "completed"
+    assert "what these steps found is not known" in caplog.text and "chats: 1" in caplog.text
+
+
 def test_a_second_restart_still_knows_what_the_original_left(tmp_path):
     original(tmp_path)
     go_on(tmp_path, 2)

@@ -16,6 +16,7 @@ from typing import List  # noqa: UP035 - the examples are written so
 import pytest
 
 from cmbagent.phases import PhaseRegistry
+from cmbagent.testing import ideas
 from scripted import two_steps
 
 KEYS = {"OPENAI": "sk-test"}
@@ -125,6 +126,36 @@ def test_phase_configurations(name, defaults):
 
     config = getattr(cmbagent.phases, name)()
     assert {key: getattr(config, key) for key in defaults} == defaults
+
+
+OUTPUTS = {
+    "planning": {"final_plan", "plan_file_path", "planning_context"},
+    "control": {"step_results", "final_context", "step_summaries"},
+    "one_shot": {"result", "chat_history"},
+    "hitl_checkpoint": {"approval_status", "user_feedback", "modifications"},
+    "idea_generation": {"ideas", "reviews", "selected_idea"},
+}
+
+
+@pytest.mark.parametrize(
+    "workflow_id",
+    [
+        "deep_research", "deep_research_hitl", "deep_research_full_hitl", "one_shot", "one_shot_researcher",
+        "idea_generation", "idea_to_execution",
+    ],
+)  # fmt: skip
+def test_every_system_workflow_runs_and_puts_out_what_the_text_says(here, workflow_id):
+    from cmbagent.workflows import WorkflowExecutor, get_workflow
+
+    critique = {"critiques": [{"title": "Lensing", "improvements": "a mask"}]}
+    maker = [ideas(("Lensing", "measure it"), ("Noise", "model it")), ideas(("Lensing", "with a mask"))]
+    models = two_steps(idea_maker=[maker[0], maker[0], maker[1]], idea_hater=critique)
+    executor = WorkflowExecutor(get_workflow(workflow_id), "My task", "./output", KEYS)
+    with models, models.environment():
+        executor.run_sync()
+    assert [r.status.value for r in executor.results] == ["completed"] * len(executor.phases)
+    for result in executor.results:
+        assert OUTPUTS[executor.phase_type_of(result)] <= result.output_data.keys()
 
 
 # Examples

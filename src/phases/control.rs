@@ -201,6 +201,15 @@ impl Control {
         }
         let facts = run.facts().await?;
         let mut progress = self.begin(state.as_ref(), &space, plan, start);
+        let known = |number: &usize| progress.records.iter().any(|record| record.number == *number);
+        let unknown: Vec<String> = (1..start).filter(|n| !known(n)).map(|n| n.to_string()).collect();
+        if config.execute_all_steps && !unknown.is_empty() {
+            let message = format!(
+                "what these steps found is not known, neither from the context nor from their chats: {}",
+                unknown.join(", ")
+            );
+            run.tell("", "warning", json!({"message": message})).await?;
+        }
         if keep {
             progress.products = inherited(run, &space, &progress.records).await?;
         }
