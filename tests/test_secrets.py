@@ -171,6 +171,20 @@ def test_executors_contexts_and_configs_do_not_show_keys(watch):
     )  # fmt: skip
 
 
+def test_a_key_of_an_agents_own_that_is_refused(watch):
+    own = {"researcher": {"model": "gpt-4.1", "api_key": "sk-MARKED-own-key-0123456789"}}
+    executor = WorkflowExecutor(
+        get_workflow("one_shot_researcher"), "t", watch.root / "run", KEYS, watch.callbacks,
+        options={"agent_llm_configs": own},
+    )  # fmt: skip
+    words = "Incorrect API key provided: sk-MARKED-own-key-0123456789"
+    server = ModelServer(script(researcher=Fault.status(401, words)))
+    with server, server.environment(), pytest.raises(cmbagent.CmbagentError) as caught:
+        executor.run_sync()
+    assert "Incorrect API key provided" in str(caught.value)
+    watch.search(*chain(caught.value), *executor.results, executor.get_status())
+
+
 def test_a_phase_of_its_own(watch):
     context = PhaseContext("w", "r", "planning", "t", str(watch.root / "run"), api_keys=KEYS)
     context.callbacks = watch.callbacks

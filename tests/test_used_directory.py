@@ -64,6 +64,19 @@ def test_second_one_shot_in_the_same_directory(tmp_path):
     assert (tmp_path / "mine.png").exists()
 
 
+def test_control_again_and_again_with_the_plan_of_the_directory(tmp_path):
+    run(two_steps(engineer=plot("one")), deep_research, "t", work_dir=tmp_path)
+    plan = tmp_path / "planning" / "final_plan.json"
+    plan.write_text(plan.read_text().replace("compute", "compute it anew"))
+    for name in ("two", "three"):
+        server = two_steps(engineer=plot(name))
+        result = run(server, control, "t", plan=plan, work_dir=tmp_path)
+        server.assert_calls(["engineer", "researcher"])
+        assert "compute it anew" in server.prompts("engineer")[0]
+        assert [Path(p).name for p in result["final_context"]["displayed_images"]] == [f"{name}.png"]
+    assert sorted(p.name for p in (tmp_path / "control" / "data").iterdir()) == ["three.png"]
+
+
 def test_products_of_a_run_that_broke_off_are_set_aside_too(tmp_path):
     begun = code("open('codebase/half.txt', 'w').write('x')", filename="half.py", remaining="the rest")
     with pytest.raises(cmbagent.CmbagentError, match="401"):

@@ -120,12 +120,13 @@ fn places(work_dir: &str, below: &str) -> Result<(PathBuf, PathBuf)> {
 fn survey(work_dir: &Path, root: &Path, run_id: &str, keep: bool) -> Result<Inventory> {
     let mut hint = read_hint(work_dir);
     let unrecorded = hint.run_id.is_empty();
+    let prefix = relative(work_dir, root);
     if hint.run_id != run_id && !keep {
-        set_aside(work_dir, &hint)?;
-        hint = Hint::default();
+        set_aside(work_dir, &hint, &prefix)?;
+        hint.products.retain(|product| !is_replaced(product, &prefix));
+        hint.adopted.clear();
     }
     let mut foreign = inventory(root)?;
-    let prefix = relative(work_dir, root);
     if keep && unrecorded {
         hint.adopted = foreign.files.keys().map(|path| format!("{prefix}{path}")).collect();
     }
@@ -224,13 +225,20 @@ pub fn write(path: &Path, contents: &[u8]) -> Result<()> {
     })
 }
 
-fn set_aside(work_dir: &Path, hint: &Hint) -> Result<()> {
+/// Whether a run whose first phase works below `prefix` makes this earlier product anew. The plan that
+/// control carries out is none of its own: it stays, with the context that belongs to it.
+fn is_replaced(product: &str, prefix: &str) -> bool {
+    let after_planning = product.starts_with("context/") && product != "context/context_step_0.pkl";
+    prefix != "control/" || product.starts_with(prefix) || after_planning
+}
+
+fn set_aside(work_dir: &Path, hint: &Hint, prefix: &str) -> Result<()> {
     let plain = |path: &Path| path.components().all(|c| matches!(c, Component::Normal(_)));
     if hint.run_id.is_empty() || !plain(Path::new(&hint.run_id)) || hint.run_id.contains('/') {
         return Ok(());
     }
     let shelf = work_dir.join(PREVIOUS).join(&hint.run_id);
-    for product in &hint.products {
+    for product in hint.products.iter().filter(|product| is_replaced(product, prefix)) {
         let from = work_dir.join(product);
         let inside =
             from.parent().and_then(|p| p.canonicalize().ok()).is_some_and(|p| p.starts_with(work_dir));
@@ -293,6 +301,26 @@ mod tests {
         assert!(names(&second).is_empty());
         assert!(theirs.exists() && !ours.exists());
         assert!(temp.path().join(".previous/run-2/control/data/plot.png").exists());
+    }
+
+    #[test]
+    fn control_alone_leaves_the_plan_where_it_is() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().to_str().unwrap();
+        let first = open(dir, "planning", "run-1", false);
+        let [plan, start, end, script] = [
+            "planning/final_plan.json",
+            "context/context_step_0.pkl",
+            "context/context_step_1.pkl",
+            "control/codebase/a.py",
+        ]
+        .map(|name| put(temp.path(), name));
+        let made = [&plan, &start, &end, &script].map(|path| path.canonicalize().unwrap());
+        first.record(made).unwrap();
+        open(dir, "control", "run-2", false);
+        assert!(plan.exists() && start.exists() && !end.exists() && !script.exists());
+        open(dir, "planning", "run-3", false);
+        assert!(!plan.exists() && temp.path().join(".previous/run-2/planning/final_plan.json").exists());
     }
 
     #[test]
