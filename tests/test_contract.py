@@ -37,6 +37,7 @@ import pytest
 import cmbagent
 from cmbagent import control, deep_research, one_shot
 from cmbagent.callbacks import WorkflowCallbacks
+from cmbagent.phases import WorkflowContext
 from cmbagent.testing import Fault, code, notes
 from cmbagent.workflows import WorkflowExecutor, get_workflow
 from scripted import STEPS, KeyManager, run, two_steps
@@ -73,6 +74,7 @@ def test_check_16_restart_skips_planning(tmp_path, broken_step):
     assert result["final_context"]["displayed_images"] == [str(tmp_path / "control" / "data" / "plot_1.png")]
     summary = result["final_context"]["previous_steps_execution_summary"]
     assert "### Step 1" in summary and "### Step 2" in summary
+    assert [step["sub_task"] for step in result["plan"]] == ["compute", "write"]
 
 
 def test_check_17_restart_at_the_first_step_uses_the_context_of_planning(tmp_path):
@@ -151,6 +153,7 @@ def test_check_39_plan_from_an_earlier_run(tmp_path):
     result = run(server, control, "t", plan=path, work_dir=tmp_path / "b")
     server.assert_calls(["engineer", "researcher"])
     steps = ["compute", "write"]
+    assert [step["sub_task"] for step in result["plan"]] == steps
     assert [c["content"] for c in result["chat_history"] if c["name"] == "user"] == ["t", "t"]
     assert all(step in result["final_context"]["final_plan"] for step in steps)
 
@@ -186,6 +189,8 @@ def test_check_42_what_a_task_executor_reads(tmp_path):
     assert context.run_id and context.phase_timings.get("total", 0) > 0
     chat = [h for r in executor.results for h in r.chat_history]
     assert {"planner", "engineer_nest", "researcher_response_formatter"} <= {m["name"] for m in chat}
+    context.save(tmp_path / "saved.pkl")
+    assert WorkflowContext.load(tmp_path / "saved.pkl").to_dict() == context.to_dict()
     json.dumps(context.to_dict()["shared_state"]["final_context"])
 
 

@@ -461,7 +461,11 @@ impl Control {
                 state.write(Section::Output, &key, value)?;
             }
         }
-        let shared = json!({"execution_complete": failure.is_none(), "final_context": progress.context});
+        let mut shared = json!({"execution_complete": failure.is_none(), "final_context": progress.context});
+        if self.config.params.preloaded_plan.is_some() {
+            // No planning phase has told the workflow of it.
+            shared["plan_steps"] = json!(progress.plan);
+        }
         if let Value::Object(shared) = shared {
             share(state.as_ref(), shared)?;
         }
