@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use cmbagent::exec::supervisor::{Supervised, supervise};
 use cmbagent::exec::{Check, ExecError, Execution, Exit, Facts, Function, Runner, Script};
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 /// Not a time under test: only how long a wait may take before it counts as a hang.
@@ -515,4 +516,53 @@ async fn an_unusable_time_limit_or_log_is_told() {
     script.log_path = folder.path().join("codebase");
     let outcome = runner.run(&script, &|_| (), &cancel).await;
     assert!(matches!(&outcome, Err(ExecError::Io(told)) if told.contains("log file")), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn the_functions_of_a_traceback_are_looked_up_in_the_installed_library() {
+    let temp = tempfile::tempdir().unwrap();
+    let library = temp.path().join("site-packages/skylib");
+    std::fs::create_dir_all(&library).unwrap();
+    std::fs::write(library.join("__init__.py"), "").unwrap();
+    std::fs::write(
+        library.join("model.py"),
+        "class Params:\n    def set_h(self, h):\n        \"\"\"Sets h, in 100 km/s/Mpc.\"\"\"\n        raise ValueError(h)\n",
+    )
+    .unwrap();
+    let at = library.join("model.py").display().to_string();
+    let output = format!(
+        "Traceback (most recent call last):\n  File \"/w/a.py\", line 3, in <module>\n  File \"{at}\", line 4, in set_h\nValueError: 70"
+    );
+    // The library is found as a script's own packages are: through the interpreter's path.
+    let reader = Redirected(runner(), temp.path().join("site-packages"));
+    let cancel = CancellationToken::new();
+    let told = cmbagent::exec::docstrings::of_traceback(&reader, &output, temp.path(), &cancel).await.unwrap();
+    assert_eq!(told, "skylib.model.Params.set_h(self, h)\nSets h, in 100 km/s/Mpc.");
+    let none = cmbagent::exec::docstrings::of_traceback(&reader, "ValueError: 70", temp.path(), &cancel).await;
+    assert_eq!(none.unwrap(), "");
+}
+
+/// A runner with one directory more on the path of its scripts.
+struct Redirected(Supervised, PathBuf);
+
+impl Runner for Redirected {
+    fn check<'a>(&'a self, source: &'a str, name: &'a str) -> BoxFuture<'a, Result<Check, ExecError>> {
+        self.0.check(source, name)
+    }
+
+    fn facts(&self) -> BoxFuture<'_, Result<Facts, ExecError>> {
+        self.0.facts()
+    }
+
+    fn run<'a>(
+        &'a self,
+        script: &'a Script,
+        output: &'a (dyn Fn(&str) + Send + Sync),
+        cancel: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<Execution, ExecError>> {
+        Box::pin(async move {
+            let script = Script { python_path: vec![self.1.clone()], ..script.clone() };
+            self.0.run(&script, output, cancel).await
+        })
+    }
 }

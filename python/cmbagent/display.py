@@ -313,7 +313,7 @@ class Display:
 
     def _on_templates_replaced(self, data: dict[str, Any]) -> str:
         replaced = (f"{agent} ({entry['path']})" for agent, entry in data["templates"].items())
-        return f"  own prompt templates: {', '.join(replaced)}\n"
+        return f"  own prompt templates: {', '.join(replaced)}"
 
     def _on_warning(self, data: dict[str, Any]) -> str:
         return self._style(f"  warning: {_clean(str(data.get('message', '')))}", "yellow")

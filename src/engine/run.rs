@@ -5,6 +5,7 @@
 //! events and cost are written once, here, and no phase knows of them.
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -16,7 +17,7 @@ use super::clock::Clock;
 use super::ledger::{Ledger, Line, Total};
 use super::{Answer, Approvals, Event, Listener, Question};
 use crate::error::{Error, Result};
-use crate::exec::{Check, Execution, Facts, Runner, Script};
+use crate::exec::{Check, Execution, Facts, Runner, Script, docstrings};
 use crate::journal::{Effect, Entry, Journal, Position};
 use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request, Watch};
 
@@ -291,6 +292,15 @@ impl Run {
         self.pass(Effect::Observe, &input, |_| async move { Ok(runner.check(source, filename).await?) }).await
     }
 
+    /// Installed documentation of the library functions that a traceback in `output` names.
+    pub async fn docstrings(&self, output: &str, directory: &Path) -> Result<String> {
+        let runner = self.shared.services.runner.clone();
+        self.pass(Effect::Observe, &json!(["docstrings", output]), |stop| async move {
+            Ok(docstrings::of_traceback(runner.as_ref(), output, directory, &stop.token).await?)
+        })
+        .await
+    }
+
     /// Calls a model.
     pub async fn call(&self, agent: &str, request: Request, options: CallOptions) -> Result<Reply> {
         for limit in &self.limits {
@@ -510,7 +520,7 @@ fn hash(input: &Value) -> String {
     blake3::hash(input.to_string().as_bytes()).to_hex().to_string()
 }
 
-fn started_hash(path: &std::path::Path) -> Result<String> {
+fn started_hash(path: &Path) -> Result<String> {
     let code = std::fs::read(path).map_err(|e| {
         Error::MissingFile(format!("the script {} was to be run but cannot be read: {e}", path.display()))
     })?;

@@ -3,6 +3,7 @@
 //! * [`extract`] — an engineer's answer: explanation, code, file name, status line.
 //! * [`normalise`] — typographic repairs to code that does not compile.
 //! * [`confine`] — where a script may be written, and writing it there.
+//! * [`docstrings`] — installed documentation of the functions in a traceback.
 //! * [`environment`] — what a script sees of the host's environment.
 //! * [`supervisor`] — the process that runs scripts and outlives none of them.
 //! * [`clean`] — output as prompts quote it.
@@ -11,6 +12,7 @@
 
 pub mod clean;
 pub mod confine;
+pub mod docstrings;
 pub mod environment;
 pub mod extract;
 mod fences;

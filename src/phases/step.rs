@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::config::{Models, Params};
 use super::workspace::{Workspace, write};
 use super::{reports, tell_shortened, template};
-use crate::agents::diagnosis::{self, Limits};
+use crate::agents::diagnosis::{self, Diagnosis, Kind, Limits};
 use crate::agents::prompts::Templates;
 use crate::agents::transcript::{self, At, Transcript};
 use crate::agents::turn::Speaker;
@@ -186,7 +186,14 @@ impl Site<'_> {
                 } else {
                     case.suspect = None;
                     failure.ended = diagnosis::ended(&execution.exit);
-                    failure.diagnosis = diagnose(&execution, &output, &case);
+                    let diagnosis = diagnose(&execution, &output, &case);
+                    case.documents.clear();
+                    if let Kind::Library(_) = diagnosis.kind {
+                        let logs = self.space.directory("logs")?;
+                        let told = here.docstrings(&execution.output, &logs).await?;
+                        case.documents.extend((!told.is_empty()).then_some(told));
+                    }
+                    failure.diagnosis = diagnosis.to_string();
                 }
                 failure.output = output;
             }
@@ -393,14 +400,14 @@ struct Attempt {
     complaint: Option<String>,
 }
 
-fn diagnose(execution: &Execution, output: &str, case: &StepCase) -> String {
+fn diagnose(execution: &Execution, output: &str, case: &StepCase) -> Diagnosis {
     let limits = Limits {
         timeout_seconds: case.timeout_seconds,
         memory_bytes: case.briefing.facts.memory_bytes,
         writable: case.writable.clone(),
         elapsed_seconds: execution.seconds,
     };
-    diagnosis::diagnose(&execution.exit, output, &limits).to_string()
+    diagnosis::diagnose(&execution.exit, output, &limits)
 }
 
 /// Products so far: those known keep their step, new ones belong to the step of `record`.
