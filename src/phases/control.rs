@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::config::{self, Models, read};
-use super::step::{Done, Site, products};
+use super::step::{Done, Site, inherited, products};
 use super::workspace::Workspace;
 use super::{chats, feedback, reports, tell_messages, templates};
 use crate::agents::context::{self, Seed, StepEnd};
@@ -203,6 +203,18 @@ impl Control {
         }
         let facts = run.facts().await?;
         let mut progress = self.begin(state.as_ref(), &space, plan, start);
+        let known = |number: &usize| progress.records.iter().any(|record| record.number == *number);
+        let unknown: Vec<String> = (1..start).filter(|n| !known(n)).map(|n| n.to_string()).collect();
+        if config.execute_all_steps && !unknown.is_empty() {
+            let message = format!(
+                "what these steps found is not known, neither from the context nor from their chats: {}",
+                unknown.join(", ")
+            );
+            run.tell("", "warning", json!({"message": message})).await?;
+        }
+        if keep {
+            progress.products = inherited(run, &space, &progress.records).await?;
+        }
         let initialised = run.clock().now();
         let mut failure = None;
         for number in numbers {
@@ -455,7 +467,11 @@ impl Control {
                 state.write(Section::Output, &key, value)?;
             }
         }
-        let shared = json!({"execution_complete": failure.is_none(), "final_context": progress.context});
+        let mut shared = json!({"execution_complete": failure.is_none(), "final_context": progress.context});
+        if self.config.params.preloaded_plan.is_some() {
+            // No planning phase has told the workflow of it.
+            shared["plan_steps"] = json!(progress.plan);
+        }
         if let Value::Object(shared) = shared {
             share(state.as_ref(), shared)?;
         }

@@ -16,11 +16,11 @@ use crate::agents::{
     parse, plan, suspect,
 };
 use crate::engine::Run;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exec::extract::{self, Answer, Status};
-use crate::exec::products::table;
-use crate::exec::{Check, Execution, Script, clean, confine};
-use crate::llm::Schema;
+use crate::exec::products::{FileFacts, table};
+use crate::exec::{Check, Execution, Exit, Script, clean, confine};
+use crate::llm::{LlmErrorKind, Schema};
 
 /// Answers without a script that compiles that are sent back without costing a try, in a row.
 const FREE_REPAIRS: usize = 2;
@@ -129,6 +129,7 @@ impl Site<'_> {
             let Answer { explanation, modifications, status, .. } = attempt.answer;
             let formatted =
                 formats::engineer(&explanation, modifications.as_deref(), &attempt.file, &attempt.code);
+            let mut interrupted = false;
             if let Some(complaint) = attempt.complaint {
                 done.transcript.engineer(
                     &answer,
@@ -141,11 +142,13 @@ impl Site<'_> {
                     self.run_script(&here, &attempt.file, &attempt.code, &case).await?;
                 let output = clean::clean(&execution.output);
                 let success = execution.exit.success();
+                interrupted = matches!(execution.exit, Exit::Timeout(_) | Exit::Cancelled);
                 let executor = formats::executor(success, &output);
                 let executed = formats::executed(&attempt.file, &attempt.code, &executor);
                 done.nested.push(transcript::nested(&formatted, &executor));
                 done.transcript.engineer(&answer, &formatted, &executed);
                 let symptom = success.then(|| suspect::suspect(&output, &bullets, &files)).flatten();
+                // Only while tries are left: a script that exits with 0 never fails a step.
                 let no_try_left = done.failed_tries >= self.max_n_attempts;
                 if success && (symptom.is_none() || symptoms > 0 || no_try_left) {
                     if let Some(symptom) = &symptom {
@@ -213,8 +216,9 @@ impl Site<'_> {
             };
             done.transcript.executor_response_formatter(at, outcome);
             let alike = case.failures.last().is_some_and(|before| alike(before, &failure));
-            let reason =
-                diagnosis::error_line(&failure.output).map_or(failure.diagnosis.clone(), str::to_owned);
+            // The traceback of a script that we interrupted says nothing of why.
+            let error = diagnosis::error_line(&failure.output).filter(|_| !interrupted);
+            let reason = error.map_or(failure.diagnosis.clone(), str::to_owned);
             case.failures.push(failure);
             if last {
                 done.transcript.control(at, "failed");
@@ -222,7 +226,7 @@ impl Site<'_> {
                 return Ok(());
             }
             if alike {
-                case.second_opinion = Some(self.second_opinion(&here, &case).await?);
+                case.second_opinion = self.second_opinion(&here, &case).await?;
             }
         }
         Ok(())
@@ -272,8 +276,8 @@ impl Site<'_> {
         let root = &self.space.root;
         let text = format!("# filename: {file}\n{code}");
         let path = confine::write(root, Path::new(file), &text)?;
-        let log = self.space.directory("logs")?.join(format!("{}.log", run.label()));
         self.space.record([path.clone()])?;
+        let log = self.space.directory("logs")?.join(format!("{}.log", run.label()));
         let script = Script {
             path,
             cwd: root.clone(),
@@ -294,6 +298,7 @@ impl Site<'_> {
                 Ok(now.changed_since(&before).into_iter().map(|file| file.path.clone()).collect())
             })
             .await?;
+        // At once: a run that breaks off within the step leaves no product that a later one takes for the user's.
         self.space.record(files.iter().map(|file| root.join(file)))?;
         let about = json!({
             "file": file, "success": execution.exit.success(), "exit": diagnosis::ended(&execution.exit),
@@ -310,11 +315,21 @@ impl Site<'_> {
         self.space.record([path])
     }
 
-    async fn second_opinion(&self, run: &Run, case: &StepCase) -> Result<String> {
+    /// Advice of another model; `None`, with a warning, when that model cannot be reached: the
+    /// engineer's own may well be.
+    async fn second_opinion(&self, run: &Run, case: &StepCase) -> Result<Option<String>> {
         let field = self.params.default_formatter_model.clone().unwrap_or_default();
         let speaker = self.models.speaker("second_opinion", &field);
         let prompt = self.templates.second_opinion(case).map_err(template)?;
-        speaker.text(run, &prompt).await
+        match speaker.text(run, &prompt).await {
+            Ok(text) => Ok(Some(text)),
+            Err(Error::Model { error, .. }) if error.kind != LlmErrorKind::Cancelled => {
+                let message = format!("there is no second opinion on this failure: {error}");
+                run.tell("second_opinion", "warning", json!({"message": message})).await?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn research(&self, run: &Run, case: &StepCase, done: &mut Done) -> Result<()> {
@@ -419,26 +434,48 @@ pub(super) async fn products(
     known: &[Product],
     record: &StepRecord,
 ) -> Result<Vec<Product>> {
-    let look = || {
-        let now = space.inventory()?;
-        let data = now.files.into_values().filter(|file| file.path.starts_with("data/"));
-        data.map(|file| {
-            let before = known.iter().find(|product| product.path == file.path);
-            let table = table(&space.root, &file.path)?.unwrap_or_default();
-            Ok(Product {
-                bytes: file.bytes,
-                step: before.map_or(record.number, |product| product.step),
-                columns: table.columns,
-                rows: table.rows,
-                description: before
-                    .and_then(|product| product.description.clone())
-                    .or_else(|| described(&file.path, record)),
-                path: file.path,
-            })
-        })
-        .collect()
+    let step = |file: &FileFacts| {
+        let before = known.iter().find(|product| product.path == file.path);
+        let description = before.and_then(|product| product.description.clone());
+        (
+            before.map_or(record.number, |product| product.step),
+            description.or_else(|| described(&file.path, record)),
+        )
     };
-    run.observe("products", look).await
+    run.observe("products", || list(space, step)).await
+}
+
+/// Products that an earlier run left: each belongs to the first step whose scripts name it, else to
+/// the last one.
+pub(super) async fn inherited(run: &Run, space: &Workspace, records: &[StepRecord]) -> Result<Vec<Product>> {
+    let step = |file: &FileFacts| {
+        let name = file.path.rsplit('/').next().unwrap_or(&file.path);
+        let names = |record: &&StepRecord| {
+            record.scripts.iter().any(|script| script.code.contains(name) || script.output.contains(name))
+        };
+        let record = records.iter().find(names).or(records.last());
+        (record.map_or(1, |record| record.number), record.and_then(|record| described(&file.path, record)))
+    };
+    run.observe("products of the earlier run", || list(space, step)).await
+}
+
+/// The files under `data/`; `step` gives a file's step and what is known of it.
+fn list(space: &Workspace, step: impl Fn(&FileFacts) -> (usize, Option<String>)) -> Result<Vec<Product>> {
+    let now = space.inventory()?;
+    let data = now.files.into_values().filter(|file| file.path.starts_with("data/"));
+    data.map(|file| {
+        let table = table(&space.root, &file.path)?.unwrap_or_default();
+        let (step, description) = step(&file);
+        Ok(Product {
+            bytes: file.bytes,
+            step,
+            columns: table.columns,
+            rows: table.rows,
+            description,
+            path: file.path,
+        })
+    })
+    .collect()
 }
 
 /// The printed line that names a plot: it says what the plot shows.

@@ -7,7 +7,7 @@ use cmbagent::Error;
 use cmbagent::engine::clock::Clock;
 use cmbagent::engine::run::Why;
 use cmbagent::engine::{Outcome, Phase, PhaseStatus, Run, RunStatus, Settings, State};
-use cmbagent::error::Result;
+use cmbagent::error::{Meaning, Result};
 use cmbagent::exec::ExecError;
 use cmbagent::exec::scripted::Scripted;
 use cmbagent::journal::{Effect, Entry, Journal, MemoryJournal, Position, Record};
@@ -189,8 +189,8 @@ impl Phase for Wrapped {
     fn display_name(&self) -> String {
         "Wrapped".into()
     }
-    fn settings(&self) -> Settings {
-        self.settings.clone()
+    fn settings(&self) -> Result<Settings> {
+        Ok(self.settings.clone())
     }
     fn can_skip(&self, _: &dyn State) -> Result<bool> {
         Ok(false)
@@ -203,7 +203,11 @@ impl Phase for Wrapped {
         match &self.inner {
             Some(inner) => inner.execute(run, state),
             None => Box::pin(async {
-                Err(Error::Foreign { text: "mine broke".into(), object: Arc::new("the object") })
+                Err(Error::Foreign {
+                    text: "mine broke".into(),
+                    object: Arc::new("the object"),
+                    meaning: Meaning::Failure,
+                })
             }),
         }
     }
