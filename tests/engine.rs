@@ -14,10 +14,10 @@ use cmbagent::engine::run::{Services, Stop, Why};
 use cmbagent::engine::{
     Event, Listener, Outcome, Phase, PhaseStatus, Run, RunStatus, Section, Settings, State, state::share,
 };
+use cmbagent::error::Meaning;
 use cmbagent::exec::scripted::{Scripted, ScriptedRunner};
 use cmbagent::journal::{Effect, Entry, Journal, MemoryJournal, Position, Record};
 use cmbagent::llm::scripted::ScriptedProvider;
-use cmbagent::error::Meaning;
 use cmbagent::{Error, phases};
 use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::{Value, json};
@@ -342,10 +342,8 @@ async fn an_error_of_the_host_comes_back_as_the_same_object() {
     let object = thrown.clone();
     let fail = move |_: &Run, _: usize| {
         let object = object.clone();
-        async move {
-            Err(Error::Foreign { text: "theirs".into(), object, meaning: Meaning::Failure })
-        }
-        .boxed()
+        async move { Err(Error::Foreign { text: "theirs".into(), object, meaning: Meaning::Failure }) }
+            .boxed()
     };
     let (result, _) = through(&[Arc::new(Act("a", Settings::default(), fail))]).await;
     match result.unwrap_err() {
@@ -385,7 +383,8 @@ async fn an_exit_of_the_host_is_not_tried_again() {
     let counted = tries.clone();
     let leave = move |_: &Run, _: usize| {
         counted.fetch_add(1, Ordering::SeqCst);
-        async { Err(Error::Foreign { text: "exit".into(), object: Arc::new(()), meaning: Meaning::Exit }) }.boxed()
+        async { Err(Error::Foreign { text: "exit".into(), object: Arc::new(()), meaning: Meaning::Exit }) }
+            .boxed()
     };
     let settings = Settings { max_retries: 3, ..Settings::default() };
     let (result, workflow) = through(&[Arc::new(Act("a", settings, leave))]).await;
