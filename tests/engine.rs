@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex};
 use cmbagent::engine::approval::Nobody;
 use cmbagent::engine::clock::SteppingClock;
 use cmbagent::engine::executor::{MemoryWorkflow, execute};
-use cmbagent::engine::run::{Services, Stop, Why};
 use cmbagent::engine::{
     Event, Listener, Outcome, Phase, PhaseStatus, Run, RunStatus, Section, Settings, State, state::share,
 };
+use cmbagent::engine::{Stop, Why, run::Services};
 use cmbagent::error::Meaning;
 use cmbagent::exec::scripted::{Scripted, ScriptedRunner};
 use cmbagent::journal::{Effect, Entry, Journal, MemoryJournal, Position, Record};

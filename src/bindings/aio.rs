@@ -6,196 +6,18 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Mutex;
 use std::task::{Context, Poll};
 
 use pyo3::exceptions::{PyException, PyRuntimeError, PyStopIteration};
 use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, PyVisit, intern, prelude::*};
 
-use crate::engine::run::{Stop, Why};
+use super::bridge::Bridge;
+use super::wake::{Target, Waker};
+use crate::engine::{Stop, Why};
 
 type Work = Pin<Box<dyn Future<Output = PyResult<Py<PyAny>>> + Send>>;
-
-/// Where the engine's future leaves a coroutine it wants to have driven, and finds its result.
-#[derive(Default, Clone)]
-pub(super) struct Bridge(Arc<Mutex<Slot>>);
-
-#[derive(Default)]
-struct Slot {
-    wanted: Option<Py<PyAny>>,
-    result: Option<PyResult<Py<PyAny>>>,
-    /// The engine no longer waits for the coroutine that is being driven.
-    abandoned: bool,
-    busy: bool,
-    /// An interrupt or an exit that a watcher raised.
-    raised: Option<PyErr>,
-}
-
-impl Bridge {
-    fn slot(&self) -> std::sync::MutexGuard<'_, Slot> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Has `coroutine` driven on the caller's loop; dropping the future cancels it.
-    pub(super) fn drive(&self, coroutine: Py<PyAny>) -> Driven {
-        Driven { bridge: self.clone(), coroutine: Some(coroutine), done: false }
-    }
-
-    /// Resolves when no coroutine is being driven; the end of one polls the engine.
-    pub(super) fn idle(&self) -> impl Future<Output = ()> + Send + use<> {
-        let bridge = self.clone();
-        std::future::poll_fn(move |_| if bridge.slot().busy { Poll::Pending } else { Poll::Ready(()) })
-    }
-
-    /// Ends the run with an interrupt or an exit; the first one counts.
-    pub(super) fn interrupt(&self, error: PyErr) {
-        self.slot().raised.get_or_insert(error);
-    }
-}
-
-/// The result of a coroutine that is driven inline.
-pub(super) struct Driven {
-    bridge: Bridge,
-    coroutine: Option<Py<PyAny>>,
-    done: bool,
-}
-
-impl Future for Driven {
-    type Output = PyResult<Py<PyAny>>;
-
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        let bridge = self.bridge.clone();
-        let mut slot = bridge.slot();
-        if let Some(coroutine) = self.coroutine.take() {
-            if slot.busy {
-                // An abandoned coroutine is still unwinding; its end polls us again.
-                self.coroutine = Some(coroutine);
-                return Poll::Pending;
-            }
-            slot.busy = true;
-            slot.wanted = Some(coroutine);
-            return Poll::Pending;
-        }
-        match slot.result.take() {
-            Some(result) => {
-                self.done = true;
-                Poll::Ready(result)
-            }
-            None => Poll::Pending,
-        }
-    }
-}
-
-impl Drop for Driven {
-    fn drop(&mut self) {
-        if let Some(coroutine) = self.coroutine.take() {
-            // Never begun: it must not warn that nobody awaited it.
-            Python::try_attach(|py| coroutine.call_method0(py, intern!(py, "close")).map(drop).ok());
-        } else if !self.done {
-            self.bridge.slot().abandoned = true;
-        }
-    }
-}
-
-/// Runs on the loop when the engine can go on: ends the wait for our asyncio future, or, while a
-/// coroutine is being driven, looks whether the engine still wants it.
-#[pyclass(frozen, module = "cmbagent._core")]
-pub(super) struct Wake {
-    awaitable: Py<Awaitable>,
-    future: Py<PyAny>,
-}
-
-#[pymethods]
-impl Wake {
-    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
-        let future = self.future.bind(py);
-        if Awaitable::nudge(self.awaitable.bind(py))? {
-            return Ok(());
-        }
-        if !future.call_method0(intern!(py, "done"))?.is_truthy()? {
-            future.call_method1(intern!(py, "set_result"), (py.None(),))?;
-        }
-        Ok(())
-    }
-}
-
-/// What one poll leaves to be woken: at most once.
-struct Waker(Mutex<Option<Target>>);
-
-struct Target {
-    event_loop: Py<PyAny>,
-    context: Py<PyAny>,
-    awaitable: Py<Awaitable>,
-    future: Py<PyAny>,
-}
-
-impl std::task::Wake for Waker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        let target = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(target) = target {
-            // A send fails only when the thread has ended, with the interpreter: nobody waits any more.
-            let _ = alarm().send(target);
-        }
-    }
-}
-
-/// The thread that takes wake-ups to their loops.
-///
-/// Whoever wakes may hold a lock that the polling thread wants while that thread holds the
-/// interpreter. So a waker must not wait for the interpreter itself: it would deadlock.
-fn alarm() -> &'static Sender<Target> {
-    static ALARM: OnceLock<Sender<Target>> = OnceLock::new();
-    ALARM.get_or_init(|| {
-        let (sender, targets) = std::sync::mpsc::channel::<Target>();
-        let serve = move || {
-            for Target { event_loop, context, awaitable, future } in targets {
-                let open = bell();
-                if !*open {
-                    break;
-                }
-                let rung = Python::try_attach(|py| {
-                    if let Ok(wake) = Py::new(py, Wake { awaitable, future }) {
-                        // A closed loop refuses: nobody waits any more.
-                        let _ = ring(py, &event_loop, &context, wake);
-                    }
-                    drop((event_loop, context));
-                });
-                if rung.is_none() {
-                    break;
-                }
-            }
-        };
-        // Without the thread nothing can be awaited, and the send above says so by failing.
-        let _ = std::thread::Builder::new().name("cmbagent-alarm".into()).spawn(serve);
-        sender
-    })
-}
-
-/// Held while the interpreter is in use for a wake-up; whether it still may be.
-fn bell() -> std::sync::MutexGuard<'static, bool> {
-    static OPEN: Mutex<bool> = Mutex::new(true);
-    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Ends wake-ups for good: called before the interpreter ends, for a thread of ours that waits for
-/// it then would be ended in the middle of our code.
-#[pyfunction]
-pub(super) fn end_wakeups(py: Python<'_>) {
-    py.detach(|| *bell() = false);
-}
-
-/// Has the loop call `wake`, in the context variables of the run: callbacks may be called from it.
-fn ring(py: Python<'_>, event_loop: &Py<PyAny>, context: &Py<PyAny>, wake: Py<Wake>) -> PyResult<()> {
-    let context = keywords(py, &[("context", context.bind(py).clone())])?;
-    let ring = event_loop.bind(py).getattr(intern!(py, "call_soon_threadsafe"))?;
-    ring.call((wake,), Some(&context)).map(drop)
-}
 
 /// The awaitable that `_core` functions return. It is its own iterator.
 #[pyclass(frozen, module = "cmbagent._core")]
@@ -264,7 +86,7 @@ impl Awaitable {
     }
 
     /// Polls the engine while a coroutine is being driven; whether one is.
-    fn nudge(slf: &Bound<'_, Self>) -> PyResult<bool> {
+    pub(super) fn nudge(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let py = slf.py();
         let Ok(mut inner) = slf.get().inner.try_lock() else { return Ok(false) };
         if inner.driven.is_none() || inner.work.is_none() {
@@ -402,7 +224,7 @@ impl Inner {
         if let (Some(work), None) = (self.work.as_mut(), &self.ready) {
             let awaitable = slf.clone().unbind();
             let target = Target { event_loop, context, awaitable, future: future.clone_ref(py) };
-            let waker = Arc::new(Waker(Mutex::new(Some(target)))).into();
+            let waker = Waker::of(target);
             let _runtime = pyo3_async_runtimes::tokio::get_runtime().enter();
             if let Poll::Ready(result) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
                 self.ready = Some(result);

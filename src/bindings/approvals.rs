@@ -4,7 +4,8 @@ use futures_util::future::BoxFuture;
 use pyo3::exceptions::PyTimeoutError;
 use pyo3::{intern, prelude::*};
 
-use super::aio::{Bridge, keywords};
+use super::aio::keywords;
+use super::bridge::Bridge;
 use super::{convert, errors};
 use crate::engine::{Answer, Approvals, Question};
 use crate::error::{Error, Meaning, Result};

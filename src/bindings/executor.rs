@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pyo3::{intern, prelude::*};
 use serde_json::{Value, json};
 
-use super::aio::{Awaitable, Bridge};
+use super::aio::Awaitable;
+use super::bridge::Bridge;
 use super::phase::{PyPhase, RunHandle, result};
 use super::state::PyState;
 use super::{convert, errors, services};
 use crate::engine::executor::{Workflow, execute};
-use crate::engine::run::{Stop, Why};
 use crate::engine::{Outcome, Phase, Run, State, workflow};
+use crate::engine::{Stop, Why};
 use crate::error::Result;
 
 /// Ends a run from any thread.

@@ -3,7 +3,7 @@
 use pyo3::exceptions::PyException;
 use pyo3::{intern, prelude::*};
 
-use super::aio::Bridge;
+use super::bridge::Bridge;
 use super::convert;
 use crate::engine::{Event, Listener};
 

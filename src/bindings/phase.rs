@@ -8,10 +8,11 @@ use pyo3::types::{PyBool, PyDict, PyString};
 use pyo3::{intern, prelude::*};
 use serde_json::Value;
 
-use super::aio::{Awaitable, Bridge};
+use super::aio::Awaitable;
+use super::bridge::Bridge;
 use super::state::{PyState, context};
 use super::{convert, errors, services};
-use crate::engine::run::Stop;
+use crate::engine::Stop;
 use crate::engine::{Outcome, Phase, PhaseStatus, Run, Settings, State};
 use crate::error::{Error, Result};
 use crate::phases;

@@ -7,8 +7,8 @@ use std::sync::{Arc, Once};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::{intern, prelude::*};
 
-use super::aio::Bridge;
 use super::approvals::PyApprovals;
+use super::bridge::Bridge;
 use super::keys::PyKeys;
 use super::listener::PyListener;
 use crate::engine::clock::SystemClock;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use cmbagent::Error;
+use cmbagent::engine::Why;
 use cmbagent::engine::clock::Clock;
-use cmbagent::engine::run::Why;
 use cmbagent::engine::{Outcome, Phase, PhaseStatus, Run, RunStatus, Settings, State};
 use cmbagent::error::{Meaning, Result};
 use cmbagent::exec::ExecError;
@@ -100,7 +100,7 @@ async fn a_stop_ends_a_script_that_is_under_way() {
 }
 
 /// A journal in which a stop arrives while an effect is being recorded.
-struct Stopping(MemoryJournal, cmbagent::engine::run::Stop);
+struct Stopping(MemoryJournal, cmbagent::engine::Stop);
 
 impl Journal for Stopping {
     fn append(&self, at: f64, position: Position, entry: Entry) -> BoxFuture<'_, Result<u64>> {

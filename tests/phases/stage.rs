@@ -8,10 +8,10 @@ use cmbagent::Error;
 use cmbagent::engine::approval::Nobody;
 use cmbagent::engine::clock::{Clock, SteppingClock};
 use cmbagent::engine::executor::{MemoryWorkflow, Workflow, execute};
-use cmbagent::engine::run::{Services, Stop, Why};
 use cmbagent::engine::{
     Answer, Approvals, Event, Listener, MemoryState, Outcome, Phase, Question, Run, RunStatus, Section, State,
 };
+use cmbagent::engine::{Stop, Why, run::Services};
 use cmbagent::error::Result;
 use cmbagent::exec::scripted::{Executed, Scripted, ScriptedRunner};
 use cmbagent::exec::{Check, Function};
