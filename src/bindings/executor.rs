@@ -160,7 +160,8 @@ pub(super) fn run_workflow(executor: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
         })
         .collect::<PyResult<_>>()?;
     let id: String = executor.getattr("context")?.getattr("run_id")?.extract()?;
-    let run = Run::new(id, services, stop.clone());
+    let attempt: u32 = executor.getattr("_attempt")?.extract()?;
+    let run = Run::new(id, services, stop.clone()).at_attempt(attempt);
     let above = current.call_method0("get")?;
     let above = above.cast::<RunHandle>().ok().map(|handle| handle.get().0.clone());
     let workflow = PyWorkflow { executor: executor.clone().unbind(), last: Mutex::default() };

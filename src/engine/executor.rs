@@ -30,19 +30,22 @@ pub trait Workflow: Send + Sync {
 
 /// Runs `phases` in order and returns how the run ended.
 ///
-/// A run that was stopped, is held or waits for a human ends with that status and without an error.
+/// A run that was stopped, is held or waits for a human ends with that status and without an error;
+/// so does one whose phase completed with an error to tell (`fail_softly`), as failed.
 ///
 /// # Errors
 /// [`Error::Validation`], [`Error::PhaseFailed`], and whatever a custom phase raised, unchanged.
 pub async fn execute(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workflow) -> Result<RunStatus> {
     let started = run.clock().now();
     run.tell("", "run_started", workflow.about()).await?;
-    let ended = match walk(run, phases, workflow).await {
+    let mut told = None;
+    let ended = match walk(run, phases, workflow, &mut told).await {
         Err(error) if error.is_stop() && run.stop().requested() => Ok(RunStatus::Stopped),
         ended => ended,
     };
     let seconds = run.clock().now() - started;
     let (status, error) = match &ended {
+        Ok(RunStatus::Completed) if told.is_some() => (RunStatus::Failed, told),
         Ok(status) => (*status, None),
         Err(error @ (Error::Stopped(_) | Error::Foreign { meaning: Meaning::Stop | Meaning::Exit, .. })) => {
             (RunStatus::Cancelled, Some(error.to_string()))
@@ -50,16 +53,22 @@ pub async fn execute(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workfl
         Err(error) => (RunStatus::Failed, Some(error.to_string())),
     };
     let status = RunStatus::Running.transition(status)?;
-    if matches!(status, RunStatus::Completed | RunStatus::Stopped) {
+    if matches!(ended, Ok(RunStatus::Completed | RunStatus::Stopped)) {
         workflow.finish(seconds)?;
     }
     let usage = Total::of(&run.ledger().since(0)).to_json();
     let about = json!({"status": status, "seconds": seconds, "usage": usage, "error": error});
     run.tell("", "run_finished", about).await?;
-    ended
+    ended.map(|_| status)
 }
 
-async fn walk(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workflow) -> Result<RunStatus> {
+/// Goes through the phases; `told` gets the error of one that completed all the same.
+async fn walk(
+    run: &Run,
+    phases: &[Arc<dyn Phase>],
+    workflow: &dyn Workflow,
+    told: &mut Option<String>,
+) -> Result<RunStatus> {
     let mut last: Option<Outcome> = None;
     for (index, phase) in phases.iter().enumerate() {
         if run.stop().requested() {
@@ -71,7 +80,10 @@ async fn walk(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workflow) -> 
             continue;
         };
         match outcome.status {
-            PhaseStatus::Completed => workflow.update(&outcome)?,
+            PhaseStatus::Completed => {
+                workflow.update(&outcome)?;
+                told.clone_from(&outcome.error);
+            }
             PhaseStatus::WaitingApproval => {
                 workflow.update(&outcome)?;
                 return Ok(RunStatus::WaitingApproval);

@@ -104,6 +104,14 @@ impl Run {
         &self.shared.id
     }
 
+    /// The id of this execution: the run's, with a number when it is not the first.
+    pub fn execution_id(&self) -> String {
+        match self.position.attempt {
+            0 => self.shared.id.clone(),
+            attempt => format!("{}.{}", self.shared.id, attempt + 1),
+        }
+    }
+
     /// What can end this run.
     pub fn stop(&self) -> &Stop {
         &self.stop
@@ -179,13 +187,17 @@ impl Run {
         asking.total + asking.since.map_or(0.0, |since| self.clock().now() - since)
     }
 
-    /// The place in words fit for a file name: the same in a replay, and no other place's.
+    /// The turn in words fit for a file name: the same in a replay, and no other turn's.
     pub fn label(&self) -> String {
-        let Position { attempt, phase_try, nested, step, turn, .. } = self.position;
+        format!("step_{}_turn_{}{}", self.position.step, self.position.turn, self.again())
+    }
+
+    /// What tells this place from its twin in an earlier try of the same step, phase or run; mostly empty.
+    pub fn again(&self) -> String {
+        let Position { attempt, phase_try, nested, .. } = self.position;
         let again = [("again", nested), ("retry", phase_try), ("rerun", attempt)];
         let again = again.iter().filter(|(_, number)| *number > 0);
-        let again: Vec<String> = again.map(|(word, number)| format!("_{word}_{number}")).collect();
-        format!("step_{step}_turn_{turn}{}", again.concat())
+        again.map(|(word, number)| format!("_{word}_{number}")).collect::<Vec<_>>().concat()
     }
 
     /// Which try of the phase this is, from 0.
@@ -201,7 +213,7 @@ impl Run {
     /// Seconds since 1970, as this run saw them: a replay sees the same.
     pub async fn now(&self) -> Result<f64> {
         let clock = self.shared.services.clock.clone();
-        self.observe("clock", move || Ok(clock.now())).await
+        self.pass(Effect::Observe, &json!("clock"), |_| async move { Ok(clock.now()) }).await
     }
 
     /// The local form of a time for file names.
@@ -214,12 +226,18 @@ impl Run {
         self.shared.services.provider.window(model)
     }
 
-    /// Looks at something outside the run; a replay gets what was seen then.
-    pub async fn observe<T>(&self, what: &str, look: impl FnOnce() -> Result<T>) -> Result<T>
+    /// Looks at something outside the run, away from the caller's loop; a replay gets what was seen
+    /// then.
+    pub async fn observe<T, F>(&self, what: &str, look: F) -> Result<T>
     where
-        T: Serialize + DeserializeOwned,
+        T: Serialize + DeserializeOwned + Send + 'static,
+        F: FnOnce() -> Result<T> + Send + 'static,
     {
-        self.pass(Effect::Observe, &json!(what), |_| async move { look() }).await
+        let away = |_| async move {
+            let looked = tokio::task::spawn_blocking(look).await;
+            looked.map_err(|e| Error::Journal(format!("a look outside the run broke off: {e}")))?
+        };
+        self.pass(Effect::Observe, &json!(what), away).await
     }
 
     /// The machine as scripts see it; looked at once a run.
@@ -260,9 +278,9 @@ impl Run {
         for limit in &self.limits {
             if limit.used.fetch_add(1, Ordering::Relaxed) >= limit.limit {
                 return Err(Error::Limit(format!(
-                    "{} model calls were made and the work is not done: the limit is the setting {}={}. \
-                     Raise it, or ask for less in one step.",
-                    limit.limit, limit.setting, limit.limit
+                    "{} model calls were made and the work is not done: the limit is the setting {}={} of the \
+                     phase {} ({}_{} in the functions). Raise it, or ask for less in one step.",
+                    limit.limit, limit.setting, limit.limit, self.phase_type, limit.setting, self.phase_type
                 )));
             }
         }

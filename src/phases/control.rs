@@ -6,9 +6,10 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::config::{self, Models, read};
+use super::products::inherited;
 use super::progress::Progress;
 use super::review::{Verdict, after_step};
-use super::step::{Site, inherited};
+use super::step::Site;
 use super::workspace::Workspace;
 use super::{reports, tell_messages, templates};
 use crate::agents::{Briefing, PlanStep, StepCase, context, formats, parse, roster, summary};
@@ -220,9 +221,10 @@ impl Control {
         });
         here.tell("", "step_started", about).await?;
         context::step_begins(&mut progress.context, &progress.plan, number);
-        let before = here.observe("files before the step", || site.space.inventory()).await?;
+        let before = site.space.look(&here, "files before the step", Workspace::inventory).await?;
         let done = site.perform(&here, case, task, "step").await?;
-        let files = here.observe("files of the step", || site.space.new_files(&before)).await?;
+        let files =
+            site.space.look(&here, "files of the step", move |space| space.new_files(&before)).await?;
         site.space.record(files.iter().cloned())?;
         let seconds = run.clock().now() - begun;
         let lines = run.ledger().since(mark);
@@ -262,7 +264,8 @@ impl Control {
             space.record([timing, costs.path])?;
         }
         space.remove_empty(&["codebase", "logs", "attempts"]);
-        let files = run.observe("files of the phase", || space.new_files(&Inventory::default())).await?;
+        let files =
+            space.look(run, "files of the phase", |space| space.new_files(&Inventory::default())).await?;
         let summaries: Vec<String> = progress.records.iter().map(summary::block).collect();
         let status = if failure.is_some() { "failed" } else { "completed" };
         let output = json!({

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::config::{self, Files};
-use super::step::{Done, products};
+use super::products::products;
+use super::step::Done;
 use super::workspace::Workspace;
 use super::{chats, feedback, reports};
 use crate::agents::context::{self, Seed, StepEnd};
@@ -93,7 +94,7 @@ impl Progress {
             self.records.retain(|record| record.number != number);
             self.records.push(done.record.clone());
         }
-        let images = run.observe("images", || space.images()).await?;
+        let images = space.look(run, "images", Workspace::images).await?;
         let known: Vec<String> =
             self.images.iter().filter(|image| PathBuf::from(image).exists()).cloned().collect();
         let images: Vec<String> =

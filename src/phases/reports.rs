@@ -34,7 +34,8 @@ fn free(directory: &Path, stem: &str, stamp: &str) -> PathBuf {
 
 /// A path that did not exist yet when this run first asked for it.
 pub(super) async fn fresh(run: &Run, directory: &Path, stem: &str, stamp: &str) -> Result<PathBuf> {
-    run.observe("a free file name", || Ok(free(directory, stem, stamp))).await
+    let (directory, stem, stamp) = (directory.to_owned(), stem.to_owned(), stamp.to_owned());
+    run.observe("a free file name", move || Ok(free(&directory, &stem, &stamp))).await
 }
 
 /// Writes a timing report and returns its path.

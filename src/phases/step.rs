@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::config::{Models, Params};
+use super::products::products;
 use super::workspace::{Workspace, write};
 use super::{reports, tell_shortened, template};
 use crate::agents::diagnosis::{self, Diagnosis, Kind, Limits};
@@ -12,13 +13,12 @@ use crate::agents::prompts::Templates;
 use crate::agents::transcript::{self, At, Transcript};
 use crate::agents::turn::Speaker;
 use crate::agents::{
-    FailedAttempt, IdeaCase, Product, ScriptRecord, StepCase, StepRecord, carry, formats, notes, numbers,
-    parse, plan, suspect,
+    FailedAttempt, IdeaCase, ScriptRecord, StepCase, StepRecord, carry, formats, notes, numbers, parse, plan,
+    suspect,
 };
 use crate::engine::Run;
 use crate::error::{Error, Result};
 use crate::exec::extract::{self, Answer, Status};
-use crate::exec::products::{FileFacts, table};
 use crate::exec::{Check, Execution, Exit, Script, clean, confine};
 use crate::llm::{LlmErrorKind, Schema};
 
@@ -104,6 +104,7 @@ impl Site<'_> {
         let earlier = case.records.iter().flat_map(|r| r.scripts.iter().map(|s| PathBuf::from(&s.file)));
         let taken: Vec<PathBuf> = earlier.chain(self.space.foreign().map(PathBuf::from)).collect();
         let mut symptoms = 0;
+        let mut advised = false;
         for turn in 1.. {
             let prompt = self.templates.engineer(&case).map_err(template)?;
             let here = run.at_turn(turn);
@@ -208,7 +209,7 @@ impl Site<'_> {
             }
             done.failed_tries += 1;
             let last = done.failed_tries > self.max_n_attempts;
-            self.keep_failed(at.number, done.failed_tries, &failure)?;
+            self.keep_failed(&here, at.number, done.failed_tries, &failure)?;
             let outcome = if last {
                 transcript::Outcome::Exhausted(self.max_n_attempts)
             } else {
@@ -225,7 +226,9 @@ impl Site<'_> {
                 done.failure = Some(reason);
                 return Ok(());
             }
-            if alike {
+            case.second_opinion = None;
+            if alike && !advised {
+                advised = true;
                 case.second_opinion = self.second_opinion(&here, &case).await?;
             }
         }
@@ -287,17 +290,16 @@ impl Site<'_> {
             log_path: log.clone(),
         };
         self.space.directory("data")?;
-        let before = run.observe("files before the script", || self.space.inventory()).await?;
+        let before = self.space.look(run, "files before the script", Workspace::inventory).await?;
         let about = json!({
             "file": file, "attempt": case.failures.len() + 1, "attempts": case.max_attempts, "code": code,
         });
         let execution = run.execute("engineer", &script, about).await?;
-        let files: Vec<String> = run
-            .observe("files that a script wrote", || {
-                let now = self.space.inventory()?;
-                Ok(now.changed_since(&before).into_iter().map(|file| file.path.clone()).collect())
-            })
-            .await?;
+        let changed = move |space: &Workspace| {
+            let now = space.inventory()?;
+            Ok(now.changed_since(&before).into_iter().map(|file| file.path.clone()).collect())
+        };
+        let files: Vec<String> = self.space.look(run, "files that a script wrote", changed).await?;
         // At once: a run that breaks off within the step leaves no product that a later one takes for the user's.
         self.space.record(files.iter().map(|file| root.join(file)))?;
         let about = json!({
@@ -309,8 +311,9 @@ impl Site<'_> {
     }
 
     /// Keeps a failed try apart from the modules that later steps may import.
-    fn keep_failed(&self, step: usize, number: usize, failure: &FailedAttempt) -> Result<()> {
-        let path = self.space.directory("attempts")?.join(format!("step_{step}_attempt_{number}.py"));
+    fn keep_failed(&self, run: &Run, step: usize, number: usize, failure: &FailedAttempt) -> Result<()> {
+        let path =
+            self.space.directory("attempts")?.join(format!("step_{step}_attempt_{number}{}.py", run.again()));
         write(&path, format!("# {}: {}\n{}", failure.file, failure.ended, failure.code).as_bytes())?;
         self.space.record([path])
     }
@@ -425,62 +428,4 @@ fn diagnose(execution: &Execution, output: &str, case: &StepCase) -> Diagnosis {
         elapsed_seconds: execution.seconds,
     };
     diagnosis::diagnose(&execution.exit, output, &limits)
-}
-
-/// Products so far: those known keep their step, new ones belong to the step of `record`.
-pub(super) async fn products(
-    run: &Run,
-    space: &Workspace,
-    known: &[Product],
-    record: &StepRecord,
-) -> Result<Vec<Product>> {
-    let step = |file: &FileFacts| {
-        let before = known.iter().find(|product| product.path == file.path);
-        let description = before.and_then(|product| product.description.clone());
-        (
-            before.map_or(record.number, |product| product.step),
-            description.or_else(|| described(&file.path, record)),
-        )
-    };
-    run.observe("products", || list(space, step)).await
-}
-
-/// Products that an earlier run left: each belongs to the first step whose scripts name it, else to
-/// the last one.
-pub(super) async fn inherited(run: &Run, space: &Workspace, records: &[StepRecord]) -> Result<Vec<Product>> {
-    let step = |file: &FileFacts| {
-        let name = file.path.rsplit('/').next().unwrap_or(&file.path);
-        let names = |record: &&StepRecord| {
-            record.scripts.iter().any(|script| script.code.contains(name) || script.output.contains(name))
-        };
-        let record = records.iter().find(names).or(records.last());
-        (record.map_or(1, |record| record.number), record.and_then(|record| described(&file.path, record)))
-    };
-    run.observe("products of the earlier run", || list(space, step)).await
-}
-
-/// The files under `data/`; `step` gives a file's step and what is known of it.
-fn list(space: &Workspace, step: impl Fn(&FileFacts) -> (usize, Option<String>)) -> Result<Vec<Product>> {
-    let now = space.inventory()?;
-    let data = now.files.into_values().filter(|file| file.path.starts_with("data/"));
-    data.map(|file| {
-        let table = table(&space.root, &file.path)?.unwrap_or_default();
-        let (step, description) = step(&file);
-        Ok(Product {
-            bytes: file.bytes,
-            step,
-            columns: table.columns,
-            rows: table.rows,
-            description,
-            path: file.path,
-        })
-    })
-    .collect()
-}
-
-/// The printed line that names a plot: it says what the plot shows.
-fn described(path: &str, record: &StepRecord) -> Option<String> {
-    let name = path.rsplit('/').next().unwrap_or(path);
-    let lines = record.scripts.iter().flat_map(|script| script.output.lines());
-    lines.map(str::trim).filter(|line| line.contains(name)).map(str::to_owned).next_back()
 }

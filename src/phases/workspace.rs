@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +39,7 @@ pub struct Workspace {
     pub root: PathBuf,
     run_id: String,
     /// What was there before the run and is not its own.
-    foreign: Inventory,
+    foreign: Arc<Inventory>,
 }
 
 impl Workspace {
@@ -48,9 +49,21 @@ impl Workspace {
     /// is looked at once: a replay is told what the first look saw.
     pub async fn open(run: &Run, work_dir: &str, below: &str, keep: bool) -> Result<Self> {
         let (work_dir, root) = places(work_dir, below)?;
-        let look = || survey(&work_dir, &root, run.id(), keep);
-        let foreign = run.observe("what was there before the run", look).await?;
-        Ok(Self { work_dir, root, run_id: run.id().into(), foreign })
+        let run_id = run.execution_id();
+        let (top, here, id) = (work_dir.clone(), root.clone(), run_id.clone());
+        let look = move || survey(&top, &here, &id, keep);
+        let foreign = Arc::new(run.observe("what was there before the run", look).await?);
+        Ok(Self { work_dir, root, run_id, foreign })
+    }
+
+    /// Looks at it as it is now, as an observation of the run.
+    pub async fn look<T, F>(&self, run: &Run, what: &str, look: F) -> Result<T>
+    where
+        T: Serialize + serde::de::DeserializeOwned + Send + 'static,
+        F: FnOnce(&Self) -> Result<T> + Send + 'static,
+    {
+        let space = self.clone();
+        run.observe(what, move || look(&space)).await
     }
 
     /// Files that are not this run's, relative to the phase's directory.
@@ -280,7 +293,7 @@ mod tests {
 
     fn open(work_dir: &str, below: &str, run_id: &str, keep: bool) -> Workspace {
         let (work_dir, root) = places(work_dir, below).unwrap();
-        let foreign = survey(&work_dir, &root, run_id, keep).unwrap();
+        let foreign = Arc::new(survey(&work_dir, &root, run_id, keep).unwrap());
         Workspace { work_dir, root, run_id: run_id.into(), foreign }
     }
 

@@ -69,11 +69,12 @@ async fn a_step_has_one_try_more_than_max_n_attempts_and_then_fails_with_their_n
 }
 
 #[tokio::test]
-async fn failing_softly_ends_well_and_says_in_its_output_that_it_failed() {
+async fn failing_softly_raises_nothing_and_says_that_it_failed() {
     let stage = Stage::new();
     stage.engineer("fit.py", "fit()", raised("ValueError: no"));
     let config = json!({"max_n_attempts": 0, "params": {"fail_softly": true}});
-    let ended = stage.control(&one(), config).await.completed();
+    let ended = stage.control(&one(), config).await.failed_softly();
+    assert!(!stage.root().join("context/context_step_1.pkl").exists(), "there is nothing to go on from");
     assert_eq!(ended.output("status"), "failed");
     assert_eq!(ended.output("error"), "Step 1 failed after 1 attempts: ValueError: no");
     assert_eq!(ended.output("final_context")["current_status"], "failed");

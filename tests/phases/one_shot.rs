@@ -53,7 +53,7 @@ async fn a_failure_names_step_one_and_its_tries() {
     let stage = Stage::new();
     stage.engineer("a.py", "a()", Scripted::failure("ValueError: no\n"));
     let soft = json!({"max_n_attempts": 0, "params": {"fail_softly": true}});
-    let ended = stage.run(&[("one_shot", soft)]).await.completed();
+    let ended = stage.run(&[("one_shot", soft)]).await.failed_softly();
     assert_eq!(ended.output("error"), "Step 1 failed after 1 attempts: ValueError: no");
 }
 

@@ -69,6 +69,12 @@ impl Ended {
         self
     }
 
+    /// Ended without an error, but as failed: what `fail_softly` asks for.
+    pub(crate) fn failed_softly(self) -> Self {
+        assert_eq!(*self.status.as_ref().unwrap(), RunStatus::Failed);
+        self
+    }
+
     /// The text of the error.
     pub(crate) fn error(&self) -> String {
         self.status.as_ref().unwrap_err().to_string()
