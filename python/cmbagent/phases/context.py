@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from cmbagent._repr import short_repr
 from cmbagent.errors import ConfigurationError
 from cmbagent.phases.base import PhaseContext, PhaseResult
 
@@ -59,6 +60,9 @@ class WorkflowContext:
     output_files: list[str] = field(default_factory=list)
     phase_timings: dict[str, float] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dict of the same objects, without `api_keys` and `agent_state`."""
