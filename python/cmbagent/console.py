@@ -114,14 +114,18 @@ class ConsoleApprovals:
         """The chosen option and the feedback."""
         names = "/".join(request.options)
         while True:
-            said = self._ask(f"{names} > ").strip().lower()
+            said = self._read(f"{names} > ").lower()
             fits = [each for each in request.options if said and each.lower().startswith(said)]
             if said in request.options:
                 fits = [said]
             if len(fits) == 1:
                 break
             sys.stderr.write(f"Please answer with one of: {', '.join(request.options)}\n")
-        feedback = (
-            "" if fits[0].startswith("approve") else self._ask("your words (empty for none) > ").strip()
-        )
+        feedback = "" if fits[0].startswith("approve") else self._read("your words (empty for none) > ")
         return fits[0], feedback
+
+    def _read(self, prompt: str) -> str:
+        try:
+            return self._ask(prompt).strip()
+        except EOFError as end:
+            raise EOFError("no answer came: standard input is closed") from end
