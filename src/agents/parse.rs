@@ -24,6 +24,15 @@ fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("valid pattern")
 }
 
+/// The first JSON object in an answer.
+pub fn object(text: &str) -> Result<Value, String> {
+    let whole = |value: &Value| {
+        if value.is_object() { Ok(value.clone()) } else { Err("Expected a JSON object.".to_owned()) }
+    };
+    json(&spoken(text), &whole)
+        .map_err(|why| why.unwrap_or_else(|| "Expected a JSON object; the answer holds none.".to_owned()))
+}
+
 /// A planner's answer as steps.
 ///
 /// Accepts a list of steps or an object that holds one under `sub_tasks`, `steps` or `plan`, then the

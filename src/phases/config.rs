@@ -265,6 +265,21 @@ pub struct AgentConfig {
     pub stream: Option<bool>,
 }
 
+/// What every phase's configuration may say about models.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Common {
+    model_overrides: BTreeMap<String, String>,
+    params: Params,
+}
+
+/// An agent as a phase of a user speaks through it; `model` is what the phase asks for.
+pub fn speaker(config: Value, agent: &str, model: Option<&str>) -> Result<Speaker> {
+    let fields = if config.is_null() { serde_json::json!({}) } else { config };
+    let Common { model_overrides, params } = read(fields)?;
+    Ok(Models { overrides: &model_overrides, params: &params }.speaker(agent, model.unwrap_or_default()))
+}
+
 /// Where an agent's model is looked up, in this order: `model_overrides`, `agent_llm_configs`, the field.
 pub(super) struct Models<'a> {
     pub(super) overrides: &'a BTreeMap<String, String>,

@@ -149,7 +149,7 @@ impl HitlCheckpoint {
 
 /// Asks until the answer is one of the options: that word, or its past form. Any other word never
 /// approves; after [`REPEATS`] of them the answer counts as failed.
-pub(super) async fn answer(run: &Run, question: Question) -> Result<Answer> {
+pub async fn answer(run: &Run, question: Question) -> Result<Answer> {
     let mut said = String::new();
     for _ in 0..=REPEATS {
         let answer = run.ask(question.clone()).await?;

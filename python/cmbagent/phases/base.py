@@ -10,9 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cmbagent.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from cmbagent._core import RunHandle
 
 
 class PhaseStatus(Enum):
@@ -93,6 +96,19 @@ class PhaseContext:
     callbacks: Any = field(default=None, repr=False)
     started_at: float | None = None
     completed_at: float | None = None
+
+    @property
+    def run(self) -> RunHandle:
+        """The run this phase is part of: models, humans and observations through the engine's door.
+
+        `await context.run.call(prompt, agent="reader", schema={…})`, `await context.run.ask(message, options)`
+        and `await context.run.observe(what, function)` are recorded, limited and cancelled like those of the
+        built-in phases. A phase that is executed on its own gets a run of its own.
+        """
+        from cmbagent import _core, _current
+
+        run = _current.get()
+        return _core.open_run(self) if run is None else run
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dict, without keys and callbacks; the values are the same objects."""
