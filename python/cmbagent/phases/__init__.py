@@ -5,6 +5,13 @@ from __future__ import annotations
 from cmbagent.phases.base import Phase, PhaseConfig, PhaseContext, PhaseResult, PhaseStatus
 from cmbagent.phases.context import WorkflowContext
 from cmbagent.phases.control import ControlPhase, ControlPhaseConfig
+from cmbagent.phases.execution_manager import (
+    PhaseEventType,
+    PhaseExecutionConfig,
+    PhaseExecutionManager,
+    WorkflowCancelledException,
+    managed_phase_execution,
+)
 from cmbagent.phases.hitl_checkpoint import (
     CheckpointType,
     HITLCheckpointConfig,
@@ -30,12 +37,17 @@ __all__ = [
     "Phase",
     "PhaseConfig",
     "PhaseContext",
+    "PhaseEventType",
+    "PhaseExecutionConfig",
+    "PhaseExecutionManager",
     "PhaseRegistry",
     "PhaseResult",
     "PhaseStatus",
     "PlanningPhase",
     "PlanningPhaseConfig",
+    "WorkflowCancelledException",
     "WorkflowContext",
+    "managed_phase_execution",
 ]
 
 PhaseRegistry.register_class("planning", PlanningPhase)
