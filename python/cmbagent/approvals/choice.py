@@ -42,7 +42,8 @@ def is_interactive() -> bool:
     Test runs and continuous integration never count, nor does a job in the background of a shell, which
     reading from the terminal would stop.
     """
-    if os.environ.get("CI") or os.environ.get("PYTEST_CURRENT_TEST"):
+    unattended = os.environ.get("CI", "").lower() not in ("", "0", "false")
+    if unattended or os.environ.get("PYTEST_CURRENT_TEST"):
         return False
     kernel = running_kernel()
     if kernel is not None:

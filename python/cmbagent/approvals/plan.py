@@ -189,7 +189,7 @@ def table(steps: Steps, width: int = 100) -> str:
 
     agents = max([len("Agent"), *(len(step["sub_task_agent"]) for step in steps)])
     room = max(20, width - agents - 10)
-    rule = f"  {'─' * 3}┼{'─' * (agents + 2)}┼{'─' * (room + 2)}"
+    rule = f"  {'─' * 3}┼{'─' * (agents + 2)}┼{'─' * (room + 1)}"
     lines = [f"  {'#':>2} │ {'Agent':<{agents}} │ Step"]
     for number, step in enumerate(steps, 1):
         cells = textwrap.wrap(step["sub_task"], room) or [""]

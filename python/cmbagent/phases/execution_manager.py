@@ -365,9 +365,13 @@ class PhaseExecutionManager:
             return
         self._saved_at = now
         shared = {k: v for k, v in self.context.shared_state.items() if not str(k).startswith("_")}
-        self.save_checkpoint(
-            AUTO_CHECKPOINT, {"output_data": self.context.output_data, "shared_state": shared}
-        )
+        try:
+            self.save_checkpoint(
+                AUTO_CHECKPOINT, {"output_data": self.context.output_data, "shared_state": shared}
+            )
+        except (OSError, ConfigurationError) as error:
+            # Nobody asked for this very checkpoint, and the phase's work is worth more than it.
+            logger.warning("phase %s: no checkpoint was written: %s", self.phase.phase_type, error)
 
     # Helpers
 
