@@ -253,6 +253,8 @@ def _executor(definition: WorkflowDefinition, task: str, work_dir: Path, quiet: 
 
 def _asks(phase: dict[str, Any]) -> bool:
     config = phase.get("config", {})
+    if phase["type"] in ("hitl_planning", "hitl_control"):
+        return True
     if phase["type"] == "hitl_checkpoint":
         return bool(config.get("require_approval", True))
     return bool(config.get("hitl_after_each_step") or config.get("hitl_enabled"))

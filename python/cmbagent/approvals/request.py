@@ -71,13 +71,13 @@ class ApprovalRequest:
 
         Returns:
             `calls`, `cost` in dollars (`None` where prices are not known) and `basis`, which says how it was
-            reckoned; `None` when the question is not about a plan.
+            reckoned; `None` when the question is not about a plan as a whole.
         """
         given = self.context_snapshot.get("estimate")
         if isinstance(given, Mapping):
             return dict(given)
         steps = len(self.plan)
-        if not steps:
+        if not steps or self.checkpoint_type in ("before_step", "after_step", "on_error"):
             return None
         spent = self.spent or {}
         calls, cost = spent.get("calls"), spent.get("cost")

@@ -18,6 +18,8 @@ from cmbagent.phases.hitl_checkpoint import (
     HITLCheckpointPhase,
     HITLCheckpointPhaseConfig,
 )
+from cmbagent.phases.hitl_control import HITLControlPhase, HITLControlPhaseConfig
+from cmbagent.phases.hitl_planning import HITLPlanningPhase, HITLPlanningPhaseConfig
 from cmbagent.phases.idea_generation import IdeaGenerationPhase, IdeaGenerationPhaseConfig
 from cmbagent.phases.one_shot import OneShotPhase, OneShotPhaseConfig
 from cmbagent.phases.planning import PlanningPhase, PlanningPhaseConfig
@@ -30,6 +32,10 @@ __all__ = [
     "HITLCheckpointConfig",
     "HITLCheckpointPhase",
     "HITLCheckpointPhaseConfig",
+    "HITLControlPhase",
+    "HITLControlPhaseConfig",
+    "HITLPlanningPhase",
+    "HITLPlanningPhaseConfig",
     "IdeaGenerationPhase",
     "IdeaGenerationPhaseConfig",
     "OneShotPhase",
@@ -55,3 +61,5 @@ PhaseRegistry.register_class("control", ControlPhase)
 PhaseRegistry.register_class("one_shot", OneShotPhase)
 PhaseRegistry.register_class("hitl_checkpoint", HITLCheckpointPhase)
 PhaseRegistry.register_class("idea_generation", IdeaGenerationPhase)
+PhaseRegistry.register_class("hitl_planning", HITLPlanningPhase)
+PhaseRegistry.register_class("hitl_control", HITLControlPhase)

@@ -12,6 +12,7 @@ from cmbagent.approvals import default_manager
 from cmbagent.errors import ConfigurationError
 from cmbagent.phases import PhaseRegistry, PhaseResult, WorkflowContext
 from cmbagent.utils import get_api_keys_from_env, resolve_work_dir
+from cmbagent.workflows._interactive import INTERACTIVE_WORKFLOWS
 
 if TYPE_CHECKING:
     import os
@@ -81,7 +82,8 @@ def copy_containers(value: Any) -> Any:
 
 
 SYSTEM_WORKFLOWS: dict[str, WorkflowDefinition] = {
-    entry["id"]: WorkflowDefinition.from_dict(entry) for entry in _core.system_workflows()
+    entry["id"]: WorkflowDefinition.from_dict(entry)
+    for entry in [*_core.system_workflows(), *INTERACTIVE_WORKFLOWS]
 }
 """The package's workflows by id."""
 
