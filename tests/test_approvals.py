@@ -220,8 +220,8 @@ def test_console_shows_plan_spending_and_estimate():
     text = "".join(shown)
     assert "engineer   │ Compute the spectrum" in text
     assert "Step 1:" not in text
-    assert "Spent so far: 4 calls, 1,000 + 200 tokens, $0.0800" in text
-    assert "Still to come (estimate): about 2 calls, $0.0400" in text
+    assert "Spent so far: 4 model calls, 1,000 + 200 tokens, $0.0800" in text
+    assert "Still to come (estimate): about 2 model calls, $0.0400" in text
 
 
 def test_console_lets_no_text_steer_the_terminal():
@@ -471,6 +471,30 @@ def test_queue_whose_messenger_fails():
     with pytest.raises(ConnectionError):
         create(manager)
     assert manager.pending() == []
+
+
+def test_a_cancelled_run_takes_its_question_back(tmp_path):
+    manager = QueueApprovalManager()
+
+    async def main():
+        run = asyncio.ensure_future(run_checkpoint(tmp_path, manager).run())
+        while not manager.pending():
+            await asyncio.sleep(0)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+    asyncio.run(main())
+    assert manager.pending() == []
+
+
+def test_a_manager_that_fails_is_named(tmp_path):
+    class Broken(QueueApprovalManager):
+        async def wait_for_approval_async(self, request_id, timeout_seconds=None):
+            raise EOFError
+
+    with pytest.raises(RuntimeError, match="Approval error: EOFError"):
+        run_checkpoint(tmp_path, Broken()).run_sync()
 
 
 # By a rule

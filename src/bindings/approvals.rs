@@ -1,11 +1,11 @@
 //! The approval-manager duck type: `create_approval_request` and `wait_for_approval_async`.
 
 use futures_util::future::BoxFuture;
-use pyo3::exceptions::PyTimeoutError;
+use pyo3::exceptions::{PyException, PyTimeoutError};
 use pyo3::{intern, prelude::*};
 
 use super::aio::{Bridge, keywords};
-use super::convert;
+use super::{convert, errors};
 use crate::engine::{Answer, Approvals, Question};
 use crate::error::Result;
 
@@ -25,21 +25,24 @@ impl Approvals for PyApprovals {
             let failed = |error: PyErr| {
                 Python::attach(|py| {
                     if error.is_instance_of::<PyTimeoutError>(py) {
-                        Answer::TimedOut
+                        Ok(Answer::TimedOut)
+                    } else if error.is_instance_of::<PyException>(py) {
+                        Ok(Answer::Failed { error: said(py, &error) })
                     } else {
-                        Answer::Failed { error: error.value(py).to_string() }
+                        // Being cancelled or interrupted is no answer.
+                        Err(errors::foreign(py, error))
                     }
                 })
             };
             let waiting = match Python::attach(|py| self.request(py, question)) {
                 Ok(waiting) => waiting,
-                Err(error) => return Ok(failed(error)),
+                Err(error) => return failed(error),
             };
             let answered = self.bridge.drive(waiting).await;
-            Ok(match answered.and_then(|answer| Python::attach(|py| given(answer.bind(py)))) {
-                Ok(answer) => answer,
+            match answered.and_then(|answer| Python::attach(|py| given(answer.bind(py)))) {
+                Ok(answer) => Ok(answer),
                 Err(error) => failed(error),
-            })
+            }
         })
     }
 }
@@ -65,6 +68,16 @@ impl PyApprovals {
         let limit = keywords(py, &[("timeout_seconds", seconds)])?;
         let waiting = manager.call_method(intern!(py, "wait_for_approval_async"), (id,), Some(&limit))?;
         Ok(waiting.unbind())
+    }
+}
+
+/// An exception's text; its type where it has none.
+fn said(py: Python<'_>, error: &PyErr) -> String {
+    let text = error.value(py).to_string();
+    if text.is_empty() {
+        error.get_type(py).name().map(|name| name.to_string()).unwrap_or_default()
+    } else {
+        text
     }
 }
 

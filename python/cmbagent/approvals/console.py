@@ -232,13 +232,17 @@ def describe(request: ApprovalRequest) -> str:
         if isinstance(text, str) and text.strip() and text.strip() not in message:
             parts.append(f"{name.capitalize()}:\n{text.strip()}")
     if request.spent is not None:
-        parts.append(f"Spent so far: {request.spent.get('calls', 0)} calls, {usage_text(request.spent)}")
+        parts.append(f"Spent so far: {_calls(request.spent.get('calls', 0))}, {usage_text(request.spent)}")
     if (estimate := request.estimate) is not None:
         cost = estimate.get("cost")
         price = "at a cost that cannot be told" if cost is None else f"${cost:.4f}"
-        parts.append(f"Still to come (estimate): about {estimate['calls']} calls, {price}")
+        parts.append(f"Still to come (estimate): about {_calls(estimate['calls'])}, {price}")
         parts.append(f"  ({estimate['basis']})")
     return "\n" + _CONTROL.sub("", "\n".join(parts)) + "\n"
+
+
+def _calls(count: Any) -> str:
+    return f"{count} model call{'' if count == 1 else 's'}"
 
 
 # What a model wrote may not steer the terminal.
