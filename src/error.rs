@@ -75,7 +75,20 @@ pub enum Error {
         text: String,
         /// The error itself.
         object: Arc<dyn Any + Send + Sync>,
+        /// What it means for the run.
+        meaning: Meaning,
     },
+}
+
+/// What an error of the host language means for the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// The phase failed; trying it again may help.
+    Failure,
+    /// The run was asked to end, and an effect within a custom phase said so.
+    Stop,
+    /// The task or the whole program is to end: a cancellation, an interrupt, an exit.
+    Exit,
 }
 
 impl Error {
@@ -90,8 +103,14 @@ impl Error {
                     | crate::llm::LlmErrorKind::ModelNotFound
                     | crate::llm::LlmErrorKind::Cancelled
             ),
+            Self::Foreign { meaning, .. } => *meaning == Meaning::Failure,
             _ => true,
         }
+    }
+
+    /// Whether it says that the run was asked to end.
+    pub fn is_stop(&self) -> bool {
+        matches!(self, Self::Stopped(_) | Self::Foreign { meaning: Meaning::Stop, .. })
     }
 }
 

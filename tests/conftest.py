@@ -1,9 +1,11 @@
 """What holds for every test: no keys of the developer's and no settings from outside."""
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
 
+from cmbagent.testing import ModelServer
 from cmbagent.utils import API_KEY_VARIABLES
 from cmbagent.workflows import _calls
 
@@ -35,3 +37,10 @@ def planned(monkeypatch):
         return calls[-1]
 
     return call
+
+
+@pytest.fixture
+def serve():
+    """Start a server of scripted models that all requests go to."""
+    with contextlib.ExitStack() as stack:
+        yield lambda script: stack.enter_context(stack.enter_context(ModelServer(script)).environment())

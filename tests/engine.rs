@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex};
 use cmbagent::engine::approval::Nobody;
 use cmbagent::engine::clock::SteppingClock;
 use cmbagent::engine::executor::{MemoryWorkflow, execute};
-use cmbagent::engine::run::{Services, Stop, Why};
 use cmbagent::engine::{
     Event, Listener, Outcome, Phase, PhaseStatus, Run, RunStatus, Section, Settings, State, state::share,
 };
+use cmbagent::engine::{Stop, Why, run::Services};
+use cmbagent::error::Meaning;
 use cmbagent::exec::scripted::{Scripted, ScriptedRunner};
 use cmbagent::journal::{Effect, Entry, Journal, MemoryJournal, Position, Record};
 use cmbagent::llm::scripted::ScriptedProvider;
@@ -236,8 +237,8 @@ where
         self.0.into()
     }
 
-    fn settings(&self) -> Settings {
-        self.1.clone()
+    fn settings(&self) -> cmbagent::Result<Settings> {
+        Ok(self.1.clone())
     }
 
     fn can_skip(&self, _: &dyn State) -> cmbagent::Result<bool> {
@@ -341,7 +342,8 @@ async fn an_error_of_the_host_comes_back_as_the_same_object() {
     let object = thrown.clone();
     let fail = move |_: &Run, _: usize| {
         let object = object.clone();
-        async move { Err(Error::Foreign { text: "theirs".into(), object }) }.boxed()
+        async move { Err(Error::Foreign { text: "theirs".into(), object, meaning: Meaning::Failure }) }
+            .boxed()
     };
     let (result, _) = through(&[Arc::new(Act("a", Settings::default(), fail))]).await;
     match result.unwrap_err() {
@@ -373,4 +375,34 @@ async fn a_phase_that_takes_too_long_fails_and_names_the_setting() {
     let (result, _) = through(&[Arc::new(Act("slow", settings, forever))]).await;
     let text = result.unwrap_err().to_string();
     assert!(text.starts_with("Phase slow failed: ") && text.contains("timeout_seconds=0.01"), "{text}");
+}
+
+#[tokio::test]
+async fn an_exit_of_the_host_is_not_tried_again() {
+    let tries = Arc::new(AtomicUsize::new(0));
+    let counted = tries.clone();
+    let leave = move |_: &Run, _: usize| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Err(Error::Foreign { text: "exit".into(), object: Arc::new(()), meaning: Meaning::Exit }) }
+            .boxed()
+    };
+    let settings = Settings { max_retries: 3, ..Settings::default() };
+    let (result, workflow) = through(&[Arc::new(Act("a", settings, leave))]).await;
+    assert!(matches!(result, Err(Error::Foreign { meaning: Meaning::Exit, .. })));
+    assert_eq!(tries.load(Ordering::SeqCst), 1);
+    assert!(workflow.results().is_empty());
+}
+
+#[tokio::test]
+async fn a_part_of_a_run_ends_with_the_whole_and_not_the_other_way_round() {
+    let whole = Stop::default();
+    let run = bare(whole.clone());
+    let (one, other) = (run.nested("a"), run.nested("b"));
+    one.stop().stop(Why::Cancelled);
+    assert!(one.gate().is_err());
+    assert!(other.gate().is_ok() && run.gate().is_ok());
+    whole.stop(Why::Requested);
+    assert!(other.stop().requested());
+    assert!(one.stop().requested(), "the whole's reason counts, for it is the run that was stopped");
+    assert_eq!(other.gate().unwrap_err().to_string(), run.gate().unwrap_err().to_string());
 }

@@ -536,9 +536,11 @@ async fn the_functions_of_a_traceback_are_looked_up_in_the_installed_library() {
     // The library is found as a script's own packages are: through the interpreter's path.
     let reader = Redirected(runner(), temp.path().join("site-packages"));
     let cancel = CancellationToken::new();
-    let told = cmbagent::exec::docstrings::of_traceback(&reader, &output, temp.path(), &cancel).await.unwrap();
+    let told =
+        cmbagent::exec::docstrings::of_traceback(&reader, &output, temp.path(), &cancel).await.unwrap();
     assert_eq!(told, "skylib.model.Params.set_h(self, h)\nSets h, in 100 km/s/Mpc.");
-    let none = cmbagent::exec::docstrings::of_traceback(&reader, "ValueError: 70", temp.path(), &cancel).await;
+    let none =
+        cmbagent::exec::docstrings::of_traceback(&reader, "ValueError: 70", temp.path(), &cancel).await;
     assert_eq!(none.unwrap(), "");
 }
 

@@ -10,8 +10,10 @@ so that callbacks and display stay in the caller's thread.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import contextvars
+import dataclasses
 import functools
 import os
 import queue
@@ -23,6 +25,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
+from cmbagent import _cell, _core
 from cmbagent.errors import ForkError
 
 T = TypeVar("T")
@@ -31,6 +34,8 @@ SLICE_SECONDS = 0.025
 """How long the waiting caller sleeps at most before it looks at signals again."""
 GRACE_SECONDS = 2.0
 """How long an interrupted run may take to end before it is left behind."""
+EXIT_SECONDS = 0.5
+"""How long the interpreter's end waits for runs in other threads, once cancelled and once interrupted."""
 HEARTBEAT_SECONDS = 0.1
 """How often a loop wakes up while a run is awaited in it."""
 
@@ -110,8 +115,14 @@ def run_sync(start: Callable[[], Coroutine[Any, Any, T]], describe: Callable[[],
     if not _loop_is_running():
         context.run(current_poster.set, None)
         # A loop factory keeps the runner from touching the thread's own event loop.
-        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-            return runner.run(start(), context=context)
+        try:
+            with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+                return runner.run(start(), context=context)
+        except asyncio.CancelledError:
+            if _Process.ending:
+                # What ends a thread without a word.
+                raise SystemExit from None
+            raise
     with _interruptible():
         return _Helper(start, context).wait(describe)
 
@@ -210,30 +221,91 @@ def _interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def heartbeat() -> Iterator[None]:
-    """Wake the running loop regularly, so that a signal that arrives while it waits is acted on soon."""
+    """Keep watch over a run while it is awaited.
+
+    The running loop wakes up regularly, so that a signal that arrives while it waits is acted on soon; and a
+    run that goes on in another thread when the interpreter ends is ended first. In a notebook's cell an
+    interrupt raises `KeyboardInterrupt`.
+    """
     loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
     handle: asyncio.TimerHandle
+    watched = _Watched(loop, task, threading.get_ident())
 
     def beat() -> None:
         nonlocal handle
         handle = loop.call_later(HEARTBEAT_SECONDS, beat)
 
     beat()
+    _watched.add(watched)
     try:
-        yield
+        with _cell.interruptible():
+            yield
     finally:
+        _watched.discard(watched)
         handle.cancel()
 
 
+@dataclasses.dataclass(eq=False, frozen=True)
+class _Watched:
+    """A run that is being awaited."""
+
+    loop: asyncio.AbstractEventLoop
+    task: asyncio.Task[Any] | None
+    thread: int
+
+
+_watched: set[_Watched] = set()
+
+
+def _end_runs() -> None:
+    """End what daemon threads run, before the interpreter does.
+
+    Until Python 3.14 a thread that wants to go on after that is ended where it stands, and where a phase's
+    code was called from the engine this aborts the process.
+    """
+    if _Process.forked:
+        return  # the threads are the parent's
+    _Process.ending = True
+    here = threading.get_ident()
+    left = [run for run in list(_watched) if run.thread != here and run.loop.is_running()]
+    for run in left:
+        if run.task is not None:
+            with contextlib.suppress(RuntimeError):  # the loop may have closed meanwhile
+                run.loop.call_soon_threadsafe(run.task.cancel)
+    if not _all_ended(left):
+        import ctypes
+
+        # A phase that computes without ever awaiting.
+        for thread in {run.thread for run in left if run in _watched}:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(SystemExit))
+        _all_ended(left)
+    _core.end_wakeups()
+
+
+def _all_ended(runs: list[_Watched]) -> bool:
+    deadline = time.monotonic() + EXIT_SECONDS
+    while not _watched.isdisjoint(runs):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+atexit.register(_end_runs)
+
+
 class _Process:
-    """Knows whether this process is a fork of one in which the engine had started."""
+    """Where this process stands: whether the engine has started in it, or had in one it is a fork of."""
 
     started = False
     forked = False
+    ending = False
 
 
 def _after_fork() -> None:
     _Process.forked = _Process.forked or _Process.started
+    _watched.clear()
 
 
 def ensure_not_forked() -> None:

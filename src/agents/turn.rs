@@ -102,7 +102,8 @@ impl Talk<'_> {
         let fail = |kind, message| Err(run.answer_error(agent, model, kind, message));
         let (mut text, mut cut, mut empty) = (String::new(), 0, 0);
         loop {
-            let reply = self.call(run, schema).await?;
+            // A schema would have the model begin anew instead of going on.
+            let reply = self.call(run, schema.filter(|_| cut == 0)).await?;
             if let Finish::Refusal(words) = &reply.finish {
                 let message = format!(
                     "{model} declined to answer: {words}. Rephrase the task or choose another model for the {agent}."

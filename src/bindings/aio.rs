@@ -6,157 +6,18 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Mutex;
 use std::task::{Context, Poll};
 
-use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
+use pyo3::exceptions::{PyException, PyRuntimeError, PyStopIteration};
 use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, PyVisit, intern, prelude::*};
 
-use crate::engine::run::{Stop, Why};
+use super::bridge::Bridge;
+use super::wake::{Target, Waker};
+use crate::engine::{Stop, Why};
 
 type Work = Pin<Box<dyn Future<Output = PyResult<Py<PyAny>>> + Send>>;
-
-/// Where the engine's future leaves a coroutine it wants to have driven, and finds its result.
-#[derive(Default, Clone)]
-pub(super) struct Bridge(Arc<Mutex<Slot>>);
-
-#[derive(Default)]
-struct Slot {
-    wanted: Option<Py<PyAny>>,
-    result: Option<PyResult<Py<PyAny>>>,
-    /// The engine no longer waits for the coroutine that is being driven.
-    abandoned: bool,
-    busy: bool,
-}
-
-impl Bridge {
-    fn slot(&self) -> std::sync::MutexGuard<'_, Slot> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Has `coroutine` driven on the caller's loop; dropping the future cancels it.
-    pub(super) fn drive(&self, coroutine: Py<PyAny>) -> Driven {
-        Driven { bridge: self.clone(), coroutine: Some(coroutine), done: false }
-    }
-}
-
-/// The result of a coroutine that is driven inline.
-pub(super) struct Driven {
-    bridge: Bridge,
-    coroutine: Option<Py<PyAny>>,
-    done: bool,
-}
-
-impl Future for Driven {
-    type Output = PyResult<Py<PyAny>>;
-
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        let bridge = self.bridge.clone();
-        let mut slot = bridge.slot();
-        if let Some(coroutine) = self.coroutine.take() {
-            if slot.busy {
-                // An abandoned coroutine is still unwinding; its end polls us again.
-                self.coroutine = Some(coroutine);
-                return Poll::Pending;
-            }
-            slot.busy = true;
-            slot.wanted = Some(coroutine);
-            return Poll::Pending;
-        }
-        match slot.result.take() {
-            Some(result) => {
-                self.done = true;
-                Poll::Ready(result)
-            }
-            None => Poll::Pending,
-        }
-    }
-}
-
-impl Drop for Driven {
-    fn drop(&mut self) {
-        if !self.done && self.coroutine.is_none() {
-            let mut slot = self.bridge.slot();
-            slot.abandoned = true;
-        }
-    }
-}
-
-/// Runs on the loop when the engine can go on: ends the wait for our asyncio future, or, while a
-/// coroutine is being driven, looks whether the engine still wants it.
-#[pyclass(frozen, module = "cmbagent._core")]
-pub(super) struct Wake {
-    awaitable: Py<Awaitable>,
-    future: Py<PyAny>,
-}
-
-#[pymethods]
-impl Wake {
-    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
-        let future = self.future.bind(py);
-        if Awaitable::nudge(self.awaitable.bind(py))? {
-            return Ok(());
-        }
-        if !future.call_method0(intern!(py, "done"))?.is_truthy()? {
-            future.call_method1(intern!(py, "set_result"), (py.None(),))?;
-        }
-        Ok(())
-    }
-}
-
-/// What one poll leaves to be woken: at most once.
-struct Waker(Mutex<Option<Target>>);
-
-struct Target {
-    event_loop: Py<PyAny>,
-    awaitable: Py<Awaitable>,
-    future: Py<PyAny>,
-}
-
-impl std::task::Wake for Waker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        let target = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(target) = target {
-            // A send fails only when the thread has ended, with the interpreter: nobody waits any more.
-            let _ = alarm().send(target);
-        }
-    }
-}
-
-/// The thread that takes wake-ups to their loops.
-///
-/// Whoever wakes may hold a lock that the polling thread wants while that thread holds the
-/// interpreter. So a waker must not wait for the interpreter itself: it would deadlock.
-fn alarm() -> &'static Sender<Target> {
-    static ALARM: OnceLock<Sender<Target>> = OnceLock::new();
-    ALARM.get_or_init(|| {
-        let (sender, targets) = std::sync::mpsc::channel::<Target>();
-        let ring = move || {
-            for Target { event_loop, awaitable, future } in targets {
-                let rung = Python::try_attach(|py| {
-                    if let Ok(wake) = Py::new(py, Wake { awaitable, future }) {
-                        // A closed loop refuses: nobody waits any more.
-                        let _ =
-                            event_loop.bind(py).call_method1(intern!(py, "call_soon_threadsafe"), (wake,));
-                    }
-                    drop(event_loop);
-                });
-                if rung.is_none() {
-                    break;
-                }
-            }
-        };
-        // Without the thread nothing can be awaited, and the send above says so by failing.
-        let _ = std::thread::Builder::new().name("cmbagent-alarm".into()).spawn(ring);
-        sender
-    })
-}
 
 /// The awaitable that `_core` functions return. It is its own iterator.
 #[pyclass(frozen, module = "cmbagent._core")]
@@ -171,11 +32,20 @@ struct Inner {
     /// The coroutine being driven, and the asyncio future it waits for.
     driven: Option<Py<PyAny>>,
     waits_for: Option<Py<PyAny>>,
-    event_loop: Option<Py<PyAny>>,
+    home: Option<Home>,
+    /// Set once the abandoned coroutine was told: how often its task had been cancelled until then.
+    told: Option<usize>,
     /// What the engine came to.
     ready: Option<PyResult<Py<PyAny>>>,
     /// Raised when the engine has ended what it was doing.
     pending: Option<PyErr>,
+}
+
+/// Where a run is awaited.
+struct Home {
+    event_loop: Py<PyAny>,
+    context: Py<PyAny>,
+    task: Py<PyAny>,
 }
 
 /// What the loop says to a waiting coroutine.
@@ -198,7 +68,8 @@ impl Awaitable {
             stop,
             driven: None,
             waits_for: None,
-            event_loop: None,
+            home: None,
+            told: None,
             ready: None,
             pending: None,
         };
@@ -215,7 +86,7 @@ impl Awaitable {
     }
 
     /// Polls the engine while a coroutine is being driven; whether one is.
-    fn nudge(slf: &Bound<'_, Self>) -> PyResult<bool> {
+    pub(super) fn nudge(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let py = slf.py();
         let Ok(mut inner) = slf.get().inner.try_lock() else { return Ok(false) };
         if inner.driven.is_none() || inner.work.is_none() {
@@ -224,12 +95,16 @@ impl Awaitable {
         if inner.ready.is_none() {
             inner.poll(slf)?;
         }
-        if inner.bridge.slot().abandoned
+        let abandoned = inner.bridge.slot().abandoned;
+        if abandoned
+            && inner.told.is_none()
             && let Some(future) = inner.waits_for.take()
         {
-            drop(inner);
+            let cancelled = inner.cancelled(py)?;
             // What `Task.cancel` does: the coroutine sees CancelledError where it waits.
-            future.call_method0(py, intern!(py, "cancel"))?;
+            if future.call_method0(py, intern!(py, "cancel"))?.is_truthy(py)? {
+                inner.told = Some(cancelled);
+            }
         }
         Ok(true)
     }
@@ -244,21 +119,22 @@ impl Inner {
         }
         loop {
             if let Some(coroutine) = &self.driven {
+                let coroutine = coroutine.clone_ref(py);
                 let next = resume.take().unwrap_or(Resume::Send);
                 self.waits_for = None;
+                let next = self.overtaken(py, next)?;
                 match drive(py, coroutine.bind(py), next) {
                     Step::Yielded(future) => {
+                        if let Some(error) = self.bridge.slot().raised.take() {
+                            resume = Some(Resume::Throw(error));
+                            continue;
+                        }
                         self.waits_for = (!future.is_none(py)).then(|| future.clone_ref(py));
                         return Ok(future);
                     }
                     Step::Returned(result) => {
                         self.driven = None;
-                        let mut slot = self.bridge.slot();
-                        slot.busy = false;
-                        // Its time was up: what it made of its cancellation interests nobody.
-                        if !std::mem::take(&mut slot.abandoned) {
-                            slot.result = Some(result);
-                        }
+                        self.keep(py, result)?;
                     }
                 }
             } else if let Some(Resume::Throw(error)) = resume.take() {
@@ -272,6 +148,11 @@ impl Inner {
                     (Some(error), _) | (None, Err(error)) => error,
                     (None, Ok(value)) => PyStopIteration::new_err((value,)),
                 });
+            }
+            let raised = self.bridge.slot().raised.take();
+            if let Some(error) = raised {
+                resume = Some(Resume::Throw(error));
+                continue;
             }
             let wanted = self.bridge.slot().wanted.take();
             if let Some(coroutine) = wanted {
@@ -290,14 +171,60 @@ impl Inner {
         }
     }
 
+    /// What to say to the coroutine that is driven: one that the engine no longer waits for is
+    /// cancelled, also when it never waits for a future.
+    fn overtaken(&mut self, py: Python<'_>, next: Resume) -> PyResult<Resume> {
+        let abandoned = self.bridge.slot().abandoned;
+        if !abandoned || self.told.is_some() || matches!(next, Resume::Throw(_)) {
+            return Ok(next);
+        }
+        self.told = Some(self.cancelled(py)?);
+        let error = py.import(intern!(py, "asyncio"))?.getattr(intern!(py, "CancelledError"))?.call0()?;
+        Ok(Resume::Throw(PyErr::from_value(error)))
+    }
+
+    /// Keeps what a coroutine came to, unless its time was up: then only a cancellation from
+    /// elsewhere counts.
+    fn keep(&mut self, py: Python<'_>, result: PyResult<Py<PyAny>>) -> PyResult<()> {
+        let told = self.told.take();
+        let mut slot = self.bridge.slot();
+        slot.busy = false;
+        if !std::mem::take(&mut slot.abandoned) {
+            slot.result = Some(result);
+            return Ok(());
+        }
+        drop(slot);
+        if let Err(error) = result
+            && !error.is_instance_of::<PyException>(py)
+        {
+            let ours = error.get_type(py).name()? == "CancelledError"
+                && told.is_some_and(|before| self.cancelled(py).is_ok_and(|now| now <= before));
+            if !ours {
+                self.stop.stop(Why::Cancelled);
+                self.pending.get_or_insert(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// How often the awaiting task was asked to be cancelled.
+    fn cancelled(&self, py: Python<'_>) -> PyResult<usize> {
+        match self.home.as_ref().map(|home| home.task.bind(py)).filter(|task| !task.is_none()) {
+            Some(task) => task.call_method0(intern!(py, "cancelling"))?.extract(),
+            None => Ok(0),
+        }
+    }
+
     /// Polls the engine once; its result goes to `ready`. Returns the future that its waker ends.
     fn poll(&mut self, slf: &Bound<'_, Awaitable>) -> PyResult<Py<PyAny>> {
         let py = slf.py();
-        let event_loop = self.event_loop(py)?;
+        let home = self.home(py)?;
+        let (event_loop, context) = (home.event_loop.clone_ref(py), home.context.clone_ref(py));
         let future = event_loop.call_method0(py, intern!(py, "create_future"))?;
         if let (Some(work), None) = (self.work.as_mut(), &self.ready) {
-            let target = Target { event_loop, awaitable: slf.clone().unbind(), future: future.clone_ref(py) };
-            let waker = Arc::new(Waker(Mutex::new(Some(target)))).into();
+            let awaitable = slf.clone().unbind();
+            let target = Target { event_loop, context, awaitable, future: future.clone_ref(py) };
+            let waker = Waker::of(target);
             let _runtime = pyo3_async_runtimes::tokio::get_runtime().enter();
             if let Poll::Ready(result) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
                 self.ready = Some(result);
@@ -306,15 +233,17 @@ impl Inner {
         Ok(future)
     }
 
-    fn event_loop(&mut self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        if self.event_loop.is_none() {
+    fn home(&mut self, py: Python<'_>) -> PyResult<&Home> {
+        if self.home.is_none() {
             let asyncio = py.import(intern!(py, "asyncio"))?;
-            self.event_loop = Some(asyncio.call_method0(intern!(py, "get_running_loop"))?.unbind());
+            let contextvars = py.import(intern!(py, "contextvars"))?;
+            self.home = Some(Home {
+                event_loop: asyncio.call_method0(intern!(py, "get_running_loop"))?.unbind(),
+                context: contextvars.call_method0(intern!(py, "copy_context"))?.unbind(),
+                task: asyncio.call_method0(intern!(py, "current_task"))?.unbind(),
+            });
         }
-        self.event_loop
-            .as_ref()
-            .map(|event_loop| event_loop.clone_ref(py))
-            .ok_or_else(|| PyRuntimeError::new_err("no running event loop"))
+        self.home.as_ref().ok_or_else(|| PyRuntimeError::new_err("no running event loop"))
     }
 }
 
@@ -395,18 +324,22 @@ impl Awaitable {
         let driven = inner.driven.take();
         let work = inner.work.take();
         drop(inner);
-        if let Some(driven) = driven {
-            driven.call_method0(py, intern!(py, "close"))?;
-        }
         drop(work);
-        Ok(())
+        match driven {
+            Some(driven) => driven.call_method0(py, intern!(py, "close")).map(drop),
+            None => Ok(()),
+        }
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         if let Ok(inner) = self.inner.try_lock() {
             visit.call(&inner.driven)?;
             visit.call(&inner.waits_for)?;
-            visit.call(&inner.event_loop)?;
+            if let Some(home) = &inner.home {
+                visit.call(&home.event_loop)?;
+                visit.call(&home.context)?;
+                visit.call(&home.task)?;
+            }
         }
         Ok(())
     }

@@ -1,13 +1,14 @@
 //! The approval-manager duck type: `create_approval_request` and `wait_for_approval_async`.
 
 use futures_util::future::BoxFuture;
-use pyo3::exceptions::{PyException, PyTimeoutError};
+use pyo3::exceptions::PyTimeoutError;
 use pyo3::{intern, prelude::*};
 
-use super::aio::{Bridge, keywords};
+use super::aio::keywords;
+use super::bridge::Bridge;
 use super::{convert, errors};
 use crate::engine::{Answer, Approvals, Question};
-use crate::error::Result;
+use crate::error::{Error, Meaning, Result};
 
 /// The caller's approval manager, if there is one.
 pub(super) struct PyApprovals {
@@ -25,12 +26,13 @@ impl Approvals for PyApprovals {
             let failed = |error: PyErr| {
                 Python::attach(|py| {
                     if error.is_instance_of::<PyTimeoutError>(py) {
-                        Ok(Answer::TimedOut)
-                    } else if error.is_instance_of::<PyException>(py) {
-                        Ok(Answer::Failed { error: said(py, &error) })
-                    } else {
-                        // Being cancelled or interrupted is no answer.
-                        Err(errors::foreign(py, error))
+                        return Ok(Answer::TimedOut);
+                    }
+                    match errors::foreign(py, error) {
+                        Error::Foreign { text, meaning: Meaning::Failure, .. } => {
+                            Ok(Answer::Failed { error: text })
+                        }
+                        ending => Err(ending),
                     }
                 })
             };
@@ -68,16 +70,6 @@ impl PyApprovals {
         let limit = keywords(py, &[("timeout_seconds", seconds)])?;
         let waiting = manager.call_method(intern!(py, "wait_for_approval_async"), (id,), Some(&limit))?;
         Ok(waiting.unbind())
-    }
-}
-
-/// An exception's text; its type where it has none.
-fn said(py: Python<'_>, error: &PyErr) -> String {
-    let text = error.value(py).to_string();
-    if text.is_empty() {
-        error.get_type(py).name().map(|name| name.to_string()).unwrap_or_default()
-    } else {
-        text
     }
 }
 

@@ -2,16 +2,47 @@
 
 use std::sync::Arc;
 
+use pyo3::exceptions::PyException;
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use crate::error::Error;
+use crate::error::{Error, Meaning};
 use crate::exec::ExecError;
 use crate::llm::LlmErrorKind;
 
-/// An exception of a custom phase, on its way through the engine.
+/// An exception of the caller's code, on its way through the engine.
 pub(super) fn foreign(py: Python<'_>, error: PyErr) -> Error {
-    Error::Foreign { text: error.value(py).to_string(), object: Arc::new(error) }
+    let meaning = if !error.is_instance_of::<PyException>(py) {
+        Meaning::Exit
+    } else if is_stop(py, &error) {
+        Meaning::Stop
+    } else {
+        Meaning::Failure
+    };
+    // `str()` of a user's exception may raise.
+    let text = error.value(py).str().map_or_else(|_| String::new(), |text| text.to_string_lossy().into());
+    let name = || error.get_type(py).name().map_or_else(|_| String::new(), |name| name.to_string());
+    let text = if text.is_empty() { name() } else { text };
+    Error::Foreign { text, object: Arc::new(error), meaning }
+}
+
+fn is_stop(py: Python<'_>, error: &PyErr) -> bool {
+    let class = py.import(intern!(py, "cmbagent.errors")).and_then(|m| m.getattr("RunStoppedError"));
+    class.is_ok_and(|class| error.matches(py, class).unwrap_or(false))
+}
+
+/// Says on an exception of a custom phase where it was raised.
+pub(super) fn note(py: Python<'_>, error: &PyErr, text: &str) {
+    // Cancellations and exits belong to the program, not to the phase.
+    if !error.is_instance_of::<PyException>(py) {
+        return;
+    }
+    let exception = error.value(py);
+    let noted = exception.getattr(intern!(py, "__notes__")).and_then(|notes| notes.contains(text));
+    if !noted.unwrap_or(false) {
+        // An exception that refuses notes is raised without one.
+        let _ = exception.call_method1(intern!(py, "add_note"), (text,));
+    }
 }
 
 /// The exception a caller gets. Those of a custom phase come back as the same object.

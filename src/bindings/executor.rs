@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pyo3::{intern, prelude::*};
 use serde_json::{Value, json};
 
-use super::aio::{Awaitable, Bridge};
-use super::phase::{PyPhase, result};
+use super::aio::Awaitable;
+use super::bridge::Bridge;
+use super::phase::{PyPhase, RunHandle, result};
 use super::state::PyState;
 use super::{convert, errors, services};
 use crate::engine::executor::{Workflow, execute};
-use crate::engine::run::{Stop, Why};
 use crate::engine::{Outcome, Phase, Run, State, workflow};
+use crate::engine::{Stop, Why};
 use crate::error::Result;
 
 /// Ends a run from any thread.
@@ -117,6 +118,25 @@ impl Workflow for PyWorkflow {
     }
 }
 
+/// Does a run's work. One that a custom phase of the run `above` makes ends with that run, and
+/// what it costs counts there too.
+async fn within<T>(above: Option<&Run>, run: &Run, work: impl Future<Output = T>) -> T {
+    let Some(above) = above else { return work.await };
+    let mut work = std::pin::pin!(work);
+    let ended = tokio::select! {
+        biased;
+        ended = &mut work => ended,
+        () = above.stop().wait() => {
+            run.stop().stop(above.stop().why().unwrap_or(Why::Requested));
+            work.await
+        }
+    };
+    for line in run.ledger().since(0) {
+        above.ledger().add(line);
+    }
+    ended
+}
+
 /// Runs a `WorkflowExecutor`'s phases; awaited, it gives the run's final status as a word.
 #[pyfunction]
 pub(super) fn run_workflow(executor: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
@@ -140,10 +160,13 @@ pub(super) fn run_workflow(executor: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
         })
         .collect::<PyResult<_>>()?;
     let id: String = executor.getattr("context")?.getattr("run_id")?.extract()?;
-    let run = Run::new(id, services, stop.clone());
+    let attempt: u32 = executor.getattr("_attempt")?.extract()?;
+    let run = Run::new(id, services, stop.clone()).at_attempt(attempt);
+    let above = current.call_method0("get")?;
+    let above = above.cast::<RunHandle>().ok().map(|handle| handle.get().0.clone());
     let workflow = PyWorkflow { executor: executor.clone().unbind(), last: Mutex::default() };
     Ok(Awaitable::new(bridge, stop, async move {
-        let ended = execute(&run, &phases, &workflow).await;
+        let ended = within(above.as_ref(), &run, execute(&run, &phases, &workflow)).await;
         Python::attach(|py| match ended {
             Ok(status) => Ok(status.as_str().into_pyobject(py)?.into_any().unbind()),
             Err(error) => Err(errors::to_exception(py, &error)),

@@ -1,19 +1,31 @@
 //! Those who watch a run from Python: callbacks, display, logging.
 
+use pyo3::exceptions::PyException;
 use pyo3::{intern, prelude::*};
 
+use super::bridge::Bridge;
 use super::convert;
 use crate::engine::{Event, Listener};
 
 /// A `cmbagent._events.Listener`. It swallows its hooks' errors itself; what it still raises goes
-/// to `sys.unraisablehook`, for a watcher must not end a run.
-pub(super) struct PyListener(pub(super) Py<PyAny>);
+/// to `sys.unraisablehook`, for a watcher must not end a run. An interrupt or an exit does end it.
+pub(super) struct PyListener {
+    pub(super) listener: Py<PyAny>,
+    pub(super) bridge: Bridge,
+}
 
 impl PyListener {
     fn ask<T>(&self, ask: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>) -> Option<T> {
         Python::attach(|py| {
-            let listener = self.0.bind(py);
-            ask(listener).map_err(|error| error.write_unraisable(py, Some(listener))).ok()
+            let listener = self.listener.bind(py);
+            let raised = |error: PyErr| {
+                if error.is_instance_of::<PyException>(py) {
+                    error.write_unraisable(py, Some(listener));
+                } else {
+                    self.bridge.interrupt(error);
+                }
+            };
+            ask(listener).map_err(raised).ok()
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod aio;
 mod approvals;
+mod bridge;
 mod convert;
 mod errors;
 mod executor;
@@ -11,13 +12,14 @@ mod phase;
 mod registry;
 mod services;
 mod state;
+mod wake;
 
 use pyo3::prelude::*;
 
 #[pymodule(gil_used = true)]
 mod _core {
     #[pymodule_export]
-    use super::aio::{Awaitable, Wake};
+    use super::aio::Awaitable;
     #[pymodule_export]
     use super::executor::{Control, run_workflow, system_workflows};
     #[pymodule_export]
@@ -26,6 +28,8 @@ mod _core {
     use super::registry::Registry;
     #[pymodule_export]
     use super::services::{route, supervise_scripts};
+    #[pymodule_export]
+    use super::wake::{Wake, end_wakeups};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]

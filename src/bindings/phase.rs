@@ -3,18 +3,22 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use pyo3::exceptions::PyTypeError;
-use pyo3::types::{PyDict, PyFloat, PyInt};
+use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
+use pyo3::types::{PyBool, PyDict, PyString};
 use pyo3::{intern, prelude::*};
 use serde_json::Value;
 
-use super::aio::{Awaitable, Bridge};
+use super::aio::Awaitable;
+use super::bridge::Bridge;
 use super::state::{PyState, context};
 use super::{convert, errors, services};
-use crate::engine::run::Stop;
+use crate::engine::Stop;
 use crate::engine::{Outcome, Phase, PhaseStatus, Run, Settings, State};
 use crate::error::{Error, Result};
 use crate::phases;
+
+/// Seconds, some thirty years, from which on a time limit is none.
+const NO_LIMIT: f64 = 1e9;
 
 /// A live phase object. Its own methods are always asked; only an `execute` that is the built-in's
 /// runs natively.
@@ -46,6 +50,49 @@ impl PyPhase {
 
     fn ask<T>(&self, ask: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>) -> Result<T> {
         Python::attach(|py| ask(self.object.bind(py)).map_err(|error| errors::foreign(py, error)))
+    }
+
+    /// Seconds the phase may take; the default is a marked int that sets no limit.
+    fn limit(&self, config: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
+        let py = config.py();
+        let Some(limit) = optional(config, intern!(py, "timeout_seconds"))? else { return Ok(None) };
+        let default =
+            py.import(intern!(py, "cmbagent.phases.base"))?.getattr(intern!(py, "DefaultSeconds"))?;
+        if limit.is_instance(&default)? {
+            return Ok(None);
+        }
+        let number = if limit.is_instance_of::<PyBool>() { None } else { limit.extract::<f64>().ok() };
+        match number {
+            Some(seconds) if seconds > 0.0 => Ok((seconds < NO_LIMIT).then_some(seconds)),
+            _ => Err(self.unusable("timeout_seconds", "a number of seconds above 0, or None", &limit)),
+        }
+    }
+
+    fn retries(&self, config: &Bound<'_, PyAny>) -> PyResult<u32> {
+        let Some(retries) = optional(config, intern!(config.py(), "max_retries"))? else { return Ok(0) };
+        retries.extract().map_err(|_| self.unusable("max_retries", "an int of 0 or more", &retries))
+    }
+
+    fn unusable(&self, setting: &str, expected: &str, came: &Bound<'_, PyAny>) -> PyErr {
+        let came = came.repr().map_or_else(|_| "something else".into(), |text| text.to_string());
+        PyValueError::new_err(format!(
+            "phase {}: {setting} must be {expected}; it is {came}",
+            self.phase_type
+        ))
+    }
+
+    /// An exception that the phase raised, with a note that says where.
+    fn raised(&self, py: Python<'_>, run: &Run, error: PyErr) -> Error {
+        let again =
+            if run.phase_try() > 0 { format!(", try {}", run.phase_try() + 1) } else { String::new() };
+        let text = format!(
+            "raised in phase {:?} (number {} of the workflow, counted from 0{again}) of run {}",
+            self.phase_type,
+            run.phase_index(),
+            run.id(),
+        );
+        errors::note(py, &error, &text);
+        errors::foreign(py, error)
     }
 
     /// The context as the phase gets it: with the caller's callbacks and approval manager.
@@ -85,18 +132,14 @@ impl Phase for PyPhase {
         }
     }
 
-    fn settings(&self) -> Settings {
-        let waits_for_humans = self.phase_type == "hitl_checkpoint";
+    fn settings(&self) -> Result<Settings> {
         self.ask(|phase| {
             let config = phase.getattr(intern!(phase.py(), "config"))?;
-            // The default is a marked int: only a plain number was set by the user.
-            let limit = config.getattr(intern!(phase.py(), "timeout_seconds"))?;
-            let explicit = limit.cast_exact::<PyInt>().is_ok() || limit.cast_exact::<PyFloat>().is_ok();
-            let timeout_seconds = if explicit && !waits_for_humans { limit.extract()? } else { None };
-            let max_retries = config.getattr(intern!(phase.py(), "max_retries"))?.extract()?;
-            Ok(Settings { timeout_seconds, max_retries })
+            // There the setting is the time a human has.
+            let waits_for_humans = self.phase_type == "hitl_checkpoint";
+            let timeout_seconds = if waits_for_humans { None } else { self.limit(&config)? };
+            Ok(Settings { timeout_seconds, max_retries: self.retries(&config)? })
         })
-        .unwrap_or_default()
     }
 
     fn can_skip(&self, state: &dyn State) -> Result<bool> {
@@ -111,6 +154,10 @@ impl Phase for PyPhase {
             let py = phase.py();
             phase.call_method1(intern!(py, "validate_input"), (context(py, state)?,))?.extract()
         })
+    }
+
+    fn settle(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.bridge.idle())
     }
 
     fn execute<'a>(&'a self, run: &'a Run, state: Arc<dyn State>) -> BoxFuture<'a, Result<Outcome>> {
@@ -130,7 +177,7 @@ impl Phase for PyPhase {
             let result = self.bridge.drive(coroutine).await;
             Python::attach(|py| {
                 let outcome = result.and_then(|result| outcome(result.bind(py), &self.phase_type));
-                outcome.map_err(|error| errors::foreign(py, error))
+                outcome.map_err(|error| self.raised(py, run, error))
             })
         })
     }
@@ -144,7 +191,10 @@ fn outcome(result: &Bound<'_, PyAny>, phase_type: &str) -> PyResult<Outcome> {
         let word = status.getattr(intern!(py, "value")).unwrap_or(status);
         let error = result.getattr(intern!(py, "error"))?;
         let error = if error.is_none() { None } else { Some(error.str()?.to_string()) };
-        Ok((word.extract()?, result.getattr(intern!(py, "context"))?, error))
+        let context = result.getattr(intern!(py, "context"))?;
+        // What the next phase is handed.
+        context.getattr(intern!(py, "copy_for_next_phase"))?;
+        Ok((word.extract()?, context, error))
     };
     let (word, context, error) = parts().map_err(|_| {
         PyTypeError::new_err(format!(
@@ -185,13 +235,27 @@ fn status(py: Python<'_>, status: PhaseStatus) -> PyResult<Bound<'_, PyAny>> {
         .call1((status.as_str(),))
 }
 
+fn optional<'py>(
+    config: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    // Any object serves as a config, and one that lacks a setting leaves it unset.
+    let value = match config.getattr(name) {
+        Err(error) if error.is_instance_of::<PyAttributeError>(config.py()) => return Ok(None),
+        value => value?,
+    };
+    Ok((!value.is_none()).then_some(value))
+}
+
 /// Whether an object's `execute` is the built-in phases' own.
 fn is_native(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = object.py();
     let execute = intern!(py, "execute");
     let built_in =
         py.import(intern!(py, "cmbagent.phases._builtin"))?.getattr(intern!(py, "BuiltinPhase"))?;
-    Ok(object.get_type().getattr(execute)?.is(built_in.getattr(execute)?))
+    // Looked up on the object, whose own attribute may stand in for the method.
+    let function = object.getattr(execute)?.getattr(intern!(py, "__func__"));
+    Ok(function.is_ok_and(|function| built_in.getattr(execute).is_ok_and(|own| function.is(own))))
 }
 
 /// The native phase behind a built-in's Python object, with its configuration of now.

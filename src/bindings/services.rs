@@ -7,8 +7,8 @@ use std::sync::{Arc, Once};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::{intern, prelude::*};
 
-use super::aio::Bridge;
 use super::approvals::PyApprovals;
+use super::bridge::Bridge;
 use super::keys::PyKeys;
 use super::listener::PyListener;
 use crate::engine::clock::SystemClock;
@@ -47,7 +47,7 @@ pub(super) fn build(
         provider: Arc::new(HttpProvider::new(Arc::new(PyKeys(api_keys)), environment, Arc::new(prices))),
         runner: Arc::new(Supervised::new(supervisor_command(py)?)),
         approvals: Arc::new(PyApprovals { manager: approval_manager, bridge: bridge.clone() }),
-        listener: Arc::new(PyListener(listener)),
+        listener: Arc::new(PyListener { listener, bridge: bridge.clone() }),
         clock: Arc::new(SystemClock),
         journal: Arc::new(MemoryJournal::default()),
     })

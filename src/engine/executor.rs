@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::ledger::Total;
 use super::{MemoryState, Outcome, Phase, PhaseStatus, Run, RunStatus, Settings, State};
-use crate::error::{Error, Result};
+use crate::error::{Error, Meaning, Result};
 
 /// The port to the context of a whole workflow. Python's is a live `WorkflowExecutor`.
 pub trait Workflow: Send + Sync {
@@ -30,34 +30,45 @@ pub trait Workflow: Send + Sync {
 
 /// Runs `phases` in order and returns how the run ended.
 ///
-/// A run that was stopped, is held or waits for a human ends with that status and without an error.
+/// A run that was stopped, is held or waits for a human ends with that status and without an error;
+/// so does one whose phase completed with an error to tell (`fail_softly`), as failed.
 ///
 /// # Errors
 /// [`Error::Validation`], [`Error::PhaseFailed`], and whatever a custom phase raised, unchanged.
 pub async fn execute(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workflow) -> Result<RunStatus> {
     let started = run.clock().now();
     run.tell("", "run_started", workflow.about()).await?;
-    let ended = match walk(run, phases, workflow).await {
-        Err(Error::Stopped(_)) if run.stop().requested() => Ok(RunStatus::Stopped),
+    let mut told = None;
+    let ended = match walk(run, phases, workflow, &mut told).await {
+        Err(error) if error.is_stop() && run.stop().requested() => Ok(RunStatus::Stopped),
         ended => ended,
     };
     let seconds = run.clock().now() - started;
     let (status, error) = match &ended {
+        Ok(RunStatus::Completed) if told.is_some() => (RunStatus::Failed, told),
         Ok(status) => (*status, None),
-        Err(error @ Error::Stopped(_)) => (RunStatus::Cancelled, Some(error.to_string())),
+        Err(error @ (Error::Stopped(_) | Error::Foreign { meaning: Meaning::Stop | Meaning::Exit, .. })) => {
+            (RunStatus::Cancelled, Some(error.to_string()))
+        }
         Err(error) => (RunStatus::Failed, Some(error.to_string())),
     };
     let status = RunStatus::Running.transition(status)?;
-    if matches!(status, RunStatus::Completed | RunStatus::Stopped) {
+    if matches!(ended, Ok(RunStatus::Completed | RunStatus::Stopped)) {
         workflow.finish(seconds)?;
     }
     let usage = Total::of(&run.ledger().since(0)).to_json();
     let about = json!({"status": status, "seconds": seconds, "usage": usage, "error": error});
     run.tell("", "run_finished", about).await?;
-    ended
+    ended.map(|_| status)
 }
 
-async fn walk(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workflow) -> Result<RunStatus> {
+/// Goes through the phases; `told` gets the error of one that completed all the same.
+async fn walk(
+    run: &Run,
+    phases: &[Arc<dyn Phase>],
+    workflow: &dyn Workflow,
+    told: &mut Option<String>,
+) -> Result<RunStatus> {
     let mut last: Option<Outcome> = None;
     for (index, phase) in phases.iter().enumerate() {
         if run.stop().requested() {
@@ -69,7 +80,10 @@ async fn walk(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workflow) -> 
             continue;
         };
         match outcome.status {
-            PhaseStatus::Completed => workflow.update(&outcome)?,
+            PhaseStatus::Completed => {
+                workflow.update(&outcome)?;
+                told.clone_from(&outcome.error);
+            }
             PhaseStatus::WaitingApproval => {
                 workflow.update(&outcome)?;
                 return Ok(RunStatus::WaitingApproval);
@@ -106,7 +120,7 @@ async fn perform(
         Some(outcome) => outcome.state.hand_over(&phase_id),
         None => workflow.first(&phase_id),
     };
-    let settings = phase.settings();
+    let settings = phase.settings()?;
     let place = u32::try_from(index).unwrap_or(u32::MAX);
     let mut state = context()?;
     if phase.can_skip(state.as_ref())? {
@@ -149,6 +163,7 @@ async fn attempt(
         None => work.await,
         Some(limit) => within(run, limit, work).await,
     };
+    phase.settle().await;
     let (status, error) = match &ended {
         Ok(outcome) => (outcome.status, outcome.error.clone()),
         Err(error) => (PhaseStatus::Failed, Some(error.to_string())),
@@ -158,7 +173,10 @@ async fn attempt(
     let about = json!({"status": status, "error": error, "seconds": seconds, "usage": usage});
     run.tell("", "phase_finished", about).await?;
     match ended {
-        Err(error) if run.phase_try() >= settings.max_retries && matches!(error, Error::Foreign { .. }) => {
+        Err(error)
+            if matches!(error, Error::Foreign { .. })
+                && (run.phase_try() >= settings.max_retries || !error.is_retryable()) =>
+        {
             Err(error)
         }
         Err(error @ Error::Stopped(_)) => Err(error),

@@ -10,6 +10,7 @@ pub mod registry;
 pub mod run;
 pub mod state;
 pub mod status;
+pub mod stop;
 pub mod workflow;
 
 pub use approval::{Answer, Approvals, Question};
@@ -18,3 +19,4 @@ pub use phase::{Outcome, Phase, Settings};
 pub use run::Run;
 pub use state::{MemoryState, Section, State};
 pub use status::{PhaseStatus, RunStatus};
+pub use stop::{Stop, Why};

@@ -20,8 +20,11 @@ pub trait Phase: Send + Sync {
         Value::Null
     }
     /// What the executor does for every phase.
-    fn settings(&self) -> Settings {
-        Settings::default()
+    ///
+    /// # Errors
+    /// A setting that cannot be used.
+    fn settings(&self) -> Result<Settings> {
+        Ok(Settings::default())
     }
     /// Whether it is to be left out.
     fn can_skip(&self, state: &dyn State) -> Result<bool>;
@@ -29,6 +32,10 @@ pub trait Phase: Send + Sync {
     fn validate_input(&self, state: &dyn State) -> Result<Vec<String>>;
     /// Does its work. It acts on the world only through `run`.
     fn execute<'a>(&'a self, run: &'a Run, state: Arc<dyn State>) -> BoxFuture<'a, Result<Outcome>>;
+    /// Resolves when nothing of an execution that was given up goes on any more.
+    fn settle(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
 }
 
 /// Settings every phase has.

@@ -7,17 +7,17 @@
 use std::future::Future;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::ledger::{Ledger, Line, Total};
+use super::stop::{Stop, Why};
 use super::{Answer, Approvals, Event, Listener, Question};
 use crate::error::{Error, Result};
-use crate::exec::{Check, Execution, Facts, Runner, Script, docstrings};
+use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings};
 use crate::journal::{Effect, Entry, Journal, Position};
 use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request, Watch};
 
@@ -37,64 +37,12 @@ pub struct Services {
     pub journal: Arc<dyn Journal>,
 }
 
-/// Asks a run to end. Cheap to clone; every clone speaks for the same run.
-#[derive(Debug, Clone, Default)]
-pub struct Stop {
-    token: CancellationToken,
-    why: Arc<OnceLock<Why>>,
-}
-
-/// Who asked a run to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// `stop()`: the run returns what it has.
-    Requested,
-    /// A callback said that it should not continue.
-    Callback,
-    /// The task that awaits the run was cancelled.
-    Cancelled,
-}
-
-impl Stop {
-    /// Ends the run's effects; the first reason counts.
-    pub fn stop(&self, why: Why) {
-        let _ = self.why.set(why);
-        self.token.cancel();
-    }
-
-    /// Whether the run was asked to end.
-    pub fn stopped(&self) -> bool {
-        self.token.is_cancelled()
-    }
-
-    /// Whether the run was asked to end by `stop()`.
-    pub fn requested(&self) -> bool {
-        self.why.get() == Some(&Why::Requested)
-    }
-
-    /// Resolves when the run is asked to end.
-    pub async fn wait(&self) {
-        self.token.cancelled().await;
-    }
-
-    fn error(&self) -> Error {
-        Error::Stopped(match self.why.get() {
-            Some(Why::Callback) => "Workflow cancelled by user".into(),
-            Some(Why::Cancelled) => "the task that awaited the run was cancelled".into(),
-            Some(Why::Requested) | None => "the run was stopped".into(),
-        })
-    }
-}
-
 struct Shared {
     id: String,
     services: Services,
-    stop: Stop,
     ledger: Ledger,
     facts: tokio::sync::OnceCell<Facts>,
     asking: Mutex<Asking>,
-    /// Events that the journal already holds: a replay tells nobody of them again.
-    told: AtomicU64,
 }
 
 /// Seconds spent waiting for humans.
@@ -121,31 +69,33 @@ pub struct Run {
     ordinal: Arc<AtomicU32>,
     nestings: Arc<AtomicU32>,
     approvals: Arc<dyn Approvals>,
+    stop: Stop,
     limits: Vec<Arc<CallLimit>>,
+    /// Events of this attempt that the journal already holds: a replay tells nobody of them again.
+    told: Arc<AtomicU64>,
 }
 
 impl Run {
     /// A run over `services`; what their journal already holds is replayed.
     pub fn new(id: impl Into<String>, services: Services, stop: Stop) -> Self {
-        let records = services.journal.records(1);
         let approvals = services.approvals.clone();
-        let told = records.iter().filter(|r| matches!(r.entry, Entry::Event { .. })).count() as u64;
+        let told = told(services.journal.as_ref(), 0);
         Self {
             shared: Arc::new(Shared {
                 id: id.into(),
                 services,
-                stop,
                 ledger: Ledger::default(),
                 facts: tokio::sync::OnceCell::new(),
                 asking: Mutex::default(),
-                told: AtomicU64::new(told),
             }),
             position: Position::default(),
             phase_type: "".into(),
             ordinal: Arc::default(),
             nestings: Arc::default(),
             approvals,
+            stop,
             limits: Vec::new(),
+            told,
         }
     }
 
@@ -154,9 +104,17 @@ impl Run {
         &self.shared.id
     }
 
+    /// The id of this execution: the run's, with a number when it is not the first.
+    pub fn execution_id(&self) -> String {
+        match self.position.attempt {
+            0 => self.shared.id.clone(),
+            attempt => format!("{}.{}", self.shared.id, attempt + 1),
+        }
+    }
+
     /// What can end this run.
     pub fn stop(&self) -> &Stop {
-        &self.shared.stop
+        &self.stop
     }
 
     /// What the run has cost so far.
@@ -177,7 +135,8 @@ impl Run {
 
     /// The place of an execution of the whole workflow.
     pub fn at_attempt(&self, attempt: u32) -> Self {
-        self.at(|p| *p = Position { attempt, ..Position::default() })
+        let run = self.at(|p| *p = Position { attempt, ..Position::default() });
+        Self { told: told(self.shared.services.journal.as_ref(), attempt), ..run }
     }
 
     /// The place of a phase's try.
@@ -188,11 +147,11 @@ impl Run {
         Self { phase_type: phase_type.into(), nestings: Arc::default(), ..run }
     }
 
-    /// The place of a built-in phase that a custom phase executes itself.
+    /// The place of a built-in phase that a custom phase executes itself, and may end by itself.
     pub fn nested(&self, phase_type: &str) -> Self {
         let number = self.nestings.fetch_add(1, Ordering::Relaxed) + 1;
         let run = self.at(|p| (p.nested, p.step, p.turn) = (number, 0, 0));
-        Self { phase_type: phase_type.into(), ..run }
+        Self { phase_type: phase_type.into(), stop: self.stop.part(), ..run }
     }
 
     /// The same place, asking through other approvals.
@@ -228,13 +187,17 @@ impl Run {
         asking.total + asking.since.map_or(0.0, |since| self.clock().now() - since)
     }
 
-    /// The place in words fit for a file name: the same in a replay, and no other place's.
+    /// The turn in words fit for a file name: the same in a replay, and no other turn's.
     pub fn label(&self) -> String {
-        let Position { attempt, phase_try, nested, step, turn, .. } = self.position;
+        format!("step_{}_turn_{}{}", self.position.step, self.position.turn, self.again())
+    }
+
+    /// What tells this place from its twin in an earlier try of the same step, phase or run; mostly empty.
+    pub fn again(&self) -> String {
+        let Position { attempt, phase_try, nested, .. } = self.position;
         let again = [("again", nested), ("retry", phase_try), ("rerun", attempt)];
         let again = again.iter().filter(|(_, number)| *number > 0);
-        let again: Vec<String> = again.map(|(word, number)| format!("_{word}_{number}")).collect();
-        format!("step_{step}_turn_{turn}{}", again.concat())
+        again.map(|(word, number)| format!("_{word}_{number}")).collect::<Vec<_>>().concat()
     }
 
     /// Which try of the phase this is, from 0.
@@ -250,7 +213,7 @@ impl Run {
     /// Seconds since 1970, as this run saw them: a replay sees the same.
     pub async fn now(&self) -> Result<f64> {
         let clock = self.shared.services.clock.clone();
-        self.observe("clock", move || Ok(clock.now())).await
+        self.pass(Effect::Observe, &json!("clock"), |_| async move { Ok(clock.now()) }).await
     }
 
     /// The local form of a time for file names.
@@ -263,12 +226,18 @@ impl Run {
         self.shared.services.provider.window(model)
     }
 
-    /// Looks at something outside the run; a replay gets what was seen then.
-    pub async fn observe<T>(&self, what: &str, look: impl FnOnce() -> Result<T>) -> Result<T>
+    /// Looks at something outside the run, away from the caller's loop; a replay gets what was seen
+    /// then.
+    pub async fn observe<T, F>(&self, what: &str, look: F) -> Result<T>
     where
-        T: Serialize + DeserializeOwned,
+        T: Serialize + DeserializeOwned + Send + 'static,
+        F: FnOnce() -> Result<T> + Send + 'static,
     {
-        self.pass(Effect::Observe, &json!(what), |_| async move { look() }).await
+        let away = |_| async move {
+            let looked = tokio::task::spawn_blocking(look).await;
+            looked.map_err(|e| Error::Journal(format!("a look outside the run broke off: {e}")))?
+        };
+        self.pass(Effect::Observe, &json!(what), away).await
     }
 
     /// The machine as scripts see it; looked at once a run.
@@ -280,7 +249,8 @@ impl Run {
                 ..self.clone()
             };
             let runner = self.shared.services.runner.clone();
-            origin.pass(Effect::Observe, &json!("facts"), |_| async move { Ok(runner.facts().await?) }).await
+            let facts = |_| async move { runner.facts().await.map_err(|error| self.script_error(error)) };
+            origin.pass(Effect::Observe, &json!("facts"), facts).await
         };
         self.shared.facts.get_or_try_init(look).await.cloned()
     }
@@ -289,7 +259,9 @@ impl Run {
     pub async fn check(&self, source: &str, filename: &str) -> Result<Check> {
         let runner = self.shared.services.runner.clone();
         let input = json!([source, filename]);
-        self.pass(Effect::Observe, &input, |_| async move { Ok(runner.check(source, filename).await?) }).await
+        let check =
+            |_| async move { runner.check(source, filename).await.map_err(|error| self.script_error(error)) };
+        self.pass(Effect::Observe, &input, check).await
     }
 
     /// Installed documentation of the library functions that a traceback in `output` names.
@@ -306,9 +278,9 @@ impl Run {
         for limit in &self.limits {
             if limit.used.fetch_add(1, Ordering::Relaxed) >= limit.limit {
                 return Err(Error::Limit(format!(
-                    "{} model calls were made and the work is not done: the limit is the setting {}={}. \
-                     Raise it, or ask for less in one step.",
-                    limit.limit, limit.setting, limit.limit
+                    "{} model calls were made and the work is not done: the limit is the setting {}={} of the \
+                     phase {} ({}_{} in the functions). Raise it, or ask for less in one step.",
+                    limit.limit, limit.setting, limit.limit, self.phase_type, limit.setting, self.phase_type
                 )));
             }
         }
@@ -335,13 +307,20 @@ impl Run {
 
     fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
         if error.kind == LlmErrorKind::Cancelled {
-            return self.shared.stop.error();
+            return self.stop.error();
         }
         Error::Model {
             error,
             agent: agent.into(),
             phase: self.phase_type.to_string(),
             step: self.position.step,
+        }
+    }
+
+    fn script_error(&self, error: ExecError) -> Error {
+        match error {
+            ExecError::Cancelled => self.stop.error(),
+            other => other.into(),
         }
     }
 
@@ -358,7 +337,8 @@ impl Run {
         let input = json!([script, started_hash(&script.path)?]);
         self.pass(Effect::Execute, &input, |stop| async move {
             let output = |text: &str| self.whisper(agent, "script_output", json!({"text": text}));
-            let execution = self.shared.services.runner.run(script, &output, &stop.token).await?;
+            let execution = self.shared.services.runner.run(script, &output, &stop.token).await;
+            let execution = execution.map_err(|error| self.script_error(error))?;
             if execution.exit == crate::exec::Exit::Cancelled {
                 return Err(stop.error());
             }
@@ -408,12 +388,12 @@ impl Run {
 
     /// Fails when the run was asked to end; holds while it is to be held.
     pub fn gate(&self) -> Result<()> {
-        let stop = &self.shared.stop;
+        let stop = &self.stop;
         if stop.stopped() {
             return Err(stop.error());
         }
         if !self.shared.services.listener.should_continue() {
-            stop.stop(Why::Callback);
+            stop.whole().stop(Why::Callback);
             return Err(stop.error());
         }
         self.shared.services.listener.pause();
@@ -452,7 +432,7 @@ impl Run {
             self.tell("", "warning", json!({"message": message})).await?;
         }
         journal.append(clock.now(), position, Entry::Started { effect, input: hash }).await?;
-        let output = act(self.shared.stop.clone()).await?;
+        let output = act(self.stop.clone()).await?;
         let recorded = serde_json::to_value(&output).map_err(internal)?;
         journal.append(clock.now(), position, Entry::Finished { effect, output: recorded }).await?;
         Ok(output)
@@ -461,8 +441,7 @@ impl Run {
     /// Records an event and tells the listener.
     pub async fn tell(&self, agent: &str, kind: &str, data: Value) -> Result<()> {
         let shared = &self.shared;
-        let told = &shared.told;
-        if told.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+        if self.told.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
             return Ok(());
         }
         let at = shared.services.clock.now();
@@ -514,6 +493,12 @@ impl Watch for CallWatch<'_> {
 
 fn internal(error: serde_json::Error) -> Error {
     Error::Journal(format!("a record cannot be written or read as JSON: {error}"))
+}
+
+fn told(journal: &dyn Journal, attempt: u32) -> Arc<AtomicU64> {
+    let records = journal.records(1);
+    let events = records.iter().filter(|r| matches!(r.entry, Entry::Event { .. }));
+    Arc::new(AtomicU64::new(events.filter(|r| r.position.attempt == attempt).count() as u64))
 }
 
 fn hash(input: &Value) -> String {

@@ -1,7 +1,7 @@
 //! The engine's side of the process that runs scripts.
 //!
 //! Scripts are not children of the host process but of a *supervisor*: a small process of its own,
-//! one a run, started with the first request. It adopts every orphan below it and kills them all
+//! started with the first request; a run that executes scripts at once has one for each. It adopts every orphan below it and kills them all
 //! when a script ends, is cancelled or runs out of time, and when its pipe to the engine closes.
 //! So neither a `kill -9` of the host nor a `setsid` in a script leaves a process behind.
 
@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,13 +41,15 @@ const MARK: &str = "CMBAGENT_SCRIPT_MARK";
 pub struct Supervised {
     command: Vec<OsString>,
     python: PathBuf,
-    link: Mutex<Option<Link>>,
+    links: Mutex<Vec<Link>>,
     next: AtomicU64,
 }
 
 /// The connection to one supervisor process.
 #[derive(Debug, Clone)]
 struct Link {
+    /// Whether it runs a script. It ends whatever lives below it after each, so it runs one at a time.
+    busy: Arc<AtomicBool>,
     requests: mpsc::UnboundedSender<Vec<u8>>,
     waiting: Arc<Mutex<Waiting>>,
     abort: CancellationToken,
@@ -81,7 +83,7 @@ impl Supervised {
     /// [`supervise`] in the new process. Its first element is also the interpreter of scripts.
     pub fn new(command: Vec<OsString>) -> Self {
         let python = command.first().map(PathBuf::from).unwrap_or_default();
-        Self { command, python, link: Mutex::new(None), next: AtomicU64::new(1) }
+        Self { command, python, links: Mutex::default(), next: AtomicU64::new(1) }
     }
 
     /// Runs scripts with this interpreter instead of the command's first element.
@@ -91,16 +93,25 @@ impl Supervised {
         self
     }
 
-    /// Sends a request, to a new supervisor if there is none or the last one was lost.
-    fn ask(&self, request: impl FnOnce(u64, &str) -> Request) -> Result<Answer, ExecError> {
-        let mut slot = lock(&self.link);
-        let link = match slot.take().filter(Link::alive) {
-            Some(link) => link,
-            None => Link::start(&self.command)?,
-        };
-        *slot = Some(link.clone());
-        drop(slot);
+    /// The first supervisor that `fits`, or a new one.
+    fn link(&self, fits: impl Fn(&Link) -> bool) -> Result<Link, ExecError> {
+        let mut links = lock(&self.links);
+        links.retain(Link::alive);
+        if let Some(link) = links.iter().find(|link| fits(link)) {
+            return Ok(link.clone());
+        }
+        let link = Link::start(&self.command)?;
+        fits(&link);
+        links.push(link.clone());
+        Ok(link)
+    }
 
+    /// Asks a supervisor for something that is no script: it answers while one runs.
+    fn ask(&self, request: impl FnOnce(u64, &str) -> Request) -> Result<Answer, ExecError> {
+        self.send(self.link(|_| true)?, request)
+    }
+
+    fn send(&self, link: Link, request: impl FnOnce(u64, &str) -> Request) -> Result<Answer, ExecError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut message = serde_json::to_vec(&request(id, &link.mark))
             .map_err(|error| ExecError::Io(format!("a path of the script cannot be passed on: {error}")))?;
@@ -150,12 +161,13 @@ impl Runner for Supervised {
             let mut environment =
                 environment::for_script(std::env::vars_os(), &script.python_path, &script.env_passthrough);
             let python = self.python.clone();
-            let answer = self.ask(|id, mark| {
+            let mut claim = Claim { owner: self, link: self.link(Link::claim)?, id: None };
+            let answer = self.send(claim.link.clone(), |id, mark| {
                 environment.push((MARK.to_owned(), mark.to_owned()));
                 Request::Run { id, python, script: script.clone(), environment }
             })?;
             let Answer { id, link, mut chunks, mut done } = answer;
-            let mut unfinished = CancelOnDrop { link: link.clone(), id: Some(id) };
+            claim.id = Some(id);
             let mut stopping = false;
             let patience = tokio::time::sleep(PATIENCE);
             tokio::pin!(patience);
@@ -176,7 +188,7 @@ impl Runner for Supervised {
                     event = &mut done => break event,
                 }
             };
-            unfinished.id = None;
+            claim.id = None;
             match event {
                 Ok(Event::Done { execution, .. }) => Ok(execution),
                 Ok(Event::Failed { message, .. }) => Err(ExecError::Io(message)),
@@ -187,18 +199,21 @@ impl Runner for Supervised {
     }
 }
 
-/// Cancels the script of a future that is dropped before its end.
-struct CancelOnDrop {
+/// The use of a supervisor for one script. Dropped before the script's end, it cancels the script
+/// and lets the supervisor go: how long it takes to end the script is then nobody's concern.
+struct Claim<'a> {
+    owner: &'a Supervised,
     link: Link,
+    /// The script that runs.
     id: Option<u64>,
 }
 
-impl Drop for CancelOnDrop {
+impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        if let Some(id) = self.id {
-            self.link.cancel(id);
-            lock(&self.link.waiting).pending.remove(&id);
-        }
+        let Some(id) = self.id else { return self.link.busy.store(false, Ordering::Release) };
+        self.link.cancel(id);
+        lock(&self.link.waiting).pending.remove(&id);
+        lock(&self.owner.links).retain(|link| link.mark != self.link.mark);
     }
 }
 
@@ -239,6 +254,7 @@ impl Link {
         };
         let (requests, queue) = mpsc::unbounded_channel();
         let link = Self {
+            busy: Arc::default(),
             requests,
             waiting: Arc::default(),
             abort: CancellationToken::new(),
@@ -259,6 +275,11 @@ impl Link {
     /// A link is of no use when its supervisor is lost or the runtime of its tasks is gone.
     fn alive(&self) -> bool {
         !self.requests.is_closed() && lock(&self.waiting).lost.is_none()
+    }
+
+    /// Takes the supervisor for one script, unless another has it.
+    fn claim(&self) -> bool {
+        !self.busy.swap(true, Ordering::AcqRel)
     }
 
     fn cancel(&self, id: u64) {

@@ -72,11 +72,15 @@ impl HttpProvider {
     }
 
     /// All tries of one call.
-    async fn drive(&self, call: &Call, notes: &UnboundedSender<Note>) -> Result<Reply, LlmError> {
+    async fn drive(
+        &self,
+        call: &Call,
+        route: Route,
+        notes: &UnboundedSender<Note>,
+    ) -> Result<Reply, LlmError> {
         let request = &call.request;
         let local =
             |kind, message: String| LlmError { kind, message, status: None, model: request.model.clone() };
-        let route = route(&request.model, &call.options, &*self.env, &*self.keys)?;
         let deadline = match call.options.deadline_seconds {
             None => None,
             Some(limit) => {
@@ -228,10 +232,12 @@ impl Provider for HttpProvider {
                     )
                 })?,
             };
+            // Asked on the caller's thread: its key holder need not be fit for any other.
+            let route = route(&call.request.model, &call.options, &*self.env, &*self.keys)?;
             let (notes, mut inbox) = unbounded_channel();
             let (this, that) = (self.clone(), call.clone());
             let work = runtime.spawn(async move {
-                let result = this.drive(&that, &notes).await;
+                let result = this.drive(&that, route, &notes).await;
                 let _ = notes.send(Note::Done(result));
             });
             let _leash = Leash(work.abort_handle());

@@ -1,44 +1,29 @@
 //! Control: carries out the plan's steps, each with what the earlier ones found.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::config::{self, Models, read};
-use super::step::{Done, Site, products};
+use super::products::inherited;
+use super::progress::Progress;
+use super::review::{Verdict, after_step};
+use super::step::Site;
 use super::workspace::Workspace;
-use super::{chats, feedback, reports, tell_messages, templates};
-use crate::agents::context::{self, Seed, StepEnd};
-use crate::agents::{
-    Briefing, PlanStep, Product, StepCase, StepRecord, carry, formats, parse, roster, summary,
-};
-use crate::engine::ledger::{Line, Total};
+use super::{reports, tell_messages, templates};
+use crate::agents::{Briefing, PlanStep, StepCase, context, formats, parse, roster, summary};
+use crate::engine::ledger::Total;
 use crate::engine::state::share;
-use crate::engine::{Answer, Outcome, Phase, PhaseStatus, Question, Run, Section, State};
+use crate::engine::{Outcome, Phase, PhaseStatus, Run, Section, State};
 use crate::error::{Error, Result};
 use crate::exec::products::Inventory;
 
 const NO_PLAN: &str = "No plan found in context. Run planning phase first.";
-/// Seconds a human has to say how a step went.
-const STEP_ANSWER_SECONDS: u64 = 3600;
 
 /// The control phase.
 pub struct Control {
     config: config::Control,
-}
-
-/// Where the steps stand.
-struct Progress {
-    plan: Vec<PlanStep>,
-    records: Vec<StepRecord>,
-    products: Vec<Product>,
-    context: Map<String, Value>,
-    feedback: Vec<String>,
-    results: Vec<Value>,
-    messages: Vec<Value>,
-    images: Vec<String>,
 }
 
 impl Control {
@@ -130,48 +115,6 @@ impl Control {
         }
     }
 
-    /// What is known before the first step: the planning context, or what a restart restored.
-    fn begin(&self, state: &dyn State, space: &Workspace, plan: Vec<PlanStep>, start: usize) -> Progress {
-        let restored = self.config.params.restored_context.clone();
-        let planned = || {
-            state
-                .read(Section::Input, "planning_context")
-                .or_else(|| state.read(Section::Shared, "planning_context"))
-        };
-        let seed = Seed {
-            task: state.task(),
-            max_plan_steps: plan.len(),
-            max_n_attempts: self.config.max_n_attempts,
-            engineer_instructions: self.config.engineer_instructions.clone(),
-            researcher_instructions: self.config.researcher_instructions.clone(),
-            researcher_filename: self.config.params.researcher_filename.clone().unwrap_or_default(),
-            ..Seed::default()
-        };
-        let mut context = context::initial(&seed);
-        if let Some(Value::Object(known)) = restored.or_else(planned) {
-            context.extend(known);
-        }
-        context.insert("work_dir".into(), json!(space.root));
-        context.insert("max_n_attempts".into(), json!(self.config.max_n_attempts));
-        context.insert("number_of_steps_in_plan".into(), json!(plan.len()));
-        if !context.get("final_plan").is_some_and(Value::is_string) {
-            context.insert("final_plan".into(), json!(formats::plan(&plan)));
-        }
-        let records = earlier(&context, space, &plan, start);
-        let images = context.get("displayed_images").and_then(Value::as_array);
-        let images = images.map(|all| all.iter().filter_map(Value::as_str).map(str::to_owned).collect());
-        Progress {
-            records,
-            context,
-            plan,
-            products: Vec::new(),
-            feedback: feedback(state),
-            results: Vec::new(),
-            messages: Vec::new(),
-            images: images.unwrap_or_default(),
-        }
-    }
-
     async fn carry_out(&self, run: &Run, state: &Arc<dyn State>) -> Result<Outcome> {
         let config = &self.config;
         let begun = run.clock().now();
@@ -200,7 +143,19 @@ impl Control {
             space.directory(directory)?;
         }
         let facts = run.facts().await?;
-        let mut progress = self.begin(state.as_ref(), &space, plan, start);
+        let mut progress = Progress::begin(config, state.as_ref(), &space, plan, start);
+        let known = |number: &usize| progress.records.iter().any(|record| record.number == *number);
+        let unknown: Vec<String> = (1..start).filter(|n| !known(n)).map(|n| n.to_string()).collect();
+        if config.execute_all_steps && !unknown.is_empty() {
+            let message = format!(
+                "what these steps found is not known, neither from the context nor from their chats: {}",
+                unknown.join(", ")
+            );
+            run.tell("", "warning", json!({"message": message})).await?;
+        }
+        if keep {
+            progress.products = inherited(run, &space, &progress.records).await?;
+        }
         let initialised = run.clock().now();
         let mut failure = None;
         for number in numbers {
@@ -219,7 +174,7 @@ impl Control {
                     ..StepCase::default()
                 };
                 let ended = self.step(run, &site, case, &task, &mut progress).await?;
-                match self.ask(run, state.as_ref(), &progress, number, ended.as_deref()).await? {
+                match after_step(config, run, state.as_ref(), &progress, number, ended.as_deref()).await? {
                     Verdict::Continue => {
                         failure = ended;
                         break;
@@ -231,9 +186,8 @@ impl Control {
                         progress.feedback.extend(words.clone());
                         redo = Some(words.unwrap_or_else(|| "Do this step again, better.".into()));
                     }
-                    Verdict::Abort(words) => {
-                        let words = words.map(|w| format!(": {w}")).unwrap_or_default();
-                        failure = Some(format!("Aborted by user after step {number}{words}"));
+                    Verdict::Stop(why) => {
+                        failure = Some(why);
                         break;
                     }
                 }
@@ -267,13 +221,14 @@ impl Control {
         });
         here.tell("", "step_started", about).await?;
         context::step_begins(&mut progress.context, &progress.plan, number);
-        let before = here.observe("files before the step", || site.space.inventory()).await?;
+        let before = site.space.look(&here, "files before the step", Workspace::inventory).await?;
         let done = site.perform(&here, case, task, "step").await?;
-        let files = here.observe("files of the step", || site.space.new_files(&before)).await?;
+        let files =
+            site.space.look(&here, "files of the step", move |space| space.new_files(&before)).await?;
         site.space.record(files.iter().cloned())?;
         let seconds = run.clock().now() - begun;
         let lines = run.ledger().since(mark);
-        self.enter(&here, site.space, progress, &done, &lines, seconds).await?;
+        progress.enter(&here, site.space, self.config.params.files, &done, &lines, seconds).await?;
         tell_messages(&here, done.transcript.messages()).await?;
         let about = json!({
             "number": number, "total": of, "sub_task": planned.sub_task, "step_agent": planned.sub_task_agent,
@@ -284,134 +239,6 @@ impl Control {
         here.tell("", "step_finished", about).await?;
         let attempts = done.failed_tries;
         Ok(done.failure.map(|reason| format!("Step {number} failed after {attempts} attempts: {reason}")))
-    }
-
-    /// Enters a step's end into the context and writes its files.
-    async fn enter(
-        &self,
-        run: &Run,
-        space: &Workspace,
-        progress: &mut Progress,
-        done: &Done,
-        lines: &[Line],
-        seconds: f64,
-    ) -> Result<()> {
-        let number = done.record.number;
-        if done.failure.is_none() {
-            progress.products = products(run, space, &progress.products, &done.record).await?;
-            progress.records.retain(|record| record.number != number);
-            progress.records.push(done.record.clone());
-        }
-        let images = run.observe("images", || space.images()).await?;
-        let known: Vec<String> =
-            progress.images.iter().filter(|image| PathBuf::from(image).exists()).cloned().collect();
-        let images: Vec<String> =
-            images.into_iter().map(|path: PathBuf| path.to_string_lossy().into_owned()).collect();
-        progress.images =
-            known.into_iter().filter(|image| !images.contains(image)).chain(images.clone()).collect();
-        let listing = progress
-            .records
-            .iter()
-            .flat_map(|record| &record.scripts)
-            .map(|script| carry::outline(&script.file, &script.outline, true))
-            .collect::<Vec<_>>()
-            .join("\n\n");
-        let end = StepEnd {
-            completed: done.failure.is_none(),
-            n_attempts: done.failed_tries,
-            images: progress.images.clone(),
-            codebase: listing,
-        };
-        context::step_ends(&mut progress.context, &progress.records, &end);
-        let messages = done.transcript.messages().to_vec();
-        let agent = &done.record.agent;
-        let mut written = Vec::new();
-        let chat = space.root.join(format!("chats/chat_history_step_{number}.json"));
-        reports::json(&chat, &messages, 2)?;
-        written.push(chat);
-        let chat = space.root.join(format!("chats/chat_output_{agent}_step_{number}.json"));
-        chats::write(run, &chat, &messages, lines).await?;
-        written.push(chat);
-        for (index, nested) in done.nested.iter().enumerate() {
-            let name = format!("chats/nested_chat_output_{agent}_step_{number}_attempt_{}.json", index + 1);
-            let chat = space.root.join(name);
-            chats::write(run, &chat, nested, lines).await?;
-            written.push(chat);
-        }
-        if !self.config.params.files.is_plain() {
-            let times = [("initialization_time_control", 0.0), ("execution_time_control", seconds)];
-            let stem = format!("timing_report_step_{number}");
-            written.push(reports::times(run, &space.root.join("time"), &stem, &times).await?);
-            let stem = format!("cost_report_step_{number}");
-            let costs = reports::costs(run, &space.root.join("cost"), &stem, lines).await?;
-            context::cost(&mut progress.context, json!(costs.rows), &costs.path.display().to_string());
-            written.push(costs.path);
-            let pickle = space.work_dir.join(format!("context/context_step_{number}.pkl"));
-            reports::pickle(&pickle, &progress.context)?;
-            written.push(pickle);
-        }
-        space.record(written)?;
-        progress.results.push(json!({
-            "step": number,
-            "context": progress.context,
-            "execution_time": seconds,
-            "initialization_time": 0.0,
-            "summary": summary::block(&done.record),
-            "chat_history": messages,
-            "status": if done.failure.is_some() { "failed" } else { "completed" },
-        }));
-        progress.messages.extend(messages);
-        Ok(())
-    }
-
-    /// Asks a human how a step went, where the configuration wants that.
-    async fn ask(
-        &self,
-        run: &Run,
-        state: &dyn State,
-        progress: &Progress,
-        number: usize,
-        failure: Option<&str>,
-    ) -> Result<Verdict> {
-        let wanted = self.config.hitl_enabled || (self.config.hitl_after_each_step && failure.is_none());
-        if !wanted || !run.has_approvals() {
-            return Ok(Verdict::Continue);
-        }
-        let (kind, options): (&str, &[&str]) = match failure {
-            None => ("after_step", &["continue", "redo", "skip", "abort"]),
-            Some(_) => ("on_error", &["retry", "skip", "abort"]),
-        };
-        let of = progress.plan.len();
-        let sub_task = &progress.plan[number - 1].sub_task;
-        let message = match failure {
-            None => format!("Step {number} of {of} is done: {sub_task}\nGo on, do it again, or stop here?"),
-            Some(reason) => format!("{reason}\nTry step {number} of {of} again, leave it out, or stop here?"),
-        };
-        let summary = progress.results.last().map(|result| result["summary"].clone());
-        let spent = Total::of(&run.ledger().since(0)).to_json();
-        let question = Question {
-            run_id: String::new(),
-            step_id: format!("{}_step_{number}", state.phase_id()),
-            checkpoint_type: kind.into(),
-            context_snapshot: json!({
-                "task": state.task(), "step": number, "number_of_steps": of, "sub_task": sub_task,
-                "summary": summary, "error": failure, "spent": spent,
-            }),
-            message,
-            options: options.iter().map(|option| (*option).to_owned()).collect(),
-            timeout_seconds: STEP_ANSWER_SECONDS,
-        };
-        let here = run.at_step(number).nested("control");
-        super::hitl_checkpoint::answer(&here, question).await.map(|answer| match answer {
-            Answer::Given { resolution, user_feedback, .. } => match resolution.as_str() {
-                "redo" | "retry" => Verdict::Redo(user_feedback),
-                "skip" => Verdict::Skip,
-                "abort" => Verdict::Abort(user_feedback),
-                _ => Verdict::Continue,
-            },
-            Answer::TimedOut => Verdict::Abort(Some("nobody answered in time".into())),
-            Answer::Failed { error } => Verdict::Abort(Some(error)),
-        })
     }
 
     async fn finish(
@@ -437,7 +264,8 @@ impl Control {
             space.record([timing, costs.path])?;
         }
         space.remove_empty(&["codebase", "logs", "attempts"]);
-        let files = run.observe("files of the phase", || space.new_files(&Inventory::default())).await?;
+        let files =
+            space.look(run, "files of the phase", |space| space.new_files(&Inventory::default())).await?;
         let summaries: Vec<String> = progress.records.iter().map(summary::block).collect();
         let status = if failure.is_some() { "failed" } else { "completed" };
         let output = json!({
@@ -449,7 +277,11 @@ impl Control {
                 state.write(Section::Output, &key, value)?;
             }
         }
-        let shared = json!({"execution_complete": failure.is_none(), "final_context": progress.context});
+        let mut shared = json!({"execution_complete": failure.is_none(), "final_context": progress.context});
+        if self.config.params.preloaded_plan.is_some() {
+            // No planning phase has told the workflow of it.
+            shared["plan_steps"] = json!(progress.plan);
+        }
         if let Value::Object(shared) = shared {
             share(state.as_ref(), shared)?;
         }
@@ -474,46 +306,6 @@ struct Clocks {
     begun: f64,
     initialised: f64,
     mark: usize,
-}
-
-/// What a human wants after a step.
-enum Verdict {
-    Continue,
-    Skip,
-    Redo(Option<String>),
-    Abort(Option<String>),
-}
-
-/// Records of the steps before `start`: from the restored summary, and where that lacks one (the
-/// original forgets earlier steps when it restarts) from the step's chat file.
-fn earlier(
-    context: &Map<String, Value>,
-    space: &Workspace,
-    plan: &[PlanStep],
-    start: usize,
-) -> Vec<StepRecord> {
-    let text = context.get("previous_steps_execution_summary").and_then(Value::as_str).unwrap_or_default();
-    let mut records = summary::parse(text, plan);
-    records.retain(|record| record.number < start);
-    for number in 1..start {
-        if records.iter().any(|record| record.number == number) {
-            continue;
-        }
-        let chat = space.root.join(format!("chats/chat_history_step_{number}.json"));
-        let Some(messages) =
-            std::fs::read(chat).ok().and_then(|b| serde_json::from_slice::<Vec<Value>>(&b).ok())
-        else {
-            continue;
-        };
-        let wanted = ["engineer_nest", "researcher_response_formatter", "idea_maker_nest", "idea_hater_nest"];
-        let last =
-            messages.iter().rev().find(|m| m["name"].as_str().is_some_and(|name| wanted.contains(&name)));
-        if let Some(content) = last.and_then(|m| m["content"].as_str()) {
-            records.extend(summary::parse(&format!("### Step {number}\n{}", content.trim()), plan));
-        }
-    }
-    records.sort_by_key(|record| record.number);
-    records
 }
 
 impl Phase for Control {

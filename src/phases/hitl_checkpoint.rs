@@ -114,11 +114,13 @@ impl HitlCheckpoint {
                         })
                     }
                     "modify" => {
-                        if let Some(changes) = &modifications {
-                            end.modify(run, changes).await?;
-                        }
-                        end.shared.insert("user_modifications".into(), json!(modifications));
-                        end.shared.insert("plan_modified_by_human".into(), json!(true));
+                        end.change(run, modifications.as_ref()).await?;
+                        end.close("modified", user_feedback, modifications)
+                    }
+                    _ if modifications.as_ref().and_then(plan_in).is_some() => {
+                        // Approved as edited: what was edited is what follows.
+                        end.shared.insert("hitl_approved".into(), json!(true));
+                        end.change(run, modifications.as_ref()).await?;
                         end.close("modified", user_feedback, modifications)
                     }
                     _ => {
@@ -217,7 +219,10 @@ impl End {
     }
 
     /// Takes a changed plan over: what follows executes it as it was edited.
-    async fn modify(&mut self, run: &Run, changes: &Value) -> Result<()> {
+    async fn change(&mut self, run: &Run, changes: Option<&Value>) -> Result<()> {
+        self.shared.insert("user_modifications".into(), json!(changes));
+        self.shared.insert("plan_modified_by_human".into(), json!(true));
+        let Some(changes) = changes else { return Ok(()) };
         if let Some(idea) = changes.get("selected_idea") {
             self.output.insert("selected_idea".into(), idea.clone());
             self.shared.insert("selected_idea".into(), idea.clone());

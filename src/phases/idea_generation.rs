@@ -87,7 +87,7 @@ impl IdeaGeneration {
         };
 
         let stamp = run.stamp(run.now().await?);
-        let file = space.root.join(format!("ideas_{stamp}.json"));
+        let file = reports::fresh(run, &space.root, "ideas", &stamp).await?;
         reports::json(&file, &ideas, 2)?;
         let lines = run.ledger().since(mark);
         let chat = space.root.join("chats/chat_output_ideas.json");

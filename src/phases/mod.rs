@@ -7,7 +7,10 @@ pub mod hitl_checkpoint;
 pub mod idea_generation;
 pub mod one_shot;
 pub mod planning;
+mod products;
+mod progress;
 pub mod reports;
+mod review;
 mod step;
 pub mod workspace;
 

@@ -42,7 +42,8 @@ impl OneShot {
             )));
         }
         if config.clear_work_dir {
-            run.observe("the work directory is emptied", || clear(&state.work_dir())).await?;
+            let work_dir = state.work_dir();
+            run.observe("the work directory is emptied", move || clear(&work_dir)).await?;
         }
         let space = Workspace::open(run, &state.work_dir(), "", config.params.keep_existing).await?;
         let templates = templates(run, &config.params).await?;
@@ -90,12 +91,13 @@ impl OneShot {
             "number": 1, "total": 1, "sub_task": step.sub_task, "step_agent": agent.name, "instructions": "",
         });
         here.tell("", "step_started", about).await?;
-        let before = here.observe("files before the step", || space.inventory()).await?;
+        let before = space.look(&here, "files before the step", Workspace::inventory).await?;
         let initialised = run.clock().now();
         let done = site.perform(&here, case, &task, "one_shot").await?;
         let seconds = run.clock().now() - initialised;
-        let files: Vec<PathBuf> = here.observe("files of the step", || space.new_files(&before)).await?;
-        let images: Vec<PathBuf> = here.observe("images", || space.images()).await?;
+        let files: Vec<PathBuf> =
+            space.look(&here, "files of the step", move |space| space.new_files(&before)).await?;
+        let images: Vec<PathBuf> = space.look(&here, "images", Workspace::images).await?;
 
         let lines = run.ledger().since(mark);
         let messages = done.transcript.messages().to_vec();

@@ -1,6 +1,7 @@
 //! Planning: a plan, reviewed and updated, saved where callers and the control phase read it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
@@ -64,8 +65,13 @@ impl Planning {
         };
         let schema = Schema { name: "plan".into(), schema: plan::plan_schema(&agents) };
         let max_plan_steps = config.max_plan_steps;
+        // An empty plan is asked about once; given again, it is the planner's last word.
+        let empty = AtomicBool::new(false);
         let read_plan = |text: &str| {
             let steps = parse::plan(text)?;
+            if steps.is_empty() && empty.swap(true, Ordering::Relaxed) {
+                return Ok(steps);
+            }
             let faults = plan::check(&steps, max_plan_steps, &agents);
             if faults.is_empty() { Ok(steps) } else { Err(faults.join("\n")) }
         };
@@ -86,6 +92,11 @@ impl Planning {
             let prompt = templates.planner(&case).map_err(super::template)?;
             let turn = calls.at_turn(2 * plans.len() + 1);
             let (steps, answer) = planner.structured(&turn, &prompt, &schema, read_plan).await?;
+            if steps.is_empty() {
+                let error = "Planning produced 0 steps. The planner sees nothing to do: say in the task what is \
+                             wanted, or choose another planner_model.";
+                return Ok(Outcome::failed(state.clone(), error));
+            }
             transcript.planner(&answer, &steps, config.n_plan_reviews - reviews.len());
             plans.push(steps.clone());
             if reviews.len() >= config.n_plan_reviews {

@@ -26,10 +26,16 @@ pub fn json(path: &Path, value: &impl serde::Serialize, indent: usize) -> Result
 }
 
 /// A path that does not exist yet: `stem_stamp.json`, with a number when the second is taken.
-fn fresh(directory: &Path, stem: &str, stamp: &str) -> PathBuf {
+fn free(directory: &Path, stem: &str, stamp: &str) -> PathBuf {
     let first = directory.join(format!("{stem}_{stamp}.json"));
     let numbered = (2..).map(|n| directory.join(format!("{stem}_{stamp}_{n}.json")));
     std::iter::once(first).chain(numbered).find(|path| !path.exists()).unwrap_or_default()
+}
+
+/// A path that did not exist yet when this run first asked for it.
+pub(super) async fn fresh(run: &Run, directory: &Path, stem: &str, stamp: &str) -> Result<PathBuf> {
+    let (directory, stem, stamp) = (directory.to_owned(), stem.to_owned(), stamp.to_owned());
+    run.observe("a free file name", move || Ok(free(&directory, &stem, &stamp))).await
 }
 
 /// Writes a timing report and returns its path.
@@ -38,7 +44,7 @@ pub async fn times(run: &Run, directory: &Path, stem: &str, fields: &[(&str, f64
     let total: f64 = fields.iter().map(|(_, seconds)| seconds).sum();
     let mut map: Map<String, Value> = fields.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
     map.insert("total_time".into(), json!(total));
-    let path = run.observe("a free file name", || Ok(fresh(directory, stem, &stamp))).await?;
+    let path = fresh(run, directory, stem, &stamp).await?;
     self::json(&path, &map, 2)?;
     Ok(path)
 }
@@ -55,7 +61,7 @@ pub struct Costs {
 pub async fn costs(run: &Run, directory: &Path, stem: &str, lines: &[Line]) -> Result<Costs> {
     let stamp = run.stamp(run.now().await?);
     let rows = report(lines);
-    let path = run.observe("a free file name", || Ok(fresh(directory, stem, &stamp))).await?;
+    let path = fresh(run, directory, stem, &stamp).await?;
     self::json(&path, &rows, 2)?;
     let total = Total::of(lines);
     let tokens = total.usage.prompt_tokens + total.usage.completion_tokens;
@@ -83,9 +89,9 @@ mod tests {
     #[test]
     fn two_reports_of_one_second_are_two_files() {
         let temp = tempfile::tempdir().unwrap();
-        let first = fresh(temp.path(), "cost_report", "20260101_000000");
+        let first = free(temp.path(), "cost_report", "20260101_000000");
         json(&first, &json!([1]), 2).unwrap();
-        let second = fresh(temp.path(), "cost_report", "20260101_000000");
+        let second = free(temp.path(), "cost_report", "20260101_000000");
         assert_eq!(second.file_name().unwrap(), "cost_report_20260101_000000_2.json");
     }
 }

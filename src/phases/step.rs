@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::config::{Models, Params};
+use super::products::products;
 use super::workspace::{Workspace, write};
 use super::{reports, tell_shortened, template};
 use crate::agents::diagnosis::{self, Diagnosis, Kind, Limits};
@@ -12,15 +13,14 @@ use crate::agents::prompts::Templates;
 use crate::agents::transcript::{self, At, Transcript};
 use crate::agents::turn::Speaker;
 use crate::agents::{
-    FailedAttempt, IdeaCase, Product, ScriptRecord, StepCase, StepRecord, carry, formats, notes, numbers,
-    parse, plan, suspect,
+    FailedAttempt, IdeaCase, ScriptRecord, StepCase, StepRecord, carry, formats, notes, numbers, parse, plan,
+    suspect,
 };
 use crate::engine::Run;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exec::extract::{self, Answer, Status};
-use crate::exec::products::table;
-use crate::exec::{Check, Execution, Script, clean, confine};
-use crate::llm::Schema;
+use crate::exec::{Check, Execution, Exit, Script, clean, confine};
+use crate::llm::{LlmErrorKind, Schema};
 
 /// Answers without a script that compiles that are sent back without costing a try, in a row.
 const FREE_REPAIRS: usize = 2;
@@ -100,9 +100,11 @@ impl Site<'_> {
         case.timeout_seconds = self.params.script_timeout_seconds;
         case.writable = vec!["the working directory".into()];
         let bullets = at.step.bullet_points.clone();
-        let taken: Vec<PathBuf> =
-            case.records.iter().flat_map(|r| r.scripts.iter().map(|s| PathBuf::from(&s.file))).collect();
+        // Neither an earlier step's script nor a file of the user's is ever overwritten.
+        let earlier = case.records.iter().flat_map(|r| r.scripts.iter().map(|s| PathBuf::from(&s.file)));
+        let taken: Vec<PathBuf> = earlier.chain(self.space.foreign().map(PathBuf::from)).collect();
         let mut symptoms = 0;
+        let mut advised = false;
         for turn in 1.. {
             let prompt = self.templates.engineer(&case).map_err(template)?;
             let here = run.at_turn(turn);
@@ -128,6 +130,7 @@ impl Site<'_> {
             let Answer { explanation, modifications, status, .. } = attempt.answer;
             let formatted =
                 formats::engineer(&explanation, modifications.as_deref(), &attempt.file, &attempt.code);
+            let mut interrupted = false;
             if let Some(complaint) = attempt.complaint {
                 done.transcript.engineer(
                     &answer,
@@ -140,12 +143,19 @@ impl Site<'_> {
                     self.run_script(&here, &attempt.file, &attempt.code, &case).await?;
                 let output = clean::clean(&execution.output);
                 let success = execution.exit.success();
+                interrupted = matches!(execution.exit, Exit::Timeout(_) | Exit::Cancelled);
                 let executor = formats::executor(success, &output);
                 let executed = formats::executed(&attempt.file, &attempt.code, &executor);
                 done.nested.push(transcript::nested(&formatted, &executor));
                 done.transcript.engineer(&answer, &formatted, &executed);
                 let symptom = success.then(|| suspect::suspect(&output, &bullets, &files)).flatten();
-                if success && (symptom.is_none() || symptoms > 0) {
+                // Only while tries are left: a script that exits with 0 never fails a step.
+                let no_try_left = done.failed_tries >= self.max_n_attempts;
+                if success && (symptom.is_none() || symptoms > 0 || no_try_left) {
+                    if let Some(symptom) = &symptom {
+                        let message = format!("{} is taken as it is, although {symptom}", attempt.file);
+                        here.tell("engineer", "warning", json!({"message": message})).await?;
+                    }
                     done.transcript.executor_response_formatter(at, transcript::Outcome::Success);
                     let script = ScriptRecord {
                         file: attempt.file,
@@ -162,11 +172,19 @@ impl Site<'_> {
                             case.done_here.push(script);
                             (case.remaining, case.suspect, case.second_opinion) = (Some(what), None, None);
                             case.failures.clear();
+                            case.max_attempts = self.max_n_attempts + 1 - done.failed_tries;
                             case.products = products(&here, self.space, &case.products, &done.record).await?;
                             symptoms = 0;
                             continue;
                         }
-                        _ => return Ok(()),
+                        Status::Remaining(what) => {
+                            let message = format!(
+                                "the step ends after {MAX_SCRIPTS} scripts, although the engineer says that work \
+                                 remains: {what}"
+                            );
+                            return here.tell("engineer", "warning", json!({"message": message})).await;
+                        }
+                        Status::Finished => return Ok(()),
                     }
                 }
                 if let Some(symptom) = symptom {
@@ -191,24 +209,27 @@ impl Site<'_> {
             }
             done.failed_tries += 1;
             let last = done.failed_tries > self.max_n_attempts;
-            self.keep_failed(at.number, done.failed_tries, &failure)?;
+            self.keep_failed(&here, at.number, done.failed_tries, &failure)?;
             let outcome = if last {
                 transcript::Outcome::Exhausted(self.max_n_attempts)
             } else {
                 transcript::Outcome::Failure(&failure.diagnosis)
             };
             done.transcript.executor_response_formatter(at, outcome);
-            let alike = case.failures.last().is_some_and(|before| diagnosis::same_failure(before, &failure));
-            let reason =
-                diagnosis::error_line(&failure.output).map_or(failure.diagnosis.clone(), str::to_owned);
+            let alike = case.failures.last().is_some_and(|before| alike(before, &failure));
+            // The traceback of a script that we interrupted says nothing of why.
+            let error = diagnosis::error_line(&failure.output).filter(|_| !interrupted);
+            let reason = error.map_or(failure.diagnosis.clone(), str::to_owned);
             case.failures.push(failure);
             if last {
                 done.transcript.control(at, "failed");
                 done.failure = Some(reason);
                 return Ok(());
             }
-            if alike {
-                case.second_opinion = Some(self.second_opinion(&here, &case).await?);
+            case.second_opinion = None;
+            if alike && !advised {
+                advised = true;
+                case.second_opinion = self.second_opinion(&here, &case).await?;
             }
         }
         Ok(())
@@ -258,6 +279,7 @@ impl Site<'_> {
         let root = &self.space.root;
         let text = format!("# filename: {file}\n{code}");
         let path = confine::write(root, Path::new(file), &text)?;
+        self.space.record([path.clone()])?;
         let log = self.space.directory("logs")?.join(format!("{}.log", run.label()));
         let script = Script {
             path,
@@ -268,17 +290,18 @@ impl Site<'_> {
             log_path: log.clone(),
         };
         self.space.directory("data")?;
-        let before = run.observe("files before the script", || self.space.inventory()).await?;
+        let before = self.space.look(run, "files before the script", Workspace::inventory).await?;
         let about = json!({
             "file": file, "attempt": case.failures.len() + 1, "attempts": case.max_attempts, "code": code,
         });
         let execution = run.execute("engineer", &script, about).await?;
-        let files = run
-            .observe("files that a script wrote", || {
-                let now = self.space.inventory()?;
-                Ok(now.changed_since(&before).into_iter().map(|file| file.path.clone()).collect())
-            })
-            .await?;
+        let changed = move |space: &Workspace| {
+            let now = space.inventory()?;
+            Ok(now.changed_since(&before).into_iter().map(|file| file.path.clone()).collect())
+        };
+        let files: Vec<String> = self.space.look(run, "files that a script wrote", changed).await?;
+        // At once: a run that breaks off within the step leaves no product that a later one takes for the user's.
+        self.space.record(files.iter().map(|file| root.join(file)))?;
         let about = json!({
             "file": file, "success": execution.exit.success(), "exit": diagnosis::ended(&execution.exit),
             "seconds": execution.seconds, "output": execution.output, "code": code, "log_path": log,
@@ -288,17 +311,28 @@ impl Site<'_> {
     }
 
     /// Keeps a failed try apart from the modules that later steps may import.
-    fn keep_failed(&self, step: usize, number: usize, failure: &FailedAttempt) -> Result<()> {
-        let path = self.space.directory("attempts")?.join(format!("step_{step}_attempt_{number}.py"));
+    fn keep_failed(&self, run: &Run, step: usize, number: usize, failure: &FailedAttempt) -> Result<()> {
+        let path =
+            self.space.directory("attempts")?.join(format!("step_{step}_attempt_{number}{}.py", run.again()));
         write(&path, format!("# {}: {}\n{}", failure.file, failure.ended, failure.code).as_bytes())?;
         self.space.record([path])
     }
 
-    async fn second_opinion(&self, run: &Run, case: &StepCase) -> Result<String> {
+    /// Advice of another model; `None`, with a warning, when that model cannot be reached: the
+    /// engineer's own may well be.
+    async fn second_opinion(&self, run: &Run, case: &StepCase) -> Result<Option<String>> {
         let field = self.params.default_formatter_model.clone().unwrap_or_default();
         let speaker = self.models.speaker("second_opinion", &field);
         let prompt = self.templates.second_opinion(case).map_err(template)?;
-        speaker.text(run, &prompt).await
+        match speaker.text(run, &prompt).await {
+            Ok(text) => Ok(Some(text)),
+            Err(Error::Model { error, .. }) if error.kind != LlmErrorKind::Cancelled => {
+                let message = format!("there is no second opinion on this failure: {error}");
+                run.tell("second_opinion", "warning", json!({"message": message})).await?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn research(&self, run: &Run, case: &StepCase, done: &mut Done) -> Result<()> {
@@ -306,7 +340,9 @@ impl Site<'_> {
         let here = run.at_turn(1);
         tell_shortened(&here, "researcher", &prompt).await?;
         let answer = self.speaker("researcher").text(&here, &prompt).await?;
-        let (file, body) = notes::notes(&answer, case.notes_file.as_deref(), &case.taken_notes);
+        let foreign = self.space.foreign().map(str::to_owned);
+        let taken: Vec<String> = case.taken_notes.iter().cloned().chain(foreign).collect();
+        let (file, body) = notes::notes(&answer, case.notes_file.as_deref(), &taken);
         let sources: Vec<&str> = std::iter::once(case.briefing.task.as_str())
             .chain(case.plan.iter().flat_map(|s| s.bullet_points.iter().map(String::as_str)))
             .chain(case.records.iter().flat_map(|r| {
@@ -342,7 +378,7 @@ impl Site<'_> {
             let schema = Schema { name: "ideas".into(), schema: plan::ideas_schema() };
             let (ideas, _) = speaker.structured(&here, &prompt, &schema, parse::ideas).await?;
             let stamp = run.stamp(run.now().await?);
-            let path = self.space.root.join(format!("ideas_{stamp}.json"));
+            let path = reports::fresh(run, &self.space.root, "ideas", &stamp).await?;
             reports::json(&path, &ideas, 2)?;
             self.space.record([path])?;
             done.transcript.idea_maker(&ideas);
@@ -378,6 +414,12 @@ struct Attempt {
     complaint: Option<String>,
 }
 
+/// Whether two tries failed alike; of those that were not run only the complaint can tell.
+fn alike(before: &FailedAttempt, now: &FailedAttempt) -> bool {
+    let silent = before.output.trim().is_empty() && now.output.trim().is_empty();
+    diagnosis::same_failure(before, now) && (!silent || before.diagnosis == now.diagnosis)
+}
+
 fn diagnose(execution: &Execution, output: &str, case: &StepCase) -> Diagnosis {
     let limits = Limits {
         timeout_seconds: case.timeout_seconds,
@@ -386,40 +428,4 @@ fn diagnose(execution: &Execution, output: &str, case: &StepCase) -> Diagnosis {
         elapsed_seconds: execution.seconds,
     };
     diagnosis::diagnose(&execution.exit, output, &limits)
-}
-
-/// Products so far: those known keep their step, new ones belong to the step of `record`.
-pub(super) async fn products(
-    run: &Run,
-    space: &Workspace,
-    known: &[Product],
-    record: &StepRecord,
-) -> Result<Vec<Product>> {
-    let look = || {
-        let now = space.inventory()?;
-        let data = now.files.into_values().filter(|file| file.path.starts_with("data/"));
-        data.map(|file| {
-            let before = known.iter().find(|product| product.path == file.path);
-            let table = table(&space.root, &file.path)?.unwrap_or_default();
-            Ok(Product {
-                bytes: file.bytes,
-                step: before.map_or(record.number, |product| product.step),
-                columns: table.columns,
-                rows: table.rows,
-                description: before
-                    .and_then(|product| product.description.clone())
-                    .or_else(|| described(&file.path, record)),
-                path: file.path,
-            })
-        })
-        .collect()
-    };
-    run.observe("products", look).await
-}
-
-/// The printed line that names a plot: it says what the plot shows.
-fn described(path: &str, record: &StepRecord) -> Option<String> {
-    let name = path.rsplit('/').next().unwrap_or(path);
-    let lines = record.scripts.iter().flat_map(|script| script.output.lines());
-    lines.map(str::trim).filter(|line| line.contains(name)).map(str::to_owned).next_back()
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,10 @@ const PREVIOUS: &str = ".previous";
 struct Hint {
     run_id: String,
     products: BTreeSet<String>,
+    /// What a restart found in a directory without a record: shown as products, never set aside,
+    /// because the user's own files cannot be told from them.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    adopted: BTreeSet<String>,
 }
 
 /// A run's directory and, in it, a phase's.
@@ -34,7 +39,7 @@ pub struct Workspace {
     pub root: PathBuf,
     run_id: String,
     /// What was there before the run and is not its own.
-    foreign: Inventory,
+    foreign: Arc<Inventory>,
 }
 
 impl Workspace {
@@ -44,9 +49,26 @@ impl Workspace {
     /// is looked at once: a replay is told what the first look saw.
     pub async fn open(run: &Run, work_dir: &str, below: &str, keep: bool) -> Result<Self> {
         let (work_dir, root) = places(work_dir, below)?;
-        let look = || survey(&work_dir, &root, run.id(), keep);
-        let foreign = run.observe("what was there before the run", look).await?;
-        Ok(Self { work_dir, root, run_id: run.id().into(), foreign })
+        let run_id = run.execution_id();
+        let (top, here, id) = (work_dir.clone(), root.clone(), run_id.clone());
+        let look = move || survey(&top, &here, &id, keep);
+        let foreign = Arc::new(run.observe("what was there before the run", look).await?);
+        Ok(Self { work_dir, root, run_id, foreign })
+    }
+
+    /// Looks at it as it is now, as an observation of the run.
+    pub async fn look<T, F>(&self, run: &Run, what: &str, look: F) -> Result<T>
+    where
+        T: Serialize + serde::de::DeserializeOwned + Send + 'static,
+        F: FnOnce(&Self) -> Result<T> + Send + 'static,
+    {
+        let space = self.clone();
+        run.observe(what, move || look(&space)).await
+    }
+
+    /// Files that are not this run's, relative to the phase's directory.
+    pub fn foreign(&self) -> impl Iterator<Item = &str> {
+        self.foreign.files.keys().map(String::as_str)
     }
 
     /// What is in the phase's directory and was not there before the run, as it is now.
@@ -84,18 +106,24 @@ impl Workspace {
         }
     }
 
-    /// Notes which files this run has made, for a later run in the same directory.
+    /// Notes which files this run has made, for a later run in the same directory. A file that was
+    /// there before stays the user's, also when a script has changed it.
     pub fn record(&self, files: impl IntoIterator<Item = PathBuf>) -> Result<()> {
         let mut hint = read_hint(&self.work_dir);
-        if hint.run_id != self.run_id {
+        let mut news = hint.run_id != self.run_id;
+        if news {
             hint = Hint { run_id: self.run_id.clone(), ..Hint::default() };
         }
         for file in files {
+            let below = file.strip_prefix(&self.root).map(|path| path.to_string_lossy().into_owned());
+            if below.is_ok_and(|path| self.foreign.files.contains_key(&path)) {
+                continue;
+            }
             if let Ok(path) = file.strip_prefix(&self.work_dir) {
-                hint.products.insert(path.to_string_lossy().into_owned());
+                news |= hint.products.insert(path.to_string_lossy().into_owned());
             }
         }
-        write_hint(&self.work_dir, &hint)
+        if news { write_hint(&self.work_dir, &hint) } else { Ok(()) }
     }
 }
 
@@ -109,17 +137,22 @@ fn places(work_dir: &str, below: &str) -> Result<(PathBuf, PathBuf)> {
 
 /// Sets an earlier run's products aside and lists what then is in `root` and not this run's own.
 fn survey(work_dir: &Path, root: &Path, run_id: &str, keep: bool) -> Result<Inventory> {
-    let hint = read_hint(work_dir);
-    let own = if hint.run_id == run_id || keep {
-        hint.products
-    } else {
-        set_aside(work_dir, &hint)?;
-        BTreeSet::new()
-    };
-    let mut foreign = inventory(root)?;
+    let mut hint = read_hint(work_dir);
+    let unrecorded = hint.run_id.is_empty();
     let prefix = relative(work_dir, root);
-    foreign.files.retain(|path, _| !own.contains(&format!("{prefix}{path}")));
-    write_hint(work_dir, &Hint { run_id: run_id.into(), products: own })?;
+    if hint.run_id != run_id && !keep {
+        set_aside(work_dir, &hint, &prefix)?;
+        hint.products.retain(|product| !is_replaced(product, &prefix));
+        hint.adopted.clear();
+    }
+    let mut foreign = inventory(root)?;
+    if keep && unrecorded {
+        hint.adopted = foreign.files.keys().map(|path| format!("{prefix}{path}")).collect();
+    }
+    let own = |path: &String| hint.products.contains(path) || hint.adopted.contains(path);
+    foreign.files.retain(|path, _| !own(&format!("{prefix}{path}")));
+    hint.run_id = run_id.into();
+    write_hint(work_dir, &hint)?;
     Ok(foreign)
 }
 
@@ -211,13 +244,20 @@ pub fn write(path: &Path, contents: &[u8]) -> Result<()> {
     })
 }
 
-fn set_aside(work_dir: &Path, hint: &Hint) -> Result<()> {
+/// Whether a run whose first phase works below `prefix` makes this earlier product anew. The plan that
+/// control carries out is none of its own: it stays, with the context that belongs to it.
+fn is_replaced(product: &str, prefix: &str) -> bool {
+    let after_planning = product.starts_with("context/") && product != "context/context_step_0.pkl";
+    prefix != "control/" || product.starts_with(prefix) || after_planning
+}
+
+fn set_aside(work_dir: &Path, hint: &Hint, prefix: &str) -> Result<()> {
     let plain = |path: &Path| path.components().all(|c| matches!(c, Component::Normal(_)));
     if hint.run_id.is_empty() || !plain(Path::new(&hint.run_id)) || hint.run_id.contains('/') {
         return Ok(());
     }
     let shelf = work_dir.join(PREVIOUS).join(&hint.run_id);
-    for product in &hint.products {
+    for product in hint.products.iter().filter(|product| is_replaced(product, prefix)) {
         let from = work_dir.join(product);
         let inside =
             from.parent().and_then(|p| p.canonicalize().ok()).is_some_and(|p| p.starts_with(work_dir));
@@ -253,7 +293,7 @@ mod tests {
 
     fn open(work_dir: &str, below: &str, run_id: &str, keep: bool) -> Workspace {
         let (work_dir, root) = places(work_dir, below).unwrap();
-        let foreign = survey(&work_dir, &root, run_id, keep).unwrap();
+        let foreign = Arc::new(survey(&work_dir, &root, run_id, keep).unwrap());
         Workspace { work_dir, root, run_id: run_id.into(), foreign }
     }
 
@@ -280,6 +320,38 @@ mod tests {
         assert!(names(&second).is_empty());
         assert!(theirs.exists() && !ours.exists());
         assert!(temp.path().join(".previous/run-2/control/data/plot.png").exists());
+    }
+
+    #[test]
+    fn control_alone_leaves_the_plan_where_it_is() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().to_str().unwrap();
+        let first = open(dir, "planning", "run-1", false);
+        let [plan, start, end, script] = [
+            "planning/final_plan.json",
+            "context/context_step_0.pkl",
+            "context/context_step_1.pkl",
+            "control/codebase/a.py",
+        ]
+        .map(|name| put(temp.path(), name));
+        let made = [&plan, &start, &end, &script].map(|path| path.canonicalize().unwrap());
+        first.record(made).unwrap();
+        open(dir, "control", "run-2", false);
+        assert!(plan.exists() && start.exists() && !end.exists() && !script.exists());
+        open(dir, "planning", "run-3", false);
+        assert!(!plan.exists() && temp.path().join(".previous/run-2/planning/final_plan.json").exists());
+    }
+
+    #[test]
+    fn a_restart_without_a_record_adopts_what_is_there_and_never_moves_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().to_str().unwrap();
+        let found = put(temp.path(), "control/data/table.csv");
+        for run_id in ["run-1", "run-2"] {
+            assert_eq!(names(&open(dir, "control", run_id, true)), ["data/table.csv"]);
+        }
+        assert!(names(&open(dir, "control", "run-3", false)).is_empty());
+        assert!(found.exists());
     }
 
     #[test]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from cmbagent import _core
-from cmbagent._loop import ensure_not_forked
+from cmbagent._loop import ensure_not_forked, heartbeat
 from cmbagent.phases.base import Phase, PhaseContext, PhaseResult
 
 
@@ -28,7 +28,8 @@ class BuiltinPhase(Phase):
             CmbagentError: the phase could not do its work, for example because a model could not be reached.
         """
         ensure_not_forked()
-        return await _core.execute_builtin(self, context)
+        with heartbeat():
+            return await _core.execute_builtin(self, context)
 
     def validate_input(self, context: PhaseContext) -> list[str]:
         """Return what the phase misses in its input."""

@@ -45,7 +45,7 @@ class PhaseConfig:
             reads 3600. Time spent waiting for a human does not count.
         max_retries: how often the phase is run again after it failed.
         model_overrides: agent name → model, before any other choice of a model.
-        params: further settings, free in form.
+        params: further settings, free in form; not shown, since they may hold keys.
     """
 
     phase_type: str
@@ -53,7 +53,7 @@ class PhaseConfig:
     timeout_seconds: int = DefaultSeconds(3600)
     max_retries: int = 0
     model_overrides: dict[str, str] = field(default_factory=dict)
-    params: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def explicit_timeout(self) -> float | None:
         """Return the limit in seconds if one was set, `None` while it is the default."""

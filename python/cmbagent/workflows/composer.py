@@ -196,6 +196,7 @@ class WorkflowExecutor:
         self.skipped: list[int] = []
         self.outcome: str | None = None
         self._control = _core.Control()
+        self._attempt = 0
 
     async def run(self) -> WorkflowContext:
         """Run the phases in order.
@@ -210,7 +211,9 @@ class WorkflowExecutor:
         """
         _loop.ensure_not_forked()
         with _loop.heartbeat():
-            self.outcome = await _core.run_workflow(self)
+            run = _core.run_workflow(self)
+            self._attempt += 1
+            self.outcome = await run
         return self.context
 
     def run_sync(self) -> WorkflowContext:

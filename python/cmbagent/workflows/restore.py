@@ -135,7 +135,7 @@ def plain(value: Any) -> Any:
     """Copy a value so that nothing but plain types is left in it.
 
     Numbers, text, containers, dates and paths stay; enum members become their value; everything else becomes
-    `{"$opaque": "module.Type"}`. API keys are dropped wherever they are found under that name. Containers
+    `{"$opaque": "module.Type"}`. What is called `api_keys` or `api_key` is dropped. Containers
     that occur twice, or contain themselves, do so in the copy as well.
     """
     return _Plain().copy(value, 0)
@@ -179,7 +179,7 @@ class _Plain:
             made: dict[Any, Any] = {}
             self._seen[id(value)] = made
             for key, item in value.items():
-                if key != "api_keys":
+                if key not in ("api_keys", "api_key"):
                     made[self.copy(key, depth)] = self.copy(item, depth)
             return made
         if isinstance(value, (list, collections.deque)):

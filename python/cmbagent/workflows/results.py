@@ -93,7 +93,7 @@ def control_result(executor: WorkflowExecutor, *, planned: bool) -> Result:
         if planning:
             result["initialization_time_planning"] = planning.timing.get("initialization", 0.0)
             result["execution_time_planning"] = planning.timing.get("total", 0.0)
-        result["plan"] = executor.context.plan
+    result["plan"] = executor.context.plan
     return result
 
 

@@ -1,0 +1,23 @@
+//! The built-in phases and the agents' turns over scripted models, scripts, humans and clocks.
+#![allow(clippy::unwrap_used)]
+
+#[path = "phases/checkpoint.rs"]
+mod checkpoint;
+#[path = "phases/control.rs"]
+mod control;
+#[path = "phases/engineer.rs"]
+mod engineer;
+#[path = "phases/ideas.rs"]
+mod ideas;
+#[path = "phases/limits.rs"]
+mod limits;
+#[path = "phases/one_shot.rs"]
+mod one_shot;
+#[path = "phases/planning.rs"]
+mod planning;
+#[path = "phases/replay.rs"]
+mod replay;
+#[path = "phases/stage.rs"]
+mod stage;
+#[path = "phases/turns.rs"]
+mod turns;
