@@ -1,10 +1,9 @@
 """Approval managers: how a run's questions reach a human, and the answers come back.
 
 A workflow's manager is any object with two methods: `create_approval_request`, which takes six keywords and
-returns
-an object with an `id`, and `wait_for_approval_async(id, timeout_seconds=)`, which returns an object with
-`resolution`, `user_feedback` and `modifications`. The package brings three, and one for web applications in
-`cmbagent.database.websocket_approval_manager`:
+returns an object with an `id`, and `wait_for_approval_async(id, timeout_seconds=)`, which returns an object
+with `resolution`, `user_feedback` and `modifications`. The package brings three, and one for web applications
+in `cmbagent.database.websocket_approval_manager`:
 
 * `ConsoleApprovalManager` asks whoever sits at the terminal or the notebook;
 * `QueueApprovalManager` holds the questions until another thread or task answers them by id;

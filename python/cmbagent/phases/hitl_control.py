@@ -1,8 +1,7 @@
 """Execution with a human: asked before steps, after them, or when one fails.
 
-The phase executes the built-in control phase once a step, within the same run. Each step begins as a run does
-that
-is restarted at it: with the plan and the context that the step before left.
+The phase executes the built-in control phase once a step, within the same run. Each step begins as a run
+does that is restarted at it: with the plan and the context that the step before left.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ class HITLControlPhaseConfig(ControlPhaseConfig):
     """Settings of execution with a human; those of the control phase, and some of its own.
 
     `execute_all_steps`, `step_number`, `hitl_enabled` and `hitl_after_each_step` belong to the control phase
-    and
-    have no meaning here.
+    and have no meaning here.
 
     Attributes:
         timeout_seconds: how long to wait for each answer, in seconds.

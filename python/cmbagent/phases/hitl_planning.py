@@ -1,8 +1,8 @@
 """Planning with a human: every plan is shown, and rewritten as the human wants it.
 
 The phase is made of built-in ones, planning and checkpoint, executed within the same run. What the human
-writes
-about a plan reaches the planner together with that plan, the way all feedback of checkpoints reaches agents.
+writes about a plan reaches the planner together with that plan, the way all feedback of checkpoints reaches
+agents.
 """
 
 from __future__ import annotations
