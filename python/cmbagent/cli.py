@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -226,15 +225,16 @@ def missing_keys(phases: list[Any], keys: dict[str, Any]) -> list[str]:
 
 
 def _executor(definition: WorkflowDefinition, task: str, work_dir: Path, quiet: bool) -> WorkflowExecutor:
-    from cmbagent.console import ConsoleApprovals
+    from cmbagent.approvals import default_manager
     from cmbagent.utils import get_api_keys_from_env
     from cmbagent.workflows import WorkflowExecutor
 
     asks = any(_asks(phase) for phase in definition.phases)
-    if asks and not sys.stdin.isatty():
+    manager = default_manager()
+    if asks and manager is None:
         raise UsageError(
             f"The workflow {definition.id} asks you questions, and standard input is no terminal. "
-            "Run it in a terminal, or use a workflow without hitl."
+            "Run it in a terminal, set CMBAGENT_HITL to approve or reject, or use a workflow without hitl."
         )
     keys = get_api_keys_from_env()
     executor = WorkflowExecutor(
@@ -242,8 +242,8 @@ def _executor(definition: WorkflowDefinition, task: str, work_dir: Path, quiet: 
         task=task,
         work_dir=str(work_dir),
         api_keys=keys,
-        approval_manager=ConsoleApprovals() if asks else None,
-        verbose=False if quiet and not asks else None,
+        approval_manager=manager,
+        verbose=False if quiet else None,
     )
     lacks = missing_keys(executor.phases, keys)
     if lacks:
@@ -253,6 +253,8 @@ def _executor(definition: WorkflowDefinition, task: str, work_dir: Path, quiet: 
 
 def _asks(phase: dict[str, Any]) -> bool:
     config = phase.get("config", {})
+    if phase["type"] in ("hitl_planning", "hitl_control"):
+        return True
     if phase["type"] == "hitl_checkpoint":
         return bool(config.get("require_approval", True))
     return bool(config.get("hitl_after_each_step") or config.get("hitl_enabled"))

@@ -304,9 +304,9 @@ class Display:
         return f"  → {self._path(path)}"
 
     def _on_approval_requested(self, data: dict[str, Any]) -> str:
-        options = ", ".join(str(each) for each in data.get("options") or [])
-        head = self._style("Waiting for your decision", "yellow", "bold")
-        return f"\n{head}: {_clean(str(data.get('message') or ''))}\n  answers: {options}"
+        # The question itself is shown by the approval manager, to whoever is to answer it.
+        kind = str(data.get("checkpoint_type") or "").replace("_", " ")
+        return "\n" + self._style(f"Waiting for a decision: {_clean(kind)}", "yellow", "bold")
 
     def _on_approval_received(self, data: dict[str, Any]) -> str:
         return f"  decided: {self._style(str(data.get('resolution', '')), 'bold')}"

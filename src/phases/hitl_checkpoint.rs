@@ -103,6 +103,7 @@ impl HitlCheckpoint {
         match answer(run, self.question(run, state.as_ref())).await? {
             Answer::Given { resolution, user_feedback, modifications } => {
                 end.feed_back(user_feedback.as_deref());
+                end.output.insert("resolution".into(), json!(resolution));
                 match resolution.as_str() {
                     "reject" => {
                         let outcome = end.close("rejected", user_feedback, modifications)?;

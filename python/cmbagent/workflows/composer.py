@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cmbagent import _core, _events, _loop
+from cmbagent.approvals import default_manager
 from cmbagent.errors import ConfigurationError
 from cmbagent.phases import PhaseRegistry, PhaseResult, WorkflowContext
 from cmbagent.utils import get_api_keys_from_env, resolve_work_dir
+from cmbagent.workflows._interactive import INTERACTIVE_WORKFLOWS
 
 if TYPE_CHECKING:
     import os
@@ -80,7 +82,8 @@ def copy_containers(value: Any) -> Any:
 
 
 SYSTEM_WORKFLOWS: dict[str, WorkflowDefinition] = {
-    entry["id"]: WorkflowDefinition.from_dict(entry) for entry in _core.system_workflows()
+    entry["id"]: WorkflowDefinition.from_dict(entry)
+    for entry in [*_core.system_workflows(), *INTERACTIVE_WORKFLOWS]
 }
 """The package's workflows by id."""
 
@@ -132,7 +135,9 @@ class WorkflowExecutor:
         work_dir: where files go; `~` is expanded, missing directories are made when the run starts.
         api_keys: provider name → key, or any object that can be subscripted so; `None` reads the environment.
         callbacks: the caller's callbacks, see `cmbagent.callbacks`.
-        approval_manager: asks humans at checkpoints; without one, checkpoints approve by themselves.
+        approval_manager: asks humans at checkpoints; `None` leaves it to
+            `cmbagent.approvals.default_manager`: whoever sits at the terminal or notebook is asked, and where
+            nobody does, checkpoints approve by themselves.
         initial_shared_state: put into `shared_state` before the first phase.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
         options: settings for every phase's `config.params` that the phase does not set itself, such as
@@ -170,7 +175,7 @@ class WorkflowExecutor:
         self.work_dir = resolve_work_dir(work_dir)
         self.api_keys = get_api_keys_from_env() if api_keys is None else api_keys
         self.callbacks = callbacks
-        self.approval_manager = approval_manager
+        self.approval_manager = default_manager() if approval_manager is None else approval_manager
         self.verbose = verbose
         self.options: dict[str, Any] = dict(options or {})
         self.phases: list[Phase] = [
