@@ -163,3 +163,32 @@ def test_a_phase_on_its_own_has_a_run_of_its_own(tmp_path):
 
     with ModelServer({"reader": "alone"}) as server, server.environment():
         assert asyncio.run(main(server)) == "alone"
+
+
+def test_scripts_run_in_the_phase_s_directory(perform, tmp_path):
+    async def work(context):
+        good = await context.run.execute(
+            """
+            import os
+            open("data/x.csv", "w").write("a\\n1\\n")
+            print("key" if any("KEY" in name for name in os.environ) else "no key")
+            """
+        )
+        bad = await context.run.execute("raise SystemExit(3)", filename="bad.py")
+        broken = await context.run.execute("def f(:\n    pass")
+        return good, bad, broken
+
+    (good, bad, broken), _ = perform(work, {})
+    assert (good["success"], good["output"].strip()) == (True, "no key")
+    assert good["files"] == [str(tmp_path / "review/data/x.csv")]
+    assert (bad["success"], bad["exit"]) == (False, "exit status 3")
+    assert bad["file"] == str(tmp_path / "review/codebase/bad.py")
+    assert not broken["success"] and "SyntaxError" in broken["output"]
+
+
+def test_a_script_outside_the_directory_is_refused(perform):
+    async def work(context):
+        return await context.run.execute("print(1)", filename="../../outside.py")
+
+    with pytest.raises(ConfigurationError, match="outside"):
+        perform(work, {})

@@ -39,6 +39,9 @@ class RunHandle:
         schema: dict[str, Any] | None = None,
         model: str | None = None,
     ) -> Awaitable[Any]: ...
+    def execute(
+        self, code: str, *, filename: str | None = None, timeout_seconds: float | None = None
+    ) -> Awaitable[dict[str, Any]]: ...
     def ask(
         self,
         message: str,

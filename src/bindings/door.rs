@@ -12,13 +12,14 @@ use super::aio::Awaitable;
 use super::approvals::PyApprovals;
 use super::bridge::Bridge;
 use super::phase::approval_manager;
+use super::state::PyState;
 use super::{convert, errors, services};
 use crate::agents::parse;
 use crate::agents::prompts::Prompt;
-use crate::engine::{Answer, Question, Run, Stop};
+use crate::engine::{Answer, Question, Run, State, Stop};
 use crate::error::{Error, Result};
 use crate::llm::Schema;
-use crate::phases::{config, hitl_checkpoint};
+use crate::phases::{config, hitl_checkpoint, script};
 
 /// The run that a custom phase is part of. Every call is a part of the run of its own: cancelling
 /// one ends nothing else, and stopping the run ends all.
@@ -27,6 +28,7 @@ pub(super) struct RunHandle {
     pub(super) run: Run,
     phase_type: String,
     phase_id: String,
+    work_dir: String,
     config: Value,
     approval_manager: Option<Py<PyAny>>,
 }
@@ -36,13 +38,14 @@ impl RunHandle {
     pub(super) fn new(
         run: &Run,
         phase_type: &str,
-        phase_id: String,
+        state: &dyn State,
         config: Value,
         approval_manager: Option<Py<PyAny>>,
     ) -> Self {
         let rounds = config.get("max_rounds").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
         let run = rounds.map_or_else(|| run.clone(), |limit| run.with_call_limit("max_rounds", limit));
-        Self { run, phase_type: phase_type.into(), phase_id, config, approval_manager }
+        let (phase_id, work_dir) = (state.phase_id(), state.work_dir());
+        Self { run, phase_type: phase_type.into(), phase_id, work_dir, config, approval_manager }
     }
 
     /// A part of the run for one call.
@@ -107,6 +110,19 @@ impl RunHandle {
                 Some(schema) => Ok(speaker.structured(&run, &prompt, &schema, parse::object).await?.0),
             }
         }))
+    }
+
+    /// Runs a Python script in the phase's directory, as the engineer's are run; gives `success`, `exit`,
+    /// `output`, `seconds`, `file`, `files` and `log_path`.
+    #[pyo3(signature = (code, *, filename = None, timeout_seconds = None))]
+    fn execute(&self, code: String, filename: Option<String>, timeout_seconds: Option<f64>) -> Awaitable {
+        let bridge = Bridge::default();
+        let run = self.part(&bridge);
+        let (work_dir, below, config) = (self.work_dir.clone(), self.phase_type.clone(), self.config.clone());
+        awaitable(bridge, &run.clone(), async move {
+            script::perform(&run, &work_dir, &below, config, &code, filename.as_deref(), timeout_seconds)
+                .await
+        })
     }
 
     /// Asks a human; the answer has `resolution` (one of `options`), `user_feedback`, `modifications`.
@@ -179,7 +195,8 @@ pub(super) fn open_run(context: &Bound<'_, PyAny>) -> PyResult<RunHandle> {
     let manager = approval_manager(context)?;
     let services = services::build(py, &Bridge::default(), keys.unbind(), None, listener.unbind())?;
     let text = |name: &str| Ok::<_, PyErr>(context.getattr(name)?.str()?.to_string());
-    let phase_id = text("phase_id")?;
+    let state = PyState(context.clone().unbind());
+    let phase_id = state.phase_id();
     let run = Run::new(text("run_id")?, services, Stop::default()).at_phase(0, 0, &phase_id);
-    Ok(RunHandle::new(&run, &phase_id.clone(), phase_id, Value::Null, manager))
+    Ok(RunHandle::new(&run, &phase_id, &state, Value::Null, manager))
 }

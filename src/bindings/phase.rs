@@ -175,7 +175,7 @@ impl Phase for PyPhase {
                 let py = phase.py();
                 let current = py.import(intern!(py, "cmbagent._current"))?;
                 let manager = self.approval_manager.as_ref().map(|manager| manager.clone_ref(py));
-                let handle = RunHandle::new(run, &self.phase_type, state.phase_id(), self.fields(), manager);
+                let handle = RunHandle::new(run, &self.phase_type, state.as_ref(), self.fields(), manager);
                 let (handle, context) = (Py::new(py, handle)?, context(py, state.as_ref())?);
                 Ok(current.call_method1(intern!(py, "within"), (handle, phase, context))?.unbind())
             })?;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::fences::{Block, blocks, fence};
 pub use super::normalise::normalise;
 use super::pattern;
+pub use super::scan::dedent;
 use super::scan::{is_bare_script, is_whole};
 
 /// An engineer's answer, taken apart.

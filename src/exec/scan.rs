@@ -83,7 +83,7 @@ pub(super) fn scan(code: &str) -> Scan {
 }
 
 /// Removes the indentation that all lines share (lines inside triple-quoted strings do not count).
-pub(super) fn dedent(code: &str) -> String {
+pub fn dedent(code: &str) -> String {
     let mut state = Scan::default();
     let mut shared: Option<&str> = None;
     for line in code.lines() {

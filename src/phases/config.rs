@@ -273,10 +273,18 @@ struct Common {
     params: Params,
 }
 
+/// The `params` of a phase's configuration.
+pub(super) fn params(config: Value) -> Result<Params> {
+    Ok(common(config)?.params)
+}
+
+fn common(config: Value) -> Result<Common> {
+    if config.is_null() { Ok(Common::default()) } else { read(config) }
+}
+
 /// An agent as a phase of a user speaks through it; `model` is what the phase asks for.
 pub fn speaker(config: Value, agent: &str, model: Option<&str>) -> Result<Speaker> {
-    let fields = if config.is_null() { serde_json::json!({}) } else { config };
-    let Common { model_overrides, params } = read(fields)?;
+    let Common { model_overrides, params } = common(config)?;
     Ok(Models { overrides: &model_overrides, params: &params }.speaker(agent, model.unwrap_or_default()))
 }
 

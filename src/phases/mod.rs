@@ -11,6 +11,7 @@ mod products;
 mod progress;
 pub mod reports;
 mod review;
+pub mod script;
 mod step;
 pub mod workspace;
 
