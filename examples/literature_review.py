@@ -1,8 +1,8 @@
 """A phase of one's own that acts through the run: it reads papers before the plan is made.
 
 The phase asks a model for the papers that matter, checks with a script which of them the local library holds,
-lets a human drop them, and hands the list on. Its calls are recorded, limited and stopped like those of the phases
-that come with the package.
+lets a human drop them, and hands the list on. Its calls are recorded, limited and stopped like those of the
+phases that come with the package.
 """
 
 from __future__ import annotations
