@@ -182,13 +182,16 @@ def _cost_rows(phase: str, output: Any) -> list[tuple[str, Mapping[str, Any]]]:
     if not isinstance(output, Mapping):
         return []
     steps = output.get("step_results")
-    if isinstance(steps, list) and steps:
-        parts = [
-            (f"{phase} step {each.get('step')}".strip(), each.get("context"))
-            for each in steps if isinstance(each, Mapping)
-        ]  # fmt: skip
-    else:
-        parts = [(phase, output.get(name)) for name in ("planning_context", "final_context", "result")]
+    parts = [
+        (f"{phase} step {each.get('step')}".strip(), each.get("context"))
+        for each in (steps if isinstance(steps, list) else ())
+        if isinstance(each, Mapping)
+    ]
+    ends = [(phase, output.get(name)) for name in ("planning_context", "final_context", "result")]
+    return _cost_tables(parts) or _cost_tables(ends)
+
+
+def _cost_tables(parts: Iterable[tuple[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
     rows = []
     for part, ended in parts:
         found = ended.get("cost_dataframe") if isinstance(ended, Mapping) else None
