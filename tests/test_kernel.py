@@ -68,7 +68,8 @@ class Kernel:
             elif kind == "execute_result":
                 value = content["data"]["text/plain"]
             elif kind in ("display_data", "update_display_data"):
-                displays.append(SimpleNamespace(update=kind.startswith("update"), **content))
+                update = kind.startswith("update")
+                displays.append(SimpleNamespace(update=update, parent=parent, **content))
             elif kind == "error":
                 error = content["ename"]
             elif kind == "status" and content["execution_state"] == "idle":
@@ -202,6 +203,8 @@ handle.status()["status"]
     other = kernel.start(listening)
     ended = kernel.end(other, also=started)
     assert (ended.error, ended.value) == (None, "'run_finished'")
+    # What the run shows belongs to the cell that started it.
+    assert [each.parent for each in ended.displays if "image/png" in each.data] == [started]
     assert kernel.run("(await handle) is ran.context").value == "True"
     assert kernel.run("handle.status()['status']").value == "'completed'"
 
@@ -228,5 +231,25 @@ def test_interrupt_while_waiting_for_a_result_leaves_the_run_alone(kernel, tmp_p
 
 
 def test_rich_displays_reach_the_page(kernel):
-    cell = "from cmbagent.workflows import get_workflow\nget_ipython().display_formatter.format(get_workflow('one_shot'))[0].keys()"
+    cell = """
+from cmbagent.workflows import get_workflow
+get_ipython().display_formatter.format(get_workflow("one_shot"))[0].keys()
+"""
     assert kernel.run(cell).value == "dict_keys(['text/plain', 'text/html', 'text/markdown'])"
+
+
+def test_run_in_the_background_that_would_ask_in_a_cell_is_warned_about(kernel, tmp_path):
+    cell = f"""
+import warnings
+from cmbagent.approvals import ConsoleApprovalManager, QueueApprovalManager
+from cmbagent.phases import HITLCheckpointConfig, HITLCheckpointPhase
+def warned(manager):
+    ran = executor({str(tmp_path)!r}, HITLCheckpointPhase(HITLCheckpointConfig()), approval_manager=manager)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        handle = ran.start()
+        handle.cancel()
+    return ["QueueApprovalManager" in str(each.message) for each in caught]
+warned(ConsoleApprovalManager()), warned(QueueApprovalManager())
+"""
+    assert kernel.run(cell).value == "([True], [])"

@@ -8,11 +8,16 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator
+import warnings
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from concurrent.futures import CancelledError, Future
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from cmbagent import _loop
+from cmbagent.approvals.console import ConsoleApprovalManager, running_kernel
+
+if TYPE_CHECKING:
+    from cmbagent.phases import Phase
 
 T = TypeVar("T")
 
@@ -192,3 +197,28 @@ class BackgroundRun(Generic[T]):
             if self._cancelling:
                 raise asyncio.CancelledError
         return await self._start()
+
+
+def warn_where_nobody_can_answer(manager: Any, phases: Iterable[Phase]) -> None:
+    """Warn of a run in the background of a notebook that is going to ask in its cell.
+
+    Args:
+        manager: the run's approval manager.
+        phases: its phases.
+    """
+    if not isinstance(manager, ConsoleApprovalManager) or running_kernel() is None:
+        return
+    asking = [phase.phase_type for phase in phases if _asks(phase)]
+    if asking:
+        warnings.warn(
+            f"{', '.join(asking)} will ask in the console, and a notebook takes no input for a cell that has "
+            "ended; give the executor a QueueApprovalManager, or use run_sync()",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _asks(phase: Phase) -> bool:
+    if phase.phase_type.startswith("hitl_"):
+        return True
+    return any(getattr(phase.config, name, False) for name in ("hitl_after_each_step", "hitl_enabled"))

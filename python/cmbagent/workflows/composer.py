@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cmbagent import _core, _events, _loop, _pages
-from cmbagent._background import BackgroundRun
+from cmbagent._background import BackgroundRun, warn_where_nobody_can_answer
 from cmbagent._stream import EventLog, EventStream
 from cmbagent.approvals import default_manager
 from cmbagent.errors import ConfigurationError
@@ -249,12 +249,16 @@ class WorkflowExecutor:
         shown as ever. Keep the handle: a run whose handle was dropped goes on, but only `stop` still reaches
         it. The end of the interpreter cancels the run.
 
+        A notebook takes no input for a cell that has ended: where humans are to be asked, give the executor
+        a `QueueApprovalManager`.
+
         Returns:
             The handle: `result(timeout=None)`, `cancel()`, `status()`, `done()`, and `await handle`.
 
         Raises:
             ForkError: this process was forked from one in which the engine had started.
         """
+        warn_where_nobody_can_answer(self.approval_manager, self.phases)
         self._fresh_log()
         return BackgroundRun(self.run, self._background_status, self._describe)
 
