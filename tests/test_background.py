@@ -15,6 +15,7 @@ import pytest
 
 from cmbagent import _loop
 from cmbagent.callbacks import WorkflowCallbacks
+from cmbagent.errors import ForkError
 from cmbagent.testing import Fault
 from procs import PATIENCE, engineer, executor, forever, found, run, sleeper, wait_for, wait_until_gone
 
@@ -172,6 +173,16 @@ def test_run_that_asks_for_its_own_result(tmp_path):
     handles.append(executor(tmp_path, work).start())
     with pytest.raises(RuntimeError, match="cannot wait for its own result"):
         handles[0].result(PATIENCE)
+
+
+def test_fork_of_the_process_does_not_wait_for_ever(tmp_path, monkeypatch):
+    handle = executor(tmp_path, forever([])).start()
+    with monkeypatch.context() as forked:
+        forked.setattr(_loop._Process, "forked", True)
+        with pytest.raises(ForkError):
+            handle.result(PATIENCE)
+    handle.cancel()
+    assert isinstance(wait_for(handle.exception), concurrent.futures.CancelledError)
 
 
 def test_dropped_handle_leaves_the_run_alone(tmp_path):

@@ -85,10 +85,10 @@ class BackgroundRun(Generic[T]):
             TimeoutError: the run has not ended within `timeout` seconds; it goes on.
             concurrent.futures.CancelledError: the run was cancelled.
             RuntimeError: called from the run itself, which would wait for ever.
+            ForkError: this process is a fork of the one in which the run goes on.
             Exception: whatever else the run raised, as it is.
         """
-        if threading.current_thread() is self._thread and not self.done():
-            raise RuntimeError("a run cannot wait for its own result; call result() outside its phases")
+        self._ensure_it_can_end()
         give_up = None if timeout is None else time.monotonic() + timeout
         with _loop.interruptible():
             while not self.done():
@@ -158,11 +158,17 @@ class BackgroundRun(Generic[T]):
         return self._wait().__await__()
 
     async def _wait(self) -> T:
-        if threading.current_thread() is self._thread and not self.done():
-            raise RuntimeError("a run cannot wait for its own result; await it outside its phases")
+        self._ensure_it_can_end()
         # The waiting task may be cancelled; the run goes on.
         await asyncio.shield(asyncio.wrap_future(self._ended))
         return self.result()
+
+    def _ensure_it_can_end(self) -> None:
+        if self.done():
+            return
+        _loop.ensure_not_forked()
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("a run cannot wait for its own result; wait for it outside its phases")
 
     def __repr__(self) -> str:
         state = self.status()

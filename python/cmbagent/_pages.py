@@ -64,7 +64,7 @@ def result_html(result: PhaseResult) -> str:
     return _html.block(
         f"Phase: {result.context.phase_id}",
         _html.line(
-            _html.status(result.status.value),
+            _html.status(_word(result.status)),
             _seconds(timing.get("total")),
             f"{count} message{'' if count == 1 else 's'}" if count else "",
         ),
@@ -160,7 +160,11 @@ def _step_status(result: Mapping[str, Any]) -> str:
     word = result.get("status")
     if word is None and "success" in result:
         word = "completed" if result["success"] else "failed"
-    return str(getattr(word, "value", word) or "")
+    return _word(word)
+
+
+def _word(status: Any) -> str:
+    return str(getattr(status, "value", status) or "")
 
 
 def _costs_html(outputs: Mapping[Any, Any]) -> str:
