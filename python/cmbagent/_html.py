@@ -34,7 +34,8 @@ _STYLE = """<style>
 .cmbagent{color:inherit;line-height:1.45;margin:.3em 0}
 .cmbagent .head{font-weight:600;font-size:1.05em}
 .cmbagent .faint{opacity:.8;margin:.15em 0}
-.cmbagent .words{white-space:pre-wrap;margin:.3em 0}
+.cmbagent .words{white-space:pre-wrap;overflow-wrap:anywhere;margin:.3em 0}
+.cmbagent .unbroken{white-space:nowrap}
 .cmbagent summary{cursor:pointer}
 .cmbagent details>div{margin:.2em 0 .2em 1em}
 .cmbagent table{border-collapse:collapse;color:inherit;margin:.2em 0}
@@ -84,6 +85,11 @@ def line(*parts: str) -> str:
 def paragraph(value: Any, limit: int = 2_000) -> str:
     """A text as a paragraph that keeps its line breaks; nothing for none."""
     return f'<div class="words">{text(value, limit)}</div>' if value else ""
+
+
+def unbroken(value: Any) -> str:
+    """A text that stays in one line."""
+    return f'<span class="unbroken">{text(value)}</span>'
 
 
 def status(word: str) -> str:

@@ -150,7 +150,7 @@ def _plan_html(plan: Any, results: Any, summaries: Any) -> str:
                 f"{_html.text(step.get('sub_task') or result.get('sub_task'))}{listed}",
                 _html.status(_step_status(result)) if result else "",
                 _seconds(result.get("execution_time")),
-                _html.text(summary),
+                _html.details("read", _html.paragraph(summary)),
             )
         )
     return _html.table(("", "agent", "task", "status", "time", "summary"), rows)
@@ -221,7 +221,7 @@ def _files_html(files: Any, root: str | os.PathLike[str]) -> str:
 
 
 def _seconds(value: Any) -> str:
-    return seconds_text(float(value)) if isinstance(value, int | float) else ""
+    return _html.unbroken(seconds_text(float(value))) if isinstance(value, int | float) else ""
 
 
 def _tokens(value: Any) -> str:
