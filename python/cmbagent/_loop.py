@@ -123,7 +123,7 @@ def run_sync(start: Callable[[], Coroutine[Any, Any, T]], describe: Callable[[],
                 # What ends a thread without a word.
                 raise SystemExit from None
             raise
-    with _interruptible():
+    with interruptible():
         return _Helper(start, context).wait(describe)
 
 
@@ -199,7 +199,7 @@ def _loop_is_running() -> bool:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Let Ctrl-C raise in this thread while it blocks inside a running loop.
 
     `asyncio.run` and `loop.add_signal_handler` answer SIGINT by scheduling work on the loop, and a blocked

@@ -1,7 +1,8 @@
 """What a run shows while it works: one short block of text an event.
 
 In a terminal there are colours (unless ``NO_COLOR`` is set) and a status line while a model answers; in a
-notebook, a pipe or a log the same lines come as plain text. Neither keys nor prompts are shown.
+pipe or a log the same lines come as plain text, and a notebook adds progress and plots. Neither keys nor
+prompts are shown.
 """
 
 from __future__ import annotations
@@ -40,7 +41,15 @@ def make_display(verbose: bool | None = None) -> Display | None:
     quiet = os.environ.get("CMBAGENT_QUIET", "") not in ("", "0")
     if verbose is False or (verbose is None and quiet):
         return None
-    return Display()
+    from cmbagent.approvals.console import running_kernel
+
+    kernel = running_kernel()
+    publisher = getattr(getattr(kernel, "shell", None), "display_pub", None)
+    if publisher is None:
+        return Display()
+    from cmbagent._notebook import NotebookDisplay
+
+    return NotebookDisplay(publisher)
 
 
 def seconds_text(seconds: float) -> str:

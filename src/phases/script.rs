@@ -61,6 +61,7 @@ impl Bench<'_> {
         let about = json!({
             "file": file, "success": execution.exit.success(), "exit": diagnosis::ended(&execution.exit),
             "seconds": execution.seconds, "output": execution.output, "code": code, "log_path": log,
+            "files": files.iter().map(|file| root.join(file)).collect::<Vec<_>>(),
         });
         run.tell(self.agent, "script_finished", about).await?;
         Ok(Ran { execution, files, log: format!("logs/{}", log.file_name().unwrap_or_default().display()) })

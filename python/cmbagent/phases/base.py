@@ -195,6 +195,11 @@ class PhaseResult:
         """The same as `error`."""
         return self.error
 
+    def _repr_html_(self) -> str:
+        from cmbagent import _pages
+
+        return _pages.result_html(self)
+
 
 class Phase(ABC):
     """One unit of a workflow.

@@ -60,6 +60,11 @@ class WorkflowContext:
     phase_timings: dict[str, float] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
 
+    def _repr_html_(self) -> str:
+        from cmbagent import _pages
+
+        return _pages.context_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dict of the same objects, without `api_keys` and `agent_state`."""
         left_out = {"api_keys", "agent_state"}
