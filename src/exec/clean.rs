@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::pattern;
+use crate::pattern::pattern;
 
 /// Repeated groups of up to this many lines are counted.
 const LONGEST_GROUP: usize = 6;

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::fences::{Block, blocks, fence};
 pub use super::normalise::normalise;
-use super::pattern;
 use super::scan::{is_bare_script, is_whole};
+use crate::pattern::pattern;
 
 /// An engineer's answer, taken apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
