@@ -137,6 +137,10 @@ config! {
         engineer_model: String = GENERAL.into(),
         /// The researcher's model.
         researcher_model: String = GENERAL.into(),
+        /// The model of agents without a setting of their own, unless `params` names one.
+        default_llm_model: String = GENERAL.into(),
+        /// The model that gives a second opinion, unless `params` names one.
+        default_formatter_model: String = REASONING.into(),
         /// The notes' file name, or a sentence that leaves the choice to the researcher.
         #[serde(deserialize_with = "text")]
         researcher_filename: String = "researcher_output.md".into(),

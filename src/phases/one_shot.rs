@@ -25,7 +25,10 @@ pub struct OneShot {
 impl OneShot {
     /// A one-shot phase with these fields.
     pub fn new(fields: Value) -> Result<Self> {
-        Ok(Self { config: read(fields)? })
+        let mut config: config::OneShot = read(fields)?;
+        config.params.default_llm_model.get_or_insert_with(|| config.default_llm_model.clone());
+        config.params.default_formatter_model.get_or_insert_with(|| config.default_formatter_model.clone());
+        Ok(Self { config })
     }
 
     async fn perform(&self, run: &Run, state: &Arc<dyn State>) -> Result<Outcome> {
