@@ -297,9 +297,18 @@ impl Site<'_> {
         let execution = run.execute("engineer", &script, about).await?;
         let changed = move |space: &Workspace| {
             let now = space.inventory()?;
-            Ok(now.changed_since(&before).into_iter().map(|file| file.path.clone()).collect())
+            let paths = now.changed_since(&before).into_iter().map(|file| file.path.clone()).collect();
+            Ok((paths, now.incomplete))
         };
-        let files: Vec<String> = self.space.look(run, "files that a script wrote", changed).await?;
+        let (files, unseen): (Vec<String>, Vec<String>) =
+            self.space.look(run, "files that a script wrote", changed).await?;
+        if !unseen.is_empty() {
+            let message = format!(
+                "not all files of the working directory can be listed as products: {}",
+                unseen.join("; ")
+            );
+            run.tell("engineer", "warning", json!({"message": message})).await?;
+        }
         // At once: a run that breaks off within the step leaves no product that a later one takes for the user's.
         self.space.record(files.iter().map(|file| root.join(file)))?;
         let about = json!({
