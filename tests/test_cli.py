@@ -85,6 +85,7 @@ def test_settings_reach_the_phases_that_have_them_and_the_definition_stays():
     assert planning["config"]["planner_model"] == "m"
     assert control["config"]["max_n_attempts"] == 1
     assert (control["config"]["engineer_model"], control["config"]["researcher_model"]) == ("e", "m")
+    assert control["config"]["params"] == {"default_llm_model": "m", "default_formatter_model": "m"}
     assert "max_plan_steps" not in control["config"]
     assert json.dumps(definition.phases) == before
 

@@ -152,7 +152,7 @@ def configured(
     Args:
         definition: The workflow; it stays as it is.
         settings: Config field → value.
-        model: For every field that names a model and is not in ``settings``.
+        model: For every agent whose model is not in ``settings``.
 
     Raises:
         UsageError: when a setting fits no phase of the workflow.
@@ -167,7 +167,12 @@ def configured(
         models = {name: model for name in names if model and (name == "model" or name.endswith("_model"))}
         chosen = {name: value for name, value in settings.items() if name in names}
         left -= set(chosen)
-        phases.append({**phase, "config": {**phase.get("config", {}), **models, **chosen}})
+        config = {**phase.get("config", {}), **models, **chosen}
+        if model:
+            # Agents whose model is no field of the phase, such as the one that gives a second opinion.
+            others = {"default_llm_model": model, "default_formatter_model": model}
+            config["params"] = {**others, **config.get("params", {})}
+        phases.append({**phase, "config": config})
     if left:
         options = {"max_n_attempts": "--max-attempts"}
         named = ", ".join(sorted(options.get(each, "--" + each.replace("_", "-")) for each in left))

@@ -306,8 +306,7 @@ class Display:
 
     def _on_file_written(self, data: dict[str, Any]) -> str | None:
         path = str(data.get("path", ""))
-        # Scripts were named when they started, and cost and time reports are found where they always are.
-        if path in self._files_shown or data.get("what") in ("code", "report"):
+        if path in self._files_shown:
             return None
         self._files_shown.add(path)
         return f"  → {self._path(path)}"

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::pattern;
+use crate::pattern::pattern;
 
 /// The state after the characters seen so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use super::config::{self, read};
 use super::{reports, workspace};
 use crate::agents::{PlanStep, parse};
 use crate::engine::ledger::Total;
-use crate::engine::state::share;
+use crate::engine::state::{put_out, share};
 use crate::engine::{Answer, Outcome, Phase, PhaseStatus, Question, Run, Section, State};
 use crate::error::Result;
 
@@ -245,9 +245,7 @@ impl End {
         output.insert("approval_status".into(), json!(status));
         output.insert("user_feedback".into(), json!(feedback));
         output.insert("modifications".into(), json!(modifications));
-        for (key, value) in output {
-            self.state.write(Section::Output, &key, value)?;
-        }
+        put_out(self.state.as_ref(), output)?;
         if !self.shared.is_empty() {
             share(self.state.as_ref(), self.shared)?;
         }

@@ -53,9 +53,18 @@ impl Bench<'_> {
             let now = space.inventory()?;
             let changed = now.changed_since(&before).into_iter().map(|file| file.path.clone());
             // The log is ours, not the script's.
-            Ok(changed.filter(|path| !path.starts_with("logs/")).collect())
+            let paths = changed.filter(|path| !path.starts_with("logs/")).collect();
+            Ok((paths, now.incomplete))
         };
-        let files: Vec<String> = self.space.look(run, "files that a script wrote", changed).await?;
+        let (files, unseen): (Vec<String>, Vec<String>) =
+            self.space.look(run, "files that a script wrote", changed).await?;
+        if !unseen.is_empty() {
+            let message = format!(
+                "not all files of the working directory can be listed as products: {}",
+                unseen.join("; ")
+            );
+            run.tell(self.agent, "warning", json!({"message": message})).await?;
+        }
         // At once: a run that breaks off here leaves no product that a later one takes for the user's.
         self.space.record(files.iter().map(|file| root.join(file)).chain([log.clone()]))?;
         let about = json!({
