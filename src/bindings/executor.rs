@@ -54,7 +54,7 @@ impl PyWorkflow {
 }
 
 impl Workflow for PyWorkflow {
-    fn about(&self) -> Value {
+    fn about(&self) -> Result<Value> {
         self.with(|executor| {
             let definition = executor.getattr("workflow")?;
             let phases: Vec<String> = executor
@@ -70,7 +70,6 @@ impl Workflow for PyWorkflow {
                 "phases": phases,
             }))
         })
-        .unwrap_or_else(|error| json!({"error": error.to_string()}))
     }
 
     fn first(&self, phase_id: &str) -> Result<Arc<dyn State>> {
