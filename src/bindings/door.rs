@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::aio::Awaitable;
 use super::approvals::PyApprovals;
 use super::bridge::Bridge;
-use super::phase::approval_manager;
+use super::phase::{approval_manager, fields};
 use super::state::PyState;
 use super::{convert, errors, services};
 use crate::agents::parse;
@@ -29,23 +29,32 @@ pub(super) struct RunHandle {
     phase_type: String,
     phase_id: String,
     work_dir: String,
-    config: Value,
+    /// The phase, whose configuration is read when a call needs it.
+    phase: Option<Py<PyAny>>,
     approval_manager: Option<Py<PyAny>>,
 }
 
 impl RunHandle {
-    /// The handle of a phase with this configuration; a `max_rounds` in it limits the phase's calls.
+    /// The handle of a phase; a `max_rounds` in its configuration limits its calls.
     pub(super) fn new(
         run: &Run,
         phase_type: &str,
         state: &dyn State,
-        config: Value,
+        phase: Option<&Bound<'_, PyAny>>,
         approval_manager: Option<Py<PyAny>>,
     ) -> Self {
-        let rounds = config.get("max_rounds").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+        let rounds = phase.and_then(|phase| {
+            let config = phase.getattr(intern!(phase.py(), "config")).ok()?;
+            config.getattr(intern!(phase.py(), "max_rounds")).ok()?.extract::<u32>().ok()
+        });
         let run = rounds.map_or_else(|| run.clone(), |limit| run.with_call_limit("max_rounds", limit));
         let (phase_id, work_dir) = (state.phase_id(), state.work_dir());
-        Self { run, phase_type: phase_type.into(), phase_id, work_dir, config, approval_manager }
+        let phase = phase.map(|phase| phase.clone().unbind());
+        Self { run, phase_type: phase_type.into(), phase_id, work_dir, phase, approval_manager }
+    }
+
+    fn config(&self, py: Python<'_>) -> Value {
+        self.phase.as_ref().map(|phase| fields(phase.bind(py))).unwrap_or_default()
     }
 
     /// A part of the run for one call.
@@ -96,7 +105,7 @@ impl RunHandle {
         model: Option<&str>,
         py: Python<'_>,
     ) -> PyResult<Awaitable> {
-        let speaker = config::speaker(self.config.clone(), agent, model)
+        let speaker = config::speaker(self.config(py), agent, model)
             .map_err(|error| errors::to_exception(py, &error))?;
         let opening = format!("You are the {agent} agent.");
         let system = system.map_or_else(|| opening.clone(), |more| format!("{opening} {more}"));
@@ -115,10 +124,16 @@ impl RunHandle {
     /// Runs a Python script in the phase's directory, as the engineer's are run; gives `success`, `exit`,
     /// `output`, `seconds`, `file`, `files` and `log_path`.
     #[pyo3(signature = (code, *, filename = None, timeout_seconds = None))]
-    fn execute(&self, code: String, filename: Option<String>, timeout_seconds: Option<f64>) -> Awaitable {
+    fn execute(
+        &self,
+        py: Python<'_>,
+        code: String,
+        filename: Option<String>,
+        timeout_seconds: Option<f64>,
+    ) -> Awaitable {
         let bridge = Bridge::default();
         let run = self.part(&bridge);
-        let (work_dir, below, config) = (self.work_dir.clone(), self.phase_type.clone(), self.config.clone());
+        let (work_dir, below, config) = (self.work_dir.clone(), self.phase_type.clone(), self.config(py));
         awaitable(bridge, &run.clone(), async move {
             script::perform(&run, &work_dir, &below, config, &code, filename.as_deref(), timeout_seconds)
                 .await
@@ -198,5 +213,5 @@ pub(super) fn open_run(context: &Bound<'_, PyAny>) -> PyResult<RunHandle> {
     let state = PyState(context.clone().unbind());
     let phase_id = state.phase_id();
     let run = Run::new(text("run_id")?, services, Stop::default()).at_phase(0, 0, &phase_id);
-    Ok(RunHandle::new(&run, &phase_id, &state, Value::Null, manager))
+    Ok(RunHandle::new(&run, &phase_id, &state, None, manager))
 }

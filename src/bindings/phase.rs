@@ -96,15 +96,6 @@ impl PyPhase {
         errors::foreign(py, error)
     }
 
-    /// The configuration's fields as they are now.
-    fn fields(&self) -> Value {
-        let fields = self.ask(|phase| {
-            let py = phase.py();
-            Ok(convert::to_json(&phase.getattr(intern!(py, "config"))?.getattr(intern!(py, "__dict__"))?))
-        });
-        fields.unwrap_or_default()
-    }
-
     /// The context as the phase gets it: with the caller's callbacks and approval manager.
     fn equip(&self, py: Python<'_>, state: &dyn State) -> PyResult<()> {
         let context = context(py, state)?;
@@ -128,7 +119,7 @@ impl Phase for PyPhase {
     }
 
     fn config(&self) -> Value {
-        let mut fields = self.fields();
+        let mut fields = Python::attach(|py| fields(self.object.bind(py)));
         if let Value::Object(map) = &mut fields {
             // `params` is the user's own and may hold keys.
             map.remove("params");
@@ -175,7 +166,7 @@ impl Phase for PyPhase {
                 let py = phase.py();
                 let current = py.import(intern!(py, "cmbagent._current"))?;
                 let manager = self.approval_manager.as_ref().map(|manager| manager.clone_ref(py));
-                let handle = RunHandle::new(run, &self.phase_type, state.as_ref(), self.fields(), manager);
+                let handle = RunHandle::new(run, &self.phase_type, state.as_ref(), Some(phase), manager);
                 let (handle, context) = (Py::new(py, handle)?, context(py, state.as_ref())?);
                 Ok(current.call_method1(intern!(py, "within"), (handle, phase, context))?.unbind())
             })?;
@@ -267,12 +258,7 @@ fn is_native(object: &Bound<'_, PyAny>) -> PyResult<bool> {
 fn build(object: &Bound<'_, PyAny>) -> PyResult<Box<dyn Phase>> {
     let py = object.py();
     let name: String = object.getattr(intern!(py, "_native_type"))?.extract()?;
-    let config = object.getattr(intern!(py, "config"))?;
-    let fields = match config.getattr(intern!(py, "__dict__")) {
-        Ok(fields) => convert::to_json(&fields),
-        Err(_) => Value::Null,
-    };
-    phases::build(&name, fields).map_err(|error| errors::to_exception(py, &error))
+    phases::build(&name, fields(object)).map_err(|error| errors::to_exception(py, &error))
 }
 
 /// Runs a native phase and keeps its Python object's status up to date.
@@ -332,6 +318,14 @@ pub(super) fn execute_builtin(phase: &Bound<'_, PyAny>, context: &Bound<'_, PyAn
             Err(error) => Err(errors::to_exception(py, &error)),
         })
     }))
+}
+
+/// The fields of a phase's configuration as they are now.
+pub(super) fn fields(phase: &Bound<'_, PyAny>) -> Value {
+    let py = phase.py();
+    let read = || phase.getattr(intern!(py, "config"))?.getattr(intern!(py, "__dict__"));
+    // A configuration of another kind has none.
+    read().map(|fields| convert::to_json(&fields)).unwrap_or_default()
 }
 
 pub(super) fn approval_manager(context: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
