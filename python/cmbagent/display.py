@@ -198,7 +198,7 @@ class Display:
         return self._style(f"\n{data.get('display_name') or data.get('phase')}: skipped", "dim")
 
     def _on_phase_finished(self, data: dict[str, Any]) -> str | None:
-        if data.get("status") == "completed":
+        if data.get("status") in ("completed", "stopped"):
             return None
         self._reason = _clean(str(data.get("error") or ""))
         text = f"{data.get('phase')} {data.get('status')}: {self._reason or 'no reason given'}"

@@ -165,8 +165,10 @@ async fn attempt(
     };
     phase.settle().await;
     let (status, error) = match &ended {
-        Ok(outcome) => (outcome.status, outcome.error.clone()),
-        Err(error) => (PhaseStatus::Failed, Some(error.to_string())),
+        Ok(outcome) => (outcome.status.as_str(), outcome.error.clone()),
+        // Whoever asked for the end knows why.
+        Err(error) if error.is_stop() => (RunStatus::Stopped.as_str(), None),
+        Err(error) => (PhaseStatus::Failed.as_str(), Some(error.to_string())),
     };
     let usage = Total::of(&run.ledger().since(mark)).to_json();
     let seconds = run.clock().now() - started;
