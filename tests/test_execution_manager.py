@@ -352,3 +352,25 @@ def test_decorated_lets_a_cancelled_task_end(survey, tmp_path):
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(survey(Managed, work)().execute(context(tmp_path)))
+
+
+def test_a_stopped_run_does_not_continue(tmp_path):
+    answers = []
+
+    class Asking(Phase):
+        phase_type = "asking"
+        display_name = "Asking"
+
+        async def execute(self, context):
+            manager = PhaseExecutionManager(context, self)
+            manager.start()
+            answers.append(manager.check_should_continue())
+            executor.stop()
+            answers.append(manager.check_should_continue())
+            return manager.complete(output_data={})
+
+    PhaseRegistry.register_class("asking", Asking)
+    workflow = WorkflowDefinition(id="w", name="w", phases=[{"type": "asking"}])
+    executor = WorkflowExecutor(workflow, "t", tmp_path, api_keys={}, verbose=False)
+    executor.run_sync()
+    assert answers == [True, False]

@@ -102,8 +102,9 @@ class PhaseContext:
         """The run this phase is part of: models, humans and observations through the engine's door.
 
         `await context.run.call(prompt, agent="reader", schema={…})`, `await context.run.execute(code)`,
-        `await context.run.ask(message, options)` and `await context.run.observe(what, function)` are recorded, limited and cancelled like
-        those of the built-in phases. A phase that is executed on its own gets a run of its own.
+        `await context.run.ask(message, options)` and `await context.run.observe(what, function)` are
+        recorded, limited and cancelled like those of the built-in phases. A phase that is executed on its
+        own gets a run of its own.
         """
         from cmbagent import _core, _current
 

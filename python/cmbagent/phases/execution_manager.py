@@ -272,8 +272,12 @@ class PhaseExecutionManager:
     # Whether it goes on
 
     def check_should_continue(self) -> bool:
-        """Ask the callbacks whether to go on; waits while they hold the run."""
+        """Ask whether to go on: not after `stop()`, nor when the callbacks say so; waits while they hold."""
         self._save_when_due()
+        run = _current.get()
+        if run is not None and run.stopped:
+            self.is_cancelled = True
+            return False
         if not self.config.enable_pause_check:
             return True
         self._in_callers_thread(self._callbacks.invoke_pause_check, None)
