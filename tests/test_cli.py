@@ -60,6 +60,13 @@ def test_unknown_workflow_names_the_nearest(invoke):
     assert "one_shot_researcher" in result.stderr
 
 
+def test_an_empty_task_is_refused_before_anything_happens(invoke, tmp_path):
+    result = invoke("run", "deep_research", "  ", "--work-dir", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "The task is empty" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_missing_key_says_what_to_set(invoke, tmp_path):
     result = invoke(
         "run", "deep_research", "task", "--work-dir", tmp_path / "out", "--engineer-model", "claude-sonnet-4"
@@ -149,6 +156,7 @@ def test_a_failing_run_is_told_without_a_traceback(invoke, tmp_path):
         shown = invoke(*arguments, "--debug")
     assert result.exit_code == 1
     assert "error: Phase control failed" in result.stderr
+    assert result.stderr.endswith("To go on at step 1: the same command with --restart-at-step 1\n")
     assert "Traceback" not in result.output
     assert isinstance(shown.exception, RuntimeError)
 

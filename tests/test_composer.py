@@ -423,3 +423,20 @@ def test_checkpoint_timeout(tmp_path, default, outcome):
 
 def test_context_is_json(note, tmp_path):
     assert json.loads(executor(tmp_path, {"type": "note"}).run_sync().to_json())["workflow_id"] == "mine"
+
+
+def test_a_mistyped_id_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match=r"'smart_approval'\]\. Did you mean 'deep_research'\?$"):
+        get_workflow("deep_reserch")
+
+
+def test_an_id_in_place_of_a_workflow(tmp_path):
+    with pytest.raises(TypeError, match="not a str; get_workflow"):
+        WorkflowExecutor("deep_research", "t", tmp_path)
+
+
+def test_what_a_notebook_shows_of_an_executor(tmp_path):
+    text = repr(WorkflowExecutor(get_workflow("deep_research"), "t", tmp_path, {"OPENAI": "sk-secret"}))
+    assert text.startswith("<WorkflowExecutor of 'deep_research' in ")
+    assert text.endswith(": PlanningPhase → ControlPhase; 0 of 2 phases run>")
+    assert "sk-secret" not in text

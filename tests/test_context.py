@@ -114,3 +114,21 @@ def test_update_from_odd_output(output):
     context.update_from_phase_result(result(output))
     assert context.metadata == ({"phase_0_planning": output} if output else {})
     assert context.plan is None
+
+
+def test_what_a_notebook_shows_of_a_context_fits_a_cell():
+    from cmbagent.phases import PhaseContext, PhaseResult, PhaseStatus
+
+    context = WorkflowContext(
+        "w", "r", "Measure " * 500, "/d", {"OPENAI": "sk-secret"}, plan=[{}, {}], metadata={"a": "x" * 10**5}
+    )
+    text = repr(context)
+    assert text.startswith("WorkflowContext(workflow_id='w', run_id='r', task='Measure ")
+    assert "plan=<2 items>" in text and "metadata=<1: 'a'>" in text
+    assert "shared_state" not in text and "sk-secret" not in text
+    assert len(text) < 400
+    phase = PhaseContext("w", "r", "p", "t", "/d", output_data={str(n): "y" * 10**4 for n in range(50)})
+    assert "output_data=<50: '0', '1'" in repr(phase)
+    result = PhaseResult(PhaseStatus.FAILED, phase, error="no data", chat_history=[{"content": "z" * 10**4}])
+    assert "error='no data', chat_history=<1 item>" in repr(result)
+    assert len(repr(result)) < 600

@@ -5,7 +5,15 @@ import sys
 
 import pytest
 
-from cmbagent.display import CODE_LINES, OUTPUT_LINES, Display, make_display, seconds_text, usage_text
+from cmbagent.display import (
+    CODE_LINES,
+    OUTPUT_LINES,
+    TAIL_LINES,
+    Display,
+    make_display,
+    seconds_text,
+    usage_text,
+)
 
 USAGE = {
     "calls": 2,
@@ -197,14 +205,86 @@ def test_progress_lines_show_their_last_state_and_escapes_are_removed():
     assert "\x1b" not in text
 
 
-def test_a_flood_is_cut_and_counted():
+def test_a_flood_is_cut_and_its_end_is_shown():
     text = shown(
         ("script_started", {"file": "c.py", "code": ""}),
-        ("script_output", {"text": "row\n" * (OUTPUT_LINES + 7)}),
-        ("script_finished", {"success": True, "seconds": 1.0, "log_path": "c.log"}),
+        ("script_output", {"text": "row\n" * (OUTPUT_LINES + 70)}),
+        ("script_output", {"text": "KeyError: 'flux'\n"}),
+        (
+            "script_finished",
+            {
+                "success": True,
+                "seconds": 1.0,
+                "log_path": "c.log",
+                "output": "row\n" * 470 + "\x1b[1mKeyError: 'flux'\n",
+            },
+        ),
     )
-    assert text.count("row") == OUTPUT_LINES
-    assert "… 7 more lines in c.log" in text
+    assert text.count("row") == OUTPUT_LINES + TAIL_LINES - 1
+    assert "… all of the output is in c.log; it ends with:\n    row\n" in text
+    assert text.endswith("    row\n    KeyError: 'flux'\n  ran in 1.00 s\n")
+
+
+def test_what_lasts_tells_how_long_on_a_terminal(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    now = [100.0]
+    monkeypatch.setattr("cmbagent.display.time.monotonic", lambda: now[0])
+    ticks = []
+
+    class Loop:
+        def call_later(self, seconds, call):
+            ticks.append(call)
+            return self
+
+        def cancel(self):
+            ticks.clear()
+
+    monkeypatch.setattr("asyncio.get_running_loop", Loop)
+
+    def pass_seconds(seconds):
+        now[0] += seconds
+        ticks.pop()()
+
+    out = Terminal()
+    display = Display(out)
+    display.event("script_started", {"file": "fit.py", "code": ""})
+    pass_seconds(1)
+    pass_seconds(90)
+    assert out.getvalue().endswith("  running fit.py · 1 s\r\x1b[K  running fit.py · 1 min 31 s")
+    display.event("script_output", {"text": "40 %"})
+    pass_seconds(1)
+    assert out.getvalue().endswith("    40 % · 1 min 32 s")
+    display.event("script_finished", {"success": True, "seconds": 92.0})
+    assert not ticks
+    display.event("call_started", {"agent": "engineer", "model": "m"})
+    pass_seconds(5)
+    assert out.getvalue().endswith("  engineer · m · thinking … · 5 s")
+    display.event("run_finished", {"status": "failed", "seconds": 92.0})
+    assert not ticks
+
+
+def test_an_interrupted_run_is_not_called_failed():
+    ended = {"phase": "control", "status": "failed", "error": "the run was interrupted"}
+    finished = {"seconds": 3.0, "usage": USAGE, "error": "the run was interrupted"}
+    text = shown(RUN, ("phase_finished", ended), ("run_finished", finished | {"status": "cancelled"}))
+    assert "failed" not in text
+    assert text.count("the run was interrupted") == 1
+    text = shown(RUN, ("phase_finished", ended), ("run_finished", finished | {"status": "failed"}))
+    assert "control failed: the run was interrupted\n\nFailed in" in text
+    assert text.count("the run was interrupted") == 1
+    # A phase that is tried again, and one that runs by itself.
+    again = ("phase_started", {"phase": "control", "display_name": "Execution"})
+    assert "control failed: the run was interrupted\n\nExecution" in shown(
+        RUN, ("phase_finished", ended), again
+    )
+    assert shown(("phase_finished", ended)) == "control failed: the run was interrupted\n"
+
+
+def test_results_are_named_where_there_are_any(tmp_path):
+    finished = ("run_finished", {"status": "failed", "seconds": 0.0, "usage": USAGE, "error": "no task"})
+    start = ("run_started", {"work_dir": str(tmp_path / "none")})
+    assert "Results" not in shown(start, finished)
+    assert f"Results: {tmp_path}\n" in shown(("run_started", {"work_dir": str(tmp_path)}), finished)
 
 
 def test_a_terminal_gets_colours_and_a_status_line_that_is_replaced(monkeypatch):

@@ -29,6 +29,18 @@ def test_exports_are_complete():
     assert all(getattr(cmbagent, name) is not None for name in cmbagent.__all__)
 
 
+def test_completion_offers_what_is_meant_to_be_used():
+    names = [name for name in dir(cmbagent) if not name.startswith("_")]
+    modules = {name for name in names if isinstance(getattr(cmbagent, name), type(sys))}
+    assert set(names) - modules == {name for name in cmbagent.__all__ if not name.startswith("_")}
+    assert all(sys.modules[f"cmbagent.{name}"] for name in modules)
+
+
+def test_mistyped_argument():
+    with pytest.raises(TypeError, match=r"'engineer_modle'\. Did you mean 'engineer_model'\?"):
+        cmbagent.one_shot("t", engineer_modle="m")
+
+
 def test_unknown_name():
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = cmbagent.nonsense

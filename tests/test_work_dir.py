@@ -85,14 +85,19 @@ def test_plan_steps():
 
 
 def test_set_aside():
+    def f(task, colour=None):
+        pass
+
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _calls.set_aside("f", {}, {"a"})
+        _calls.set_aside(f, {}, {"a"})
     with pytest.warns(UserWarning, match=r"^f\(\) ignores a, b:") as caught:
-        _calls.set_aside("f", {"b": 1, "a": 2}, {"a", "b"})
+        _calls.set_aside(f, {"b": 1, "a": 2}, {"a", "b"})
     assert len(caught) == 1
-    with pytest.raises(TypeError, match=r"f\(\) got an unexpected keyword argument 'c'"):
-        _calls.set_aside("f", {"c": 1}, {"a"})
+    with pytest.raises(TypeError, match=r"^f\(\) got an unexpected keyword argument 'c'$"):
+        _calls.set_aside(f, {"c": 1}, {"a"})
+    with pytest.raises(TypeError, match=r"'color'\. Did you mean 'colour'\?$"):
+        _calls.set_aside(f, {"color": 1}, {"a"})
 
 
 @pytest.mark.parametrize(

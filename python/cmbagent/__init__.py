@@ -115,4 +115,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    # What completion offers: the names that are meant to be used, and the modules loaded so far.
+    modules = {name for name, value in globals().items() if isinstance(value, type(importlib))}
+    return sorted(
+        {*__all__, *modules, *(name for name in globals() if name.startswith("__"))} - {"importlib"}
+    )

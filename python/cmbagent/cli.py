@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from cmbagent.callbacks import StepInfo
     from cmbagent.workflows import WorkflowDefinition, WorkflowExecutor
 
 _MODEL_FIELDS = {
@@ -116,12 +118,16 @@ def run(
         "plan_instructions": plan_instructions,
         "hardware_constraints": hardware_constraints,
     }
-    with _Told(debug):
+    told = _Told(debug)
+    with told:
         definition = find_workflow(workflow)
+        if not task.strip():
+            raise UsageError("The task is empty; say in your words what is to be done.")
         if restart_at_step is not None:
             definition = restarted(definition, work_dir.expanduser(), restart_at_step)
         definition = configured(definition, {k: v for k, v in settings.items() if v is not None}, model)
         executor = _executor(definition, task, work_dir, quiet)
+        told.follow(executor)
         context = executor.run_sync()
         if quiet:
             typer.echo(
@@ -270,6 +276,18 @@ class _Told:
 
     def __init__(self, debug: bool) -> None:
         self._debug = debug
+        self._executor: WorkflowExecutor | None = None
+        self._step = 0
+
+    def follow(self, executor: WorkflowExecutor) -> None:
+        """Watches a run, to say how to go on should it not come to its end."""
+        from cmbagent.callbacks import WorkflowCallbacks
+
+        self._executor = executor
+        executor.callbacks = WorkflowCallbacks(on_step_start=self._reached)
+
+    def _reached(self, step: StepInfo) -> None:
+        self._step = step.step_number
 
     def __enter__(self) -> None:
         return None
@@ -279,6 +297,7 @@ class _Told:
             return
         if isinstance(problem, KeyboardInterrupt):
             typer.echo("Interrupted; what is finished is in the work directory.", err=True)
+            self._say_how_to_go_on()
             raise typer.Exit(130) from None
         if self._debug or not isinstance(problem, Exception):
             return
@@ -286,5 +305,30 @@ class _Told:
 
         text = str(problem) or type(problem).__name__
         known = isinstance(problem, (CmbagentError, UsageError, RuntimeError, OSError))
-        typer.echo(f"error: {text if known else f'{type(problem).__name__}: {text}'}", err=True)
+        if not self._was_shown(problem):
+            typer.echo(f"error: {text if known else f'{type(problem).__name__}: {text}'}", err=True)
+        self._say_how_to_go_on()
         raise typer.Exit(2 if isinstance(problem, UsageError) else 1) from None
+
+    def _was_shown(self, problem: Exception) -> bool:
+        """Whether the run's display ended with this very text, just above on the same terminal."""
+        from cmbagent.display import make_display
+        from cmbagent.errors import PhaseFailedError, PhaseValidationError
+
+        return (
+            self._executor is not None
+            and isinstance(problem, (PhaseFailedError, PhaseValidationError))
+            and make_display(self._executor.verbose) is not None
+            and sys.stdout.isatty()
+            and sys.stderr.isatty()
+        )
+
+    def _say_how_to_go_on(self) -> None:
+        if self._executor is None or not any(p.phase_type == "control" for p in self._executor.phases):
+            return
+        before = Path(self._executor.work_dir, "context", f"context_step_{self._step - 1}.pkl")
+        if self._step and before.is_file():
+            typer.echo(
+                f"To go on at step {self._step}: the same command with --restart-at-step {self._step}",
+                err=True,
+            )

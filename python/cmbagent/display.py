@@ -13,17 +13,24 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    import asyncio
 
 CODE_LINES = 12
 """Lines of a script that are shown before its path."""
 
 OUTPUT_LINES = 400
-"""Lines of a script's output that are shown; the rest is in its log file."""
+"""Lines of a script's output that are shown as they come; of the rest only the end is shown."""
+
+TAIL_LINES = 20
+"""Lines from the end of an output that was too long to be shown: that is where results and errors stand."""
 
 # Directories of scripts and of what is kept about them; scripts were named when they started.
 _BESIDE = ("codebase", "attempts", "logs")
 _STATUS_SECONDS = 0.1
+_TICK_SECONDS = 1.0
 _CONTROL = re.compile(
     r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 )
@@ -101,6 +108,11 @@ class Display:
         self._codes_shown: set[str] = set()
         self._files_shown: set[str] = set()
         self._reason = ""
+        self._in_run = False
+        self._held = ""
+        self._doing = ""
+        self._since = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     def event(self, kind: str, data: dict[str, Any]) -> None:
         """Shows one event; kinds that have nothing to show are passed over.
@@ -111,6 +123,9 @@ class Display:
         """
         show = getattr(self, f"_on_{kind}", None)
         text = show(data) if show else None
+        if self._held and kind not in ("phase_finished", "run_finished"):
+            text = "\n".join(filter(None, (self._held, text)))
+            self._held = ""
         if text:
             self._write(text + "\n")
 
@@ -159,6 +174,38 @@ class Display:
         self._write(self._style(_clean(text)[: columns - 1], "dim"))
         self._status = True
 
+    def _begin(self, doing: str) -> None:
+        """Something begins that may be silent for long: the status line counts the seconds."""
+        self._doing, self._since = doing, time.monotonic()
+        self._show_status(doing)
+        self._schedule()
+
+    def _end(self) -> None:
+        self._doing = ""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _schedule(self) -> None:
+        if self._timer is not None or not self._terminal():
+            return
+        import asyncio
+
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        self._timer = loop.call_later(_TICK_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._doing:
+            seconds = time.monotonic() - self._since
+            lasted = f"{int(seconds)} s" if seconds < 60 else seconds_text(seconds)
+            doing = f"    {self._partial}" if self._partial.strip() else self._doing
+            self._show_status(f"{doing} · {lasted}")
+            self._schedule()
+
     def _path(self, path: Any) -> str:
         """A path relative to the work directory where it lies below it."""
         text = str(path)
@@ -173,6 +220,7 @@ class Display:
 
     def _on_run_started(self, data: dict[str, Any]) -> str:
         self._root = str(data.get("work_dir") or "")
+        self._in_run = True
         phases = " → ".join(data.get("phases") or [])
         head = self._style(str(data.get("workflow_name") or data.get("workflow_id") or "Run"), "bold")
         return f"{head} · {phases} · run {data.get('run_id', '')}\nWork directory: {self._root}"
@@ -186,10 +234,15 @@ class Display:
         line += f" in {seconds_text(data.get('seconds') or 0.0)}: "
         line += f"{calls} model call{'' if calls == 1 else 's'}, {usage_text(usage)}"
         error = _clean(str(data.get("error") or ""))
-        # What the failed phase said need not be said again.
-        if error and not (self._reason and self._reason in error):
-            line += "\n" + self._style(error, "red")
-        return f"\n{line}\nResults: {self._root}"
+        # That the phase failed, too, is no news when the run was told to end; else it need not be said again.
+        head = self._held if status == "failed" else ""
+        if error and not (head and self._reason and self._reason in error):
+            line += "\n" + self._style(error, colour)
+        self._held, self._in_run = "", False
+        self._end()
+        # A run that failed early may have made nothing.
+        results = f"\nResults: {self._root}" if status == "completed" or Path(self._root).is_dir() else ""
+        return f"{head}\n\n{line}{results}" if head else f"\n{line}{results}"
 
     def _on_phase_started(self, data: dict[str, Any]) -> str:
         return "\n" + self._style(f"{data.get('display_name') or data.get('phase')}", "bold", "cyan")
@@ -198,11 +251,17 @@ class Display:
         return self._style(f"\n{data.get('display_name') or data.get('phase')}: skipped", "dim")
 
     def _on_phase_finished(self, data: dict[str, Any]) -> str | None:
+        self._end()
         if data.get("status") in ("completed", "stopped"):
             return None
         self._reason = _clean(str(data.get("error") or ""))
         text = f"{data.get('phase')} {data.get('status')}: {self._reason or 'no reason given'}"
-        return self._style(text, "red" if data.get("status") == "failed" else "yellow")
+        shown = self._style(text, "red" if data.get("status") == "failed" else "yellow")
+        if not self._in_run:
+            return shown
+        # How the run ends decides whether this is worth a line.
+        self._held = shown
+        return None
 
     def _on_plan_ready(self, data: dict[str, Any]) -> str:
         lines = [f"  Plan, made in {seconds_text(data.get('seconds') or 0.0)}:"]
@@ -236,11 +295,12 @@ class Display:
 
     def _on_call_started(self, data: dict[str, Any]) -> None:
         self._streamed = 0
-        self._show_status(f"  {data.get('agent')} · {data.get('model')} · thinking …")
+        self._begin(f"  {data.get('agent')} · {data.get('model')} · thinking …")
 
     def _on_call_text(self, data: dict[str, Any]) -> None:
         self._streamed += len(data.get("delta") or "")
-        self._show_status(f"  {data.get('agent')} · writing · {self._streamed:,} characters")
+        self._doing = f"  {data.get('agent')} · writing · {self._streamed:,} characters"
+        self._show_status(self._doing)
 
     def _on_call_retry(self, data: dict[str, Any]) -> str:
         wait = seconds_text(data.get("wait_seconds") or 0.0)
@@ -248,6 +308,7 @@ class Display:
         return self._style(text, "yellow")
 
     def _on_call_finished(self, data: dict[str, Any]) -> str:
+        self._end()
         agent = self._style(str(data.get("agent", "")), "cyan")
         seconds = seconds_text(data.get("seconds") or 0.0)
         usage = usage_text(data.get("usage") or {}, name_unpriced=False)
@@ -258,6 +319,8 @@ class Display:
     def _on_script_started(self, data: dict[str, Any]) -> str:
         self._partial, self._lines_shown, self._lines_hidden = "", 0, 0
         file, code = str(data.get("file", "")), str(data.get("code") or "")
+        self._doing, self._since = f"  running {self._path(file)}", time.monotonic()
+        self._schedule()
         attempt, attempts = data.get("attempt") or 1, data.get("attempts") or 1
         limit = data.get("limit_seconds")
         notes = [f"try {attempt} of {attempts}"] if attempt > 1 else []
@@ -287,15 +350,22 @@ class Display:
         shown = lines[: max(0, OUTPUT_LINES - self._lines_shown)]
         self._lines_shown += len(shown)
         self._lines_hidden += len(lines) - len(shown)
-        texts = [_clean(line.rstrip("\r").rsplit("\r", 1)[-1]) for line in shown]
-        return "\n".join(f"    {text}".rstrip() for text in texts) if texts else None
+        return "\n".join(self._output_line(line) for line in shown) if shown else None
+
+    def _output_line(self, line: str) -> str:
+        last_state = line.rstrip("\r").rsplit("\r", 1)[-1]
+        return f"    {_clean(last_state)}".rstrip()
 
     def _on_script_finished(self, data: dict[str, Any]) -> str:
+        self._end()
         rest = self._output_lines([self._partial]) if self._partial.strip() else None
         self._partial = ""
         lines = [rest] if rest else []
         if self._lines_hidden:
-            lines.append(f"    … {self._lines_hidden:,} more lines in {self._path(data.get('log_path'))}")
+            # Chunks of a flood may be left out on the way here, so the lines are not counted.
+            lines.append(f"    … all of the output is in {self._path(data.get('log_path'))}; it ends with:")
+            last = str(data.get("output") or "").rstrip().split("\n")
+            lines += [self._output_line(each) for each in last[-min(TAIL_LINES, self._lines_hidden) :]]
         ok = bool(data.get("success"))
         end = f"  {'ran' if ok else 'failed'} in {seconds_text(data.get('seconds') or 0.0)}"
         if not ok:
@@ -312,6 +382,7 @@ class Display:
         return f"  → {self._path(path)}"
 
     def _on_approval_requested(self, data: dict[str, Any]) -> str:
+        self._end()
         # The question itself is shown by the approval manager, to whoever is to answer it.
         kind = str(data.get("checkpoint_type") or "").replace("_", " ")
         return "\n" + self._style(f"Waiting for a decision: {_clean(kind)}", "yellow", "bold")

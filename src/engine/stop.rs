@@ -67,7 +67,7 @@ impl Stop {
     pub(super) fn error(&self) -> Error {
         Error::Stopped(match self.why() {
             Some(Why::Callback) => "Workflow cancelled by user".into(),
-            Some(Why::Cancelled) => "the task that awaited the run was cancelled".into(),
+            Some(Why::Cancelled) => "the run was interrupted: the task that awaited it was cancelled".into(),
             Some(Why::Requested) | None => "the run was stopped".into(),
         })
     }

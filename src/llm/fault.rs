@@ -157,6 +157,9 @@ impl Fault {
             LlmErrorKind::ModelNotFound => "Check the model's name and that your account may use it.".into(),
             LlmErrorKind::RateLimit if !self.retry => "Check the plan and the credit of the account.".into(),
             LlmErrorKind::RateLimit => "Wait, or use another model or fewer runs at once.".into(),
+            LlmErrorKind::Connection if !route.custom => {
+                "Check the network connection and the proxy (HTTPS_PROXY).".into()
+            }
             LlmErrorKind::Connection => {
                 format!("Check that the server runs and that {base} and the proxy are right.")
             }

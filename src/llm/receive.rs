@@ -229,5 +229,7 @@ fn broken(error: reqwest::Error, route: &Route) -> Fault {
         return Fault::bad_request(format!("the request cannot be sent: {words}"));
     }
     let what = if connect { "no connection" } else { "the connection was lost" };
+    // The HTTP library's names of its own layers tell the user nothing.
+    let words = words.trim_start_matches("error sending request: ").trim_start_matches("client error (Connect): ");
     Fault::connection(format!("{what}: {words}"))
 }

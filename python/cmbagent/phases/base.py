@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from cmbagent._repr import short_repr
 from cmbagent.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -111,6 +112,9 @@ class PhaseContext:
         run = _current.get()
         return _core.open_run(self) if run is None else run
 
+    def __repr__(self) -> str:
+        return short_repr(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dict, without keys and callbacks; the values are the same objects."""
         return {
@@ -176,6 +180,9 @@ class PhaseResult:
     chat_history: list[dict[str, Any]] = field(default_factory=list)
     timing: dict[str, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return short_repr(self)
+
     @property
     def succeeded(self) -> bool:
         """Whether the phase completed; a skipped one did not."""
@@ -218,6 +225,9 @@ class Phase(ABC):
             config = self.config_class() if self.config_class else PhaseConfig(phase_type=self.phase_type)  # type: ignore[call-arg]
         self.config = config
         self._status = PhaseStatus.PENDING
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._status.value}>"
 
     @property
     @abstractmethod

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from cmbagent._repr import short_repr
 from cmbagent.errors import ConfigurationError
 from cmbagent.phases.base import PhaseContext, PhaseResult
 
@@ -64,6 +65,9 @@ class WorkflowContext:
         from cmbagent import _pages
 
         return _pages.context_html(self)
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dict of the same objects, without `api_keys` and `agent_state`."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import os
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,11 @@ MASSGEN_ARGUMENTS = frozenset(
 RETRIEVAL_ARGUMENTS = frozenset({"skip_rag_agents", "make_vector_stores"})
 
 
-def set_aside(function: str, extra: Mapping[str, Any], known: Collection[str]) -> None:
+def set_aside(function: Callable[..., Any], extra: Mapping[str, Any], known: Collection[str]) -> None:
     """Deal with keyword arguments that have no effect.
 
     Args:
-        function: the function called.
+        function: the function called; its parameters are what a mistyped name may have meant.
         extra: what it got besides its own parameters.
         known: arguments of earlier versions that are accepted; using them is answered with one warning.
 
@@ -32,10 +34,13 @@ def set_aside(function: str, extra: Mapping[str, Any], known: Collection[str]) -
     """
     for name in extra:
         if name not in known:
-            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+            near = difflib.get_close_matches(name, inspect.signature(function).parameters, n=1)
+            hint = f". Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{hint}")
     if extra:
+        names = ", ".join(sorted(extra))
         warnings.warn(
-            f"{function}() ignores {', '.join(sorted(extra))}: kept for older programs, without effect here",
+            f"{function.__name__}() ignores {names}: kept for older programs, without effect here",
             UserWarning,
             stacklevel=3,
         )

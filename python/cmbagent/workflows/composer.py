@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -113,8 +114,10 @@ def get_workflow(workflow_id: str) -> WorkflowDefinition:
     try:
         return SYSTEM_WORKFLOWS[workflow_id]
     except KeyError:
+        near = difflib.get_close_matches(str(workflow_id), SYSTEM_WORKFLOWS, n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
         raise ConfigurationError(
-            f"Unknown workflow: {workflow_id}. Available: {list(SYSTEM_WORKFLOWS)}"
+            f"Unknown workflow: {workflow_id}. Available: {list(SYSTEM_WORKFLOWS)}{hint}"
         ) from None
 
 
@@ -162,7 +165,7 @@ class WorkflowExecutor:
 
     Raises:
         ValueError: a phase's type is not registered.
-        TypeError: a phase's config has a field that the phase does not know.
+        TypeError: `workflow` is no definition, or a phase's config has a field that the phase does not know.
     """
 
     def __init__(
@@ -178,6 +181,11 @@ class WorkflowExecutor:
         verbose: bool | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
+        if isinstance(workflow, (str, Mapping)):
+            raise TypeError(
+                f"workflow must be a WorkflowDefinition, not a {type(workflow).__name__}; "
+                "get_workflow(id) and WorkflowDefinition.from_dict(data) make one"
+            )
         self.workflow = workflow
         self.task = task
         self.work_dir = resolve_work_dir(work_dir)
@@ -206,6 +214,13 @@ class WorkflowExecutor:
         self._control = _core.Control()
         self._attempt = 0
         self._log = EventLog()
+
+    def __repr__(self) -> str:
+        phases = " → ".join(type(phase).__name__ for phase in self.phases)
+        return (
+            f"<WorkflowExecutor of {self.workflow.id!r} in {self.work_dir!r}: {phases}; "
+            f"{len(self.results)} of {len(self.phases)} phases run>"
+        )
 
     async def run(self) -> WorkflowContext:
         """Run the phases in order.

@@ -74,7 +74,7 @@ def control(
         ValueError: no plan was given, or it holds no steps.
         CmbagentError: a model could not be reached, or an argument cannot be used.
     """
-    _calls.set_aside("control", ignored, _PLANNING_ARGUMENTS)
+    _calls.set_aside(control, ignored, _PLANNING_ARGUMENTS)
     if plan is None:
         raise ConfigurationError(
             "control() needs plan=: the path of a JSON file with 'sub_tasks', or the steps"

@@ -79,7 +79,7 @@ def one_shot(
         ignored.pop("inject_wrong_plot", None)
     if evaluate_plots:
         ignored["evaluate_plots"] = evaluate_plots
-    _calls.set_aside("one_shot", ignored, _IGNORED)
+    _calls.set_aside(one_shot, ignored, _IGNORED)
     agent = initial_agent or agent
     place = _calls.prepare_work_dir(work_dir, clear_work_dir)
     settings = {

@@ -100,7 +100,7 @@ def planning_and_control_context_carryover(
     Raises:
         CmbagentError: planning failed, a model could not be reached, or an argument cannot be used.
     """
-    _calls.set_aside("planning_and_control_context_carryover", ignored, _IGNORED)
+    _calls.set_aside(planning_and_control_context_carryover, ignored, _IGNORED)
     place = _calls.prepare_work_dir(work_dir, clear_work_dir, restart_at_step)
     shared_params = {
         "default_llm_model": default_llm_model,
@@ -204,7 +204,7 @@ def planning_and_control(
     Raises:
         CmbagentError: planning failed, a model could not be reached, or an argument cannot be used.
     """
-    _calls.set_aside("planning_and_control", ignored, _IGNORED)
+    _calls.set_aside(planning_and_control, ignored, _IGNORED)
     place = _calls.prepare_work_dir(work_dir, clear_work_dir)
     shared_params = {
         "files": "plain",
