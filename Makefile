@@ -48,7 +48,7 @@ lint: build ## Check format, lints, types, stubs and the tree of dependencies.
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_stubs.py
 	@tree=$$(cargo tree --features python --edges normal,build --prefix none); \
-	if grep -E '^(openssl|openssl-sys|native-tls|aws-lc)' <<<"$$tree"; then \
+	if grep -E '^(openssl|openssl-sys|openssl-src|native-tls|aws-lc-[a-z-]+) ' <<<"$$tree"; then \
 	  echo "error: TLS is rustls with ring; the crates above must not come in" >&2; exit 1; \
 	fi
 	@echo "lint: all clean"

@@ -14,6 +14,7 @@ pub mod error;
 pub mod exec;
 pub mod journal;
 pub mod llm;
+mod pattern;
 pub mod phases;
 
 #[cfg(feature = "python")]

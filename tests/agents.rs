@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use cmbagent::agents::answer::{self, Status};
 use cmbagent::agents::ideas::{Critique, Idea};
 use cmbagent::agents::prompts::{Prompt, Templates};
 use cmbagent::agents::transcript::{At, Outcome, Transcript, nested};
@@ -12,7 +11,7 @@ use cmbagent::agents::{
     Briefing, FailedAttempt, IdeaCase, PlanStep, PlannerCase, Product, ReviewerCase, ScriptRecord, StepCase,
     StepRecord, formats, parse, prompts, summary,
 };
-use cmbagent::exec::{Check, Facts, Function};
+use cmbagent::exec::{Check, Facts, Function, extract};
 use regex::Regex;
 
 const TASK: &str = "Fit a power law to /data/counts.csv (columns: energy in keV, counts).\nKeep {{x}}, {% raw %}, $y$, a < b & c and \\frac{a}{b} as they are.";
@@ -703,7 +702,8 @@ fn summaries_of_the_original_are_read() {
 #[test]
 fn the_engineers_own_form_is_understood() {
     let formatted = formats::engineer("It fits.", Some("new sign"), "codebase/x.py", "print(1)");
-    assert_eq!(answer::explanation(&formatted), "It fits.");
-    assert_eq!(answer::modifications(&formatted).as_deref(), Some("new sign"));
-    assert_eq!(answer::status(&formatted), Status::Finished);
+    let answer = extract::answer(&formatted);
+    assert_eq!(answer.explanation, "It fits.");
+    assert_eq!(answer.modifications.as_deref(), Some("new sign"));
+    assert_eq!(answer.status, extract::Status::Finished);
 }

@@ -257,7 +257,7 @@ where
         Box::pin(async move {
             let seen = state.read(Section::Input, "n").and_then(|n| n.as_u64()).unwrap_or(0);
             state.write(Section::Output, "n", json!(seen + 1))?;
-            share(state.as_ref(), json!({self.0: state.phase_id()}).as_object().unwrap().clone())?;
+            share(state.as_ref(), [(self.0, json!(state.phase_id()))])?;
             let status = (self.2)(run, usize::try_from(run.phase_try()).unwrap()).await?;
             let error = (status == PhaseStatus::Failed).then(|| "no luck".to_owned());
             Ok(Outcome { error, ..Outcome::new(status, state) })

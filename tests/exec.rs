@@ -34,12 +34,17 @@ fn entry(name: &str) -> Vec<std::ffi::OsString> {
 #[ignore = "entry point of the supervisor processes of the other tests"]
 fn supervisor_process() {
     if started_for("supervisor_process") {
-        let check = |source: &str, filename: &str| Check {
-            error: source.contains("(((").then(|| format!("{filename}: never closed")),
-            doc: None,
-            functions: vec![Function { signature: "f()".to_owned(), doc: None }],
+        let check = |source: &str, filename: &str| {
+            if source == "broken" {
+                return Err("no compiler".to_owned());
+            }
+            Ok(Check {
+                error: source.contains("(((").then(|| format!("{filename}: never closed")),
+                doc: None,
+                functions: vec![Function { signature: "f()".to_owned(), doc: None }],
+            })
         };
-        std::process::exit(supervise(check, || Facts { cores: 3, ..Facts::default() }));
+        std::process::exit(supervise(check, || Ok(Facts { cores: 3, ..Facts::default() })));
     }
 }
 
@@ -304,6 +309,8 @@ async fn checks_are_answered_while_a_script_runs() {
     let (ended, check) = tokio::join!(runner.run(&script, &|_| (), &cancel), both);
     assert_eq!(ended.unwrap().exit, Exit::Code(0));
     assert_eq!(check.error.as_deref(), Some("a.py: never closed"));
+    let failed = runner.check("broken", "a.py").await.unwrap_err().to_string();
+    assert!(failed.contains("no compiler"), "{failed}");
     assert_eq!(check.functions[0].signature, "f()");
 }
 

@@ -1,6 +1,5 @@
 """The command line, run in-process; runs of workflows talk to a scripted model server."""
 
-import asyncio
 import json
 import re
 import subprocess
@@ -11,7 +10,6 @@ from typer.testing import CliRunner
 
 import cmbagent
 from cmbagent import cli
-from cmbagent.console import ConsoleApprovals
 from cmbagent.testing import ModelServer, code, notes, plan, review
 from cmbagent.workflows import SYSTEM_WORKFLOWS, WorkflowDefinition
 
@@ -94,6 +92,7 @@ def test_settings_reach_the_phases_that_have_them_and_the_definition_stays():
     assert planning["config"]["planner_model"] == "m"
     assert control["config"]["max_n_attempts"] == 1
     assert (control["config"]["engineer_model"], control["config"]["researcher_model"]) == ("e", "m")
+    assert control["config"]["params"] == {"default_llm_model": "m", "default_formatter_model": "m"}
     assert "max_plan_steps" not in control["config"]
     assert json.dumps(definition.phases) == before
 
@@ -205,46 +204,6 @@ def test_demo(invoke, tmp_path):
     assert report.count("\n| ") >= 25
     assert "(" not in "".join(re.findall(r"\*\*.*\*\*", report))
     assert result.output.rstrip().endswith(str(tmp_path / "control" / "report.md"))
-
-
-def answers(*lines):
-    left = list(lines)
-    return lambda prompt: left.pop(0)
-
-
-def ask(manager, options=("approve", "reject", "modify")):
-    async def main():
-        request = manager.create_approval_request(
-            run_id="r",
-            step_id="s",
-            checkpoint_type="custom",
-            context_snapshot={},
-            message="Go on?",
-            options=list(options),
-        )
-        return await manager.wait_for_approval_async(str(request.id), timeout_seconds=30)
-
-    return asyncio.run(main())
-
-
-def test_console_approvals(capsys):
-    assert ask(ConsoleApprovals(answers("approve"))).resolution == "approve"
-    said = ask(ConsoleApprovals(answers("perhaps", "rej", "too long")))
-    assert (said.resolution, said.user_feedback) == ("reject", "too long")
-    assert "one of: approve, reject, modify" in capsys.readouterr().err
-
-
-def test_console_approvals_closed_input():
-    def closed(prompt):
-        raise EOFError
-
-    with pytest.raises(EOFError, match="no answer came: standard input is closed"):
-        ask(ConsoleApprovals(closed))
-
-
-def test_console_approvals_unknown_request():
-    with pytest.raises(ValueError, match="'zz'"):
-        asyncio.run(ConsoleApprovals().wait_for_approval_async("zz", 1))
 
 
 def test_definition_helper_copies():

@@ -93,6 +93,12 @@ def test_system_workflows():
         "one_shot_researcher": ["one_shot"],
         "idea_generation": ["idea_generation", "hitl_checkpoint"],
         "idea_to_execution": ["idea_generation", "hitl_checkpoint", "planning", "hitl_checkpoint", "control"],
+        "interactive_planning": ["hitl_planning", "control"],
+        "interactive_control": ["planning", "hitl_checkpoint", "hitl_control"],
+        "full_interactive": ["hitl_planning", "hitl_control"],
+        "error_recovery": ["planning", "hitl_control"],
+        "progressive_review": ["planning", "hitl_control"],
+        "smart_approval": ["planning", "hitl_checkpoint", "control"],
     }
     assert all(w.is_system and w.id == k for k, w in SYSTEM_WORKFLOWS.items())
 
@@ -420,7 +426,7 @@ def test_context_is_json(note, tmp_path):
 
 
 def test_a_mistyped_id_is_answered_with_the_nearest():
-    with pytest.raises(ValueError, match=r"'idea_to_execution'\]\. Did you mean 'deep_research'\?$"):
+    with pytest.raises(ValueError, match=r"'smart_approval'\]\. Did you mean 'deep_research'\?$"):
         get_workflow("deep_reserch")
 
 

@@ -333,8 +333,7 @@ def test_approvals():
         ),
         ("approval_received", {"resolution": "approve"}),
     )
-    assert "Go on?" in text
-    assert "answers: approve, reject" in text
+    assert "Waiting for a decision: custom" in text
     assert "decided: approve" in text
 
 

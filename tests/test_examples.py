@@ -12,6 +12,7 @@ EXPECTED = {
     "workflow": "results in ",
     "own_phase": "['completed', 'completed', 'completed']",
     "functions": "# The golden ratio",
+    "literature_review": "papers: ['2007.01650']",
 }
 
 

@@ -54,24 +54,28 @@ class Kernel:
             if message["msg_type"] == "stream":
                 return message["content"]["text"]
 
-    def end(self, request):
-        """What a cell printed and came to."""
-        text, value, error = "", None, None
+    def end(self, request, also=None):
+        """What a cell printed and came to; `also` names an earlier one whose output still comes."""
+        text, value, error, displays = "", None, None, []
         while True:
             message = self.client.get_iopub_msg(timeout=PATIENCE)
-            if message["parent_header"].get("msg_id") != request:
-                continue
             kind, content = message["msg_type"], message["content"]
+            parent = message["parent_header"].get("msg_id")
+            if parent != request and (parent is None or parent != also):
+                continue
             if kind == "stream":
                 text += content["text"]
             elif kind == "execute_result":
                 value = content["data"]["text/plain"]
+            elif kind in ("display_data", "update_display_data"):
+                update = kind.startswith("update")
+                displays.append(SimpleNamespace(update=update, parent=parent, **content))
             elif kind == "error":
                 error = content["ename"]
             elif kind == "status" and content["execution_state"] == "idle":
                 break
         self.client.get_shell_msg(timeout=PATIENCE)
-        return SimpleNamespace(text=text, value=value, error=error)
+        return SimpleNamespace(text=text, value=value, error=error, displays=displays)
 
     def run(self, source):
         return self.end(self.start(source))
@@ -147,3 +151,105 @@ ran = executor({str(tmp_path)!r}, fails)
 """
     assert kernel.run(cell).error == "KeyError"
     assert kernel.run("6 * 7").value == "42"
+
+
+PLOT = """
+import base64
+with open("data/plot.png", "wb") as file:
+    file.write(base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="))
+print("plotted")
+"""
+
+
+def check_displays(displays):
+    """One progress line that changed in place, and one plot."""
+    plots = [each for each in displays if "image/png" in each.data]
+    progress = [each for each in displays if "display_id" in each.transient]
+    assert [each.data["text/plain"].endswith("data/plot.png") for each in plots] == [True]
+    assert len({each.transient["display_id"] for each in progress}) == 1
+    assert [each.update for each in progress] == [False] + [True] * (len(progress) - 1)
+    assert len(progress) > 2
+    assert "completed" in progress[-1].data["text/plain"]
+    # The plot appears as it is made, not at the end.
+    assert displays.index(plots[0]) < displays.index(progress[-1])
+
+
+@pytest.mark.parametrize("how", ["run_sync", "await", "start"])
+def test_progress_and_plots_in_a_cell(kernel, serve, tmp_path, how):
+    kernel.serve(serve({"engineer": code(PLOT, filename="a.py")}))
+    start = {**START, "start": "ran.start().result(20)"}[how]
+    ended = kernel.run(f"ran = make('script', {str(tmp_path)!r})\nran.verbose = True\n{start}; ran.outcome")
+    assert (ended.error, ended.value) == (None, "'completed'")
+    assert "plotted" in ended.text
+    check_displays(ended.displays)
+
+
+def test_run_in_the_background_leaves_the_kernel_free(kernel, serve, tmp_path):
+    kernel.serve(serve({"engineer": code(PLOT, filename="a.py")}))
+    cell = f"""
+gate = threading.Event()
+async def waits(context):
+    while not gate.is_set():
+        await asyncio.sleep(0.01)
+ran = executor({str(tmp_path)!r}, waits, engineer())
+ran.verbose = True
+handle = ran.start()
+handle.status()["status"]
+"""
+    started = kernel.start(cell)
+    assert kernel.end(started).value == "'running'"
+    assert kernel.run("6 * 7").value == "42"
+    listening = "gate.set(); [kind async for kind, _ in ran.events()][-1]"
+    other = kernel.start(listening)
+    ended = kernel.end(other, also=started)
+    assert (ended.error, ended.value) == (None, "'run_finished'")
+    # What the run shows belongs to the cell that started it.
+    assert [each.parent for each in ended.displays if "image/png" in each.data] == [started]
+    assert kernel.run("(await handle) is ran.context").value == "True"
+    assert kernel.run("handle.status()['status']").value == "'completed'"
+
+
+def test_cancel_from_another_cell(kernel, serve, tmp_path):
+    server = serve({"engineer": Fault.hang()})
+    kernel.serve(server)
+    kernel.run(f"handle = make('model', {str(tmp_path)!r}).start()")
+    wait_for(lambda: server.calls)
+    assert kernel.run("handle.cancel()").value == "True"
+    assert kernel.run("handle.result(20)").error == "CancelledError"
+    assert kernel.run("6 * 7").value == "42"
+
+
+def test_interrupt_while_waiting_for_a_result_leaves_the_run_alone(kernel, tmp_path):
+    cell = f"handle = make('sleeps', {str(tmp_path)!r}).start()\nhandle.result()"
+    request = kernel.start(cell)
+    assert kernel.printed() == "begun\n"
+    kernel.manager.interrupt_kernel()
+    assert kernel.end(request).error == "KeyboardInterrupt"
+    assert kernel.run("handle.status()['status']").value == "'running'"
+    assert kernel.run("handle.cancel()").value == "True"
+    assert kernel.run("handle.result(20)").error == "CancelledError"
+
+
+def test_rich_displays_reach_the_page(kernel):
+    cell = """
+from cmbagent.workflows import get_workflow
+get_ipython().display_formatter.format(get_workflow("one_shot"))[0].keys()
+"""
+    assert kernel.run(cell).value == "dict_keys(['text/plain', 'text/html', 'text/markdown'])"
+
+
+def test_run_in_the_background_that_would_ask_in_a_cell_is_warned_about(kernel, tmp_path):
+    cell = f"""
+import warnings
+from cmbagent.approvals import ConsoleApprovalManager, QueueApprovalManager
+from cmbagent.phases import HITLCheckpointConfig, HITLCheckpointPhase
+def warned(manager):
+    ran = executor({str(tmp_path)!r}, HITLCheckpointPhase(HITLCheckpointConfig()), approval_manager=manager)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        handle = ran.start()
+        handle.cancel()
+    return ["QueueApprovalManager" in str(each.message) for each in caught]
+warned(ConsoleApprovalManager()), warned(QueueApprovalManager())
+"""
+    assert kernel.run(cell).value == "([True], [])"

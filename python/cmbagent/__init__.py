@@ -1,8 +1,8 @@
 """Agent workflows for science: plan, review, write code, run it on this machine, report.
 
 The names below are loaded when they are first used, so that `import cmbagent` costs next to nothing.
-Importing
-has no side effects: nothing is printed, no logging is configured, no directory is made, no key is read.
+Importing has no side effects: nothing is printed, no logging is configured, no directory is made, no key
+is read.
 """
 
 from __future__ import annotations

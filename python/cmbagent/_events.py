@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from cmbagent import _loop
+from cmbagent._stream import EventLog
 from cmbagent.callbacks import PlanInfo, StepInfo, StepStatus, adapt_callbacks
 
 # Silent unless the host program configures logging.
@@ -39,6 +40,7 @@ class Listener:
         sinks: shown each event before the callbacks hear of it.
         final_context: gives the run's final context once it has completed.
         settings: gives the config of a phase by its index, for events that do not bring it.
+        log: records every event as soon as it is told, whoever waits for the run.
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class Listener:
         sinks: Iterable[Sink] = (),
         final_context: Callable[[], Any] = dict,
         settings: Callable[[int], Mapping[str, Any]] | None = None,
+        log: EventLog | None = None,
     ) -> None:
         self._callbacks = adapt_callbacks(callbacks)
         self._sinks = list(sinks)
         self._final_context = final_context
         self._settings = settings
+        self._log = log
         self._poster = _loop.current_poster.get()
         self._task = ""
         self._failed_step: int | None = None
@@ -59,6 +63,8 @@ class Listener:
 
     def event(self, kind: str, data: dict[str, Any]) -> None:
         """Take one event; never raises for what a sink or a callback does."""
+        if self._log is not None:
+            self._log.record(kind, data)
         if self._poster is None:
             self._deliver(kind, data)
         else:
@@ -226,6 +232,7 @@ def make_listener(
     verbose: bool | None = None,
     final_context: Callable[[], Any] = dict,
     settings: Callable[[int], Mapping[str, Any]] | None = None,
+    log: EventLog | None = None,
 ) -> Listener:
     """Make the listener of a run, with log and display.
 
@@ -234,12 +241,13 @@ def make_listener(
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
         final_context: gives the run's final context once it has completed.
         settings: gives the config of a phase by its index, for events that do not bring it.
+        log: records every event.
     """
     display = importlib.import_module("cmbagent.display").make_display(verbose)
     sinks: list[Sink] = [LogSink()]
     if display is not None:
         sinks.append(display)
-    return Listener(callbacks, sinks, final_context, settings)
+    return Listener(callbacks, sinks, final_context, settings, log)
 
 
 def _arguments(text: Any) -> Any:

@@ -123,7 +123,7 @@ def run_sync(start: Callable[[], Coroutine[Any, Any, T]], describe: Callable[[],
                 # What ends a thread without a word.
                 raise SystemExit from None
             raise
-    with _interruptible():
+    with interruptible():
         return _Helper(start, context).wait(describe)
 
 
@@ -140,15 +140,17 @@ class _Helper(Generic[T]):
         self._loop: asyncio.AbstractEventLoop | None = None
         context.run(current_poster.set, self._poster)
         # A daemon, so that a phase which never returns cannot keep the interpreter from exiting.
-        threading.Thread(target=self._main, name="cmbagent-loop", daemon=True).start()
+        self._thread = threading.Thread(target=self._main, name="cmbagent-loop", daemon=True)
 
     def wait(self, describe: Callable[[], str]) -> T:
-        """Serve the helper until it has finished; on an interrupt, cancel it first."""
+        """Start the helper and serve it until it has finished; on an interrupt, cancel it first."""
         try:
+            # In here, so that an interrupt finds no moment in which it would leave the helper running.
+            self._thread.start()
             self._poster.serve()
             return self._outcome.result()
         except BaseException:
-            if not self._outcome.done():
+            if self._thread.ident is not None and not self._outcome.done():
                 self._abandon(describe)
             raise
         finally:
@@ -199,7 +201,7 @@ def _loop_is_running() -> bool:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Let Ctrl-C raise in this thread while it blocks inside a running loop.
 
     `asyncio.run` and `loop.add_signal_handler` answer SIGINT by scheduling work on the loop, and a blocked

@@ -164,7 +164,7 @@ def configured(
     Args:
         definition: The workflow; it stays as it is.
         settings: Config field → value.
-        model: For every field that names a model and is not in ``settings``.
+        model: For every agent whose model is not in ``settings``.
 
     Raises:
         UsageError: when a setting fits no phase of the workflow.
@@ -179,7 +179,12 @@ def configured(
         models = {name: model for name in names if model and (name == "model" or name.endswith("_model"))}
         chosen = {name: value for name, value in settings.items() if name in names}
         left -= set(chosen)
-        phases.append({**phase, "config": {**phase.get("config", {}), **models, **chosen}})
+        config = {**phase.get("config", {}), **models, **chosen}
+        if model:
+            # Agents whose model is no field of the phase, such as the one that gives a second opinion.
+            others = {"default_llm_model": model, "default_formatter_model": model}
+            config["params"] = {**others, **config.get("params", {})}
+        phases.append({**phase, "config": config})
     if left:
         options = {"max_n_attempts": "--max-attempts"}
         named = ", ".join(sorted(options.get(each, "--" + each.replace("_", "-")) for each in left))
@@ -237,15 +242,16 @@ def missing_keys(phases: list[Any], keys: dict[str, Any]) -> list[str]:
 
 
 def _executor(definition: WorkflowDefinition, task: str, work_dir: Path, quiet: bool) -> WorkflowExecutor:
-    from cmbagent.console import ConsoleApprovals
+    from cmbagent.approvals import default_manager
     from cmbagent.utils import get_api_keys_from_env
     from cmbagent.workflows import WorkflowExecutor
 
     asks = any(_asks(phase) for phase in definition.phases)
-    if asks and not sys.stdin.isatty():
+    manager = default_manager()
+    if asks and manager is None:
         raise UsageError(
             f"The workflow {definition.id} asks you questions, and standard input is no terminal. "
-            "Run it in a terminal, or use a workflow without hitl."
+            "Run it in a terminal, set CMBAGENT_HITL to approve or reject, or use a workflow without hitl."
         )
     keys = get_api_keys_from_env()
     executor = WorkflowExecutor(
@@ -253,8 +259,8 @@ def _executor(definition: WorkflowDefinition, task: str, work_dir: Path, quiet: 
         task=task,
         work_dir=str(work_dir),
         api_keys=keys,
-        approval_manager=ConsoleApprovals() if asks else None,
-        verbose=False if quiet and not asks else None,
+        approval_manager=manager,
+        verbose=False if quiet else None,
     )
     lacks = missing_keys(executor.phases, keys)
     if lacks:
@@ -264,6 +270,8 @@ def _executor(definition: WorkflowDefinition, task: str, work_dir: Path, quiet: 
 
 def _asks(phase: dict[str, Any]) -> bool:
     config = phase.get("config", {})
+    if phase["type"] in ("hitl_planning", "hitl_control"):
+        return True
     if phase["type"] == "hitl_checkpoint":
         return bool(config.get("require_approval", True))
     return bool(config.get("hitl_after_each_step") or config.get("hitl_enabled"))

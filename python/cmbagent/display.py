@@ -1,7 +1,8 @@
 """What a run shows while it works: one short block of text an event.
 
 In a terminal there are colours (unless ``NO_COLOR`` is set) and a status line while a model answers; in a
-notebook, a pipe or a log the same lines come as plain text. Neither keys nor prompts are shown.
+pipe or a log the same lines come as plain text, and a notebook adds progress and plots. Neither keys nor
+prompts are shown.
 """
 
 from __future__ import annotations
@@ -47,7 +48,15 @@ def make_display(verbose: bool | None = None) -> Display | None:
     quiet = os.environ.get("CMBAGENT_QUIET", "") not in ("", "0")
     if verbose is False or (verbose is None and quiet):
         return None
-    return Display()
+    from cmbagent.approvals.console import running_kernel
+
+    kernel = running_kernel()
+    publisher = getattr(getattr(kernel, "shell", None), "display_pub", None)
+    if publisher is None:
+        return Display()
+    from cmbagent._notebook import NotebookDisplay
+
+    return NotebookDisplay(publisher)
 
 
 def seconds_text(seconds: float) -> str:
@@ -245,7 +254,7 @@ class Display:
 
     def _on_phase_finished(self, data: dict[str, Any]) -> str | None:
         self._end()
-        if data.get("status") == "completed":
+        if data.get("status") in ("completed", "stopped"):
             return None
         self._reason = _clean(str(data.get("error") or ""))
         text = f"{data.get('phase')} {data.get('status')}: {self._reason or 'no reason given'}"
@@ -370,17 +379,16 @@ class Display:
 
     def _on_file_written(self, data: dict[str, Any]) -> str | None:
         path = str(data.get("path", ""))
-        # Scripts were named when they started, and cost and time reports are found where they always are.
-        if path in self._files_shown or data.get("what") in ("code", "report"):
+        if path in self._files_shown:
             return None
         self._files_shown.add(path)
         return f"  → {self._path(path)}"
 
     def _on_approval_requested(self, data: dict[str, Any]) -> str:
         self._end()
-        options = ", ".join(str(each) for each in data.get("options") or [])
-        head = self._style("Waiting for your decision", "yellow", "bold")
-        return f"\n{head}: {_clean(str(data.get('message') or ''))}\n  answers: {options}"
+        # The question itself is shown by the approval manager, to whoever is to answer it.
+        kind = str(data.get("checkpoint_type") or "").replace("_", " ")
+        return "\n" + self._style(f"Waiting for a decision: {_clean(kind)}", "yellow", "bold")
 
     def _on_approval_received(self, data: dict[str, Any]) -> str:
         return f"  decided: {self._style(str(data.get('resolution', '')), 'bold')}"

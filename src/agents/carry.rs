@@ -183,6 +183,13 @@ pub fn outline(file: &str, check: &Check, docstrings: bool) -> String {
     lines.join("\n")
 }
 
+/// The listings of several scripts, with their docstrings.
+pub fn outlines<'a>(scripts: impl IntoIterator<Item = &'a ScriptRecord>) -> String {
+    let all: Vec<String> =
+        scripts.into_iter().map(|script| outline(&script.file, &script.outline, true)).collect();
+    all.join("\n\n")
+}
+
 /// `text` in a fence that is longer than any run of backticks in it.
 pub fn fenced(language: &str, text: &str) -> String {
     let mut longest = 2;

@@ -7,6 +7,7 @@ use regex::Regex;
 
 use super::FailedAttempt;
 use crate::exec::Exit;
+use crate::pattern::pattern;
 
 /// The kind of a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,17 +68,13 @@ pub struct Limits {
 }
 
 static ERROR: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"^(?:[A-Za-z_]\w*\.)*(_*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)|Exception)(?::.*)?$")
-        .expect("valid pattern")
+    pattern(r"^(?:[A-Za-z_]\w*\.)*(_*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)|Exception)(?::.*)?$")
 });
-static MODULE: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"No module named '([^']+)'").expect("valid pattern"));
-static FRAME: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r#"^\s*File "([^"]+)", line \d+"#).expect("valid pattern"));
-static QUOTED: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"'([^']+)'\s*$").expect("valid pattern"));
-static VOLATILE: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"0x[0-9a-fA-F]+|[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?").expect("valid pattern")
-});
+static MODULE: LazyLock<Regex> = LazyLock::new(|| pattern(r"No module named '([^']+)'"));
+static FRAME: LazyLock<Regex> = LazyLock::new(|| pattern(r#"^\s*File "([^"]+)", line \d+"#));
+static QUOTED: LazyLock<Regex> = LazyLock::new(|| pattern(r"'([^']+)'\s*$"));
+static VOLATILE: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"0x[0-9a-fA-F]+|[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"));
 
 const TRACEBACK: &str = "Traceback (most recent call last):";
 

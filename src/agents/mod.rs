@@ -3,7 +3,6 @@
 //! Every function turns typed values into text or text into typed values; nothing here acts on the world,
 //! but for reading the templates a user names.
 
-pub mod answer;
 pub mod carry;
 pub mod context;
 pub mod diagnosis;

@@ -2,13 +2,12 @@
 
 use std::sync::LazyLock;
 
+use crate::pattern::pattern;
 use regex::Regex;
 
-static COMMENT: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"^\s*<!--\s*filename:\s*([^>]*?)\s*-->[ \t]*\r?\n?").expect("valid pattern")
-});
-static HEADING: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"(?m)^#{1,6}[ \t]+(.+?)[ \t]*#*$").expect("valid pattern"));
+static COMMENT: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"^\s*<!--\s*filename:\s*([^>]*?)\s*-->[ \t]*\r?\n?"));
+static HEADING: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?m)^#{1,6}[ \t]+(.+?)[ \t]*#*$"));
 
 /// Extensions of text files that a name may have.
 const TEXTS: [&str; 6] = ["md", "markdown", "txt", "rst", "tex", "html"];

@@ -2,30 +2,28 @@
 
 use std::sync::LazyLock;
 
+use crate::pattern::pattern;
 use regex::Regex;
 
 static NUMBER: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(concat!(
+    pattern(concat!(
         r"(?P<mantissa>[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+−]?\.\d+)",
         r"(?:[eE](?P<e>[-+]?\d+)|\s*(?:×|x|\\times|\\cdot|·|\*)\s*10\s*(?:\^|\*\*)?\s*\{?\s*(?P<p>[-+−]?\d+|[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)\s*\}?)?"
     ))
-    .expect("valid pattern")
 });
 static SKIPPED: LazyLock<Regex> = LazyLock::new(|| {
     // Comments, links, file names, code spans and fences, list numbers, headings: no quoted results.
-    Regex::new(concat!(
+    pattern(concat!(
         r"(?s)<!--.*?-->|```.*?```|`[^`\n]*`|<code>.*?</code>|\]\([^)]*\)|https?://\S+",
         r"|[\w./-]*\.(?:png|jpe?g|gif|csv|npy|npz|json|py|md|txt|h5|fits|pdf)\b",
         r"|(?m:^\s*\d+[.)]\s)|(?m:^#{1,6}\s*[\d.]+)",
         r"|(?i:\b(?:step|section|figure|fig\.|table|eq\.|equation|chapter|appendix|ref\.?)\s*\(?\d+(?:\.\d+)*)|\[\d+(?:[,–-]\s*\d+)*\]"
     ))
-    .expect("valid pattern")
 });
 
 /// Thousands set apart as LaTeX or typographers do it.
-static GROUPED: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(\d)(?:\\,|\{,\}|\u{2009}|\u{202f}|\u{a0})(\d{3}\b)").expect("valid pattern")
-});
+static GROUPED: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"(\d)(?:\\,|\{,\}|\u{2009}|\u{202f}|\u{a0})(\d{3}\b)"));
 
 /// Levels at which results are quoted by custom, in per cent.
 const LEVELS: [f64; 7] = [68.0, 68.3, 90.0, 95.0, 95.4, 99.0, 99.7];

@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::PlanStep;
 use super::ideas::{Critique, Idea};
+use crate::llm::think;
+use crate::pattern::pattern;
 
-static THINK: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"(?s)<think(?:ing)?>.*?</think(?:ing)?>|^.*?</think(?:ing)?>"));
 static HEADER: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"(?i)^(\s*)(?:[-*+]\s+|#+\s*)?\**(?:step|idea)\s*#?\s*\d+\**\s*(?:[:.)]|$)\s*\**\s*(.*)$")
 });
@@ -20,8 +20,13 @@ static FIELD: LazyLock<Regex> = LazyLock::new(|| {
 });
 static BULLET: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(\s*)(?:[-*+•]|\d+[.)])\s+(.*)$"));
 
-fn pattern(text: &str) -> Regex {
-    Regex::new(text).expect("valid pattern")
+/// The first JSON object in an answer.
+pub fn object(text: &str) -> Result<Value, String> {
+    let whole = |value: &Value| {
+        if value.is_object() { Ok(value.clone()) } else { Err("Expected a JSON object.".to_owned()) }
+    };
+    json(&think::strip(text), &whole)
+        .map_err(|why| why.unwrap_or_else(|| "Expected a JSON object; the answer holds none.".to_owned()))
 }
 
 /// A planner's answer as steps.
@@ -29,7 +34,7 @@ fn pattern(text: &str) -> Regex {
 /// Accepts a list of steps or an object that holds one under `sub_tasks`, `steps` or `plan`, then the
 /// Markdown plan layouts. The error says what was expected and what came, fit for a repair turn.
 pub fn plan(text: &str) -> Result<Vec<PlanStep>, String> {
-    let text = spoken(text);
+    let text = think::strip(text);
     let complaint = match json(&text, &plan_of) {
         Ok(steps) => return Ok(steps),
         Err(complaint) => complaint,
@@ -57,7 +62,7 @@ pub fn plan_of(value: &Value) -> Result<Vec<PlanStep>, String> {
 
 /// A plan reviewer's answer as recommendations.
 pub fn review(text: &str) -> Result<Vec<String>, String> {
-    let text = spoken(text);
+    let text = think::strip(text);
     let complaint = match json(&text, &review_of) {
         Ok(items) => return Ok(items),
         Err(complaint) => complaint,
@@ -75,7 +80,7 @@ pub fn review(text: &str) -> Result<Vec<String>, String> {
 
 /// An idea_maker's answer as ideas.
 pub fn ideas(text: &str) -> Result<Vec<Idea>, String> {
-    let text = spoken(text);
+    let text = think::strip(text);
     let shape = |v: &Value| items_of::<Idea>(v, "ideas", |i| &i.title);
     json(&text, &shape).or_else(|complaint| {
         let found = markdown_titles(&text);
@@ -93,7 +98,7 @@ pub fn ideas(text: &str) -> Result<Vec<Idea>, String> {
 
 /// An idea_hater's answer as critiques.
 pub fn critique(text: &str) -> Result<Vec<Critique>, String> {
-    let text = spoken(text);
+    let text = think::strip(text);
     let shape = |v: &Value| items_of::<Critique>(v, "critiques", |c| &c.title);
     json(&text, &shape).or_else(|complaint| {
         let found = markdown_titles(&text);
@@ -107,11 +112,6 @@ pub fn critique(text: &str) -> Result<Vec<Critique>, String> {
         };
         Ok(found.into_iter().map(critique).collect())
     })
-}
-
-/// The text without a model's thoughts in `<think>` tags, also when only the closing tag came.
-pub fn spoken(text: &str) -> String {
-    THINK.replace_all(text, "").trim().to_owned()
 }
 
 /// The first JSON value in `text` that `shape` accepts; else the complaint about the first that had a

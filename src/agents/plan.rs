@@ -6,6 +6,7 @@ use regex::Regex;
 use serde_json::{Value, json};
 
 use super::PlanStep;
+use crate::pattern::pattern;
 
 /// JSON schema of a plan whose steps may only be given to `agents`.
 pub fn plan_schema(agents: &[String]) -> Value {
@@ -50,8 +51,9 @@ fn texts(keys: &[&str]) -> Value {
 }
 
 static INTERPRETS: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?i)\b(?:interpret|discuss|analy[sz]e|summari[sz]e|report)\w*\b.*\b(?:results?|outputs?|plots?|figures?)\b")
-        .expect("valid pattern")
+    pattern(
+        r"(?i)\b(?:interpret|discuss|analy[sz]e|summari[sz]e|report)\w*\b.*\b(?:results?|outputs?|plots?|figures?)\b",
+    )
 });
 
 /// What is wrong with a plan, one sentence each, fit for a repair turn; empty when it is sound.

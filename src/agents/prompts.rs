@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use minijinja::value::merge_maps;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
@@ -66,8 +67,13 @@ pub struct Templates {
 }
 
 impl Templates {
-    /// The built-in templates.
+    /// The built-in templates, compiled once a process.
     pub fn builtin() -> Result<Self, TemplateError> {
+        static BUILT_IN: LazyLock<Result<Templates, TemplateError>> = LazyLock::new(Templates::compile);
+        BUILT_IN.clone()
+    }
+
+    fn compile() -> Result<Self, TemplateError> {
         let mut env = Environment::new();
         env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         env.set_undefined_behavior(UndefinedBehavior::Strict);

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::roster;
+use crate::pattern::pattern;
 
 /// Agents of the original that callers name though no step is given to them here.
 const EXTRA_AGENTS: [&str; 4] = ["camb_context", "classy_context", "camb_agent", "classy_sz_agent"];
@@ -33,7 +34,7 @@ impl Restriction {
         );
         let verb = r"(?:use|using|uses|involve|involving|involves|invoke|invoking|employ|call|include|with)";
         let before = r"(?:^|[\n.,;:!(–—-]\s*|\b(?:use|using|uses|involve|involving|involves|invoke|invoking|employ|call|include|with|allow|allows|allowed:)\s+)";
-        let compile = |p: String| Regex::new(&format!("(?i){p}")).expect("valid pattern");
+        let compile = |p: String| pattern(&format!("(?i){p}"));
         Self {
             inline: vec![
                 compile(format!(r"\b{verb}\s+{list}\s+only{end}")),
@@ -103,8 +104,8 @@ pub fn restricted_agents(text: &str) -> Option<Vec<String>> {
             return Some(names);
         }
     }
-    for pattern in &patterns.inline {
-        for found in pattern.captures_iter(text) {
+    for inline in &patterns.inline {
+        for found in inline.captures_iter(text) {
             let start = found.get(0).map_or(0, |m| m.start());
             let whole = &found[0];
             let negated = text[..start].trim_end().to_lowercase().ends_with("not")

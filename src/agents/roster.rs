@@ -13,8 +13,10 @@ pub struct Agent {
     pub can_step: bool,
 }
 
-const GENERAL: &str = "gpt-4.1-2025-04-14";
-const REASONING: &str = "o3-mini-2025-01-31";
+/// The default model of agents that write.
+pub const GENERAL: &str = "gpt-4.1-2025-04-14";
+/// The default model of agents that judge.
+pub const REASONING: &str = "o3-mini-2025-01-31";
 
 const ROSTER: [Agent; 7] = [
     Agent {

@@ -5,25 +5,22 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::{PlanStep, ScriptRecord, StepRecord, formats, notes};
+use crate::pattern::pattern;
 
-static HEADER: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"(?m)^### Step (\d+)[ \t]*\r?$").expect("valid pattern"));
+static HEADER: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?m)^### Step (\d+)[ \t]*\r?$"));
 static EXECUTED: LazyLock<Regex> = LazyLock::new(|| {
     // Greedy up to the last rule: code or output may themselves hold fences and rules.
-    Regex::new(r"(?s)The executed code was:\s*```python\r?\n(.*?)\r?\n```\s*={20,}\s*The output of the executed code was:\s*(.*)$")
-        .expect("valid pattern")
+    pattern(
+        r"(?s)The executed code was:\s*```python\r?\n(.*?)\r?\n```\s*={20,}\s*The output of the executed code was:\s*(.*)$",
+    )
 });
-static FILE: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"^#\s*filename:\s*(\S+)").expect("valid pattern"));
-static RESULTS: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"^[Ee]xecution results:\s*(?:Execution output: ?)?").expect("valid pattern")
-});
-static RULE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\s*={20,}\s*$").expect("valid pattern"));
-static NOTES: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?s)```[ \t]*markdown[ \t]*\r?\n(.*)\r?\n[ \t]*```").expect("valid pattern")
-});
-static NOTES_FILE: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"^\s*<!--\s*filename:\s*(\S+?)\s*-->").expect("valid pattern"));
+static FILE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^#\s*filename:\s*(\S+)"));
+static RESULTS: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"^[Ee]xecution results:\s*(?:Execution output: ?)?"));
+static RULE: LazyLock<Regex> = LazyLock::new(|| pattern(r"\s*={20,}\s*$"));
+static NOTES: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"(?s)```[ \t]*markdown[ \t]*\r?\n(.*)\r?\n[ \t]*```"));
+static NOTES_FILE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\s*<!--\s*filename:\s*(\S+?)\s*-->"));
 
 /// A step's block: its header and its content, stripped.
 pub fn block(record: &StepRecord) -> String {

@@ -2,25 +2,21 @@
 
 use std::sync::LazyLock;
 
+use crate::pattern::pattern;
 use regex::Regex;
 
 static PLOTS: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?i)^\W*(?:plot|visuali[sz]e)\b|\b(?:make|create|produce|generate|save|draw)\b[^.;]{0,40}\b(?:plots?|figures?|histograms?|png)\b")
-        .expect("valid pattern")
+    pattern(
+        r"(?i)^\W*(?:plot|visuali[sz]e)\b|\b(?:make|create|produce|generate|save|draw)\b[^.;]{0,40}\b(?:plots?|figures?|histograms?|png)\b",
+    )
 });
-static SAVES: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"(?i)\b(?:save|write|store|export)\b").expect("valid pattern"));
-static DATA_FILE: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?i)\b[\w-]+\.(csv|tsv|npy|npz|json|h5|hdf5|fits|txt|parquet|pkl|dat)\b")
-        .expect("valid pattern")
-});
-static NEGATED: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?i)\b(?:no|not|don't|without|never|avoid|optional|optionally|if)\b").expect("valid pattern")
-});
-static VALUE: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?i)[=:]\s*[\[(]?\s*([-+]?(?:nan|inf(?:inity)?|\d[\d.]*(?:e[-+]?\d+)?))\b")
-        .expect("valid pattern")
-});
+static SAVES: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)\b(?:save|write|store|export)\b"));
+static DATA_FILE: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"(?i)\b[\w-]+\.(csv|tsv|npy|npz|json|h5|hdf5|fits|txt|parquet|pkl|dat)\b"));
+static NEGATED: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"(?i)\b(?:no|not|don't|without|never|avoid|optional|optionally|if)\b"));
+static VALUE: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"(?i)[=:]\s*[\[(]?\s*([-+]?(?:nan|inf(?:inity)?|\d[\d.]*(?:e[-+]?\d+)?))\b"));
 const IMAGES: [&str; 6] = ["png", "jpg", "jpeg", "gif", "pdf", "svg"];
 
 /// The symptom of a script that exited with 0, or `None` when nothing looks wrong.

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::aio::Awaitable;
 use super::bridge::Bridge;
-use super::phase::{PyPhase, RunHandle, result};
+use super::door::RunHandle;
+use super::phase::{PyPhase, result};
 use super::state::PyState;
 use super::{convert, errors, services};
 use crate::engine::executor::{Workflow, execute};
@@ -53,7 +54,7 @@ impl PyWorkflow {
 }
 
 impl Workflow for PyWorkflow {
-    fn about(&self) -> Value {
+    fn about(&self) -> Result<Value> {
         self.with(|executor| {
             let definition = executor.getattr("workflow")?;
             let phases: Vec<String> = executor
@@ -69,7 +70,6 @@ impl Workflow for PyWorkflow {
                 "phases": phases,
             }))
         })
-        .unwrap_or_else(|error| json!({"error": error.to_string()}))
     }
 
     fn first(&self, phase_id: &str) -> Result<Arc<dyn State>> {
@@ -163,7 +163,7 @@ pub(super) fn run_workflow(executor: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
     let attempt: u32 = executor.getattr("_attempt")?.extract()?;
     let run = Run::new(id, services, stop.clone()).at_attempt(attempt);
     let above = current.call_method0("get")?;
-    let above = above.cast::<RunHandle>().ok().map(|handle| handle.get().0.clone());
+    let above = above.cast::<RunHandle>().ok().map(|handle| handle.get().run.clone());
     let workflow = PyWorkflow { executor: executor.clone().unbind(), last: Mutex::default() };
     Ok(Awaitable::new(bridge, stop, async move {
         let ended = within(above.as_ref(), &run, execute(&run, &phases, &workflow)).await;

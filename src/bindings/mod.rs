@@ -4,6 +4,7 @@ mod aio;
 mod approvals;
 mod bridge;
 mod convert;
+mod door;
 mod errors;
 mod executor;
 mod keys;
@@ -21,9 +22,11 @@ mod _core {
     #[pymodule_export]
     use super::aio::Awaitable;
     #[pymodule_export]
+    use super::door::{RunHandle, open_run};
+    #[pymodule_export]
     use super::executor::{Control, run_workflow, system_workflows};
     #[pymodule_export]
-    use super::phase::{RunHandle, config_defaults, execute_builtin, validate_builtin};
+    use super::phase::{config_defaults, execute_builtin, validate_builtin};
     #[pymodule_export]
     use super::registry::Registry;
     #[pymodule_export]

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::aio::Awaitable;
 use super::bridge::Bridge;
+use super::door::RunHandle;
 use super::state::{PyState, context};
 use super::{convert, errors, services};
 use crate::engine::Stop;
@@ -118,18 +119,12 @@ impl Phase for PyPhase {
     }
 
     fn config(&self) -> Value {
-        let fields = self.ask(|phase| {
-            let py = phase.py();
-            Ok(convert::to_json(&phase.getattr(intern!(py, "config"))?.getattr(intern!(py, "__dict__"))?))
-        });
-        match fields {
+        let mut fields = Python::attach(|py| fields(self.object.bind(py)));
+        if let Value::Object(map) = &mut fields {
             // `params` is the user's own and may hold keys.
-            Ok(Value::Object(mut map)) => {
-                map.remove("params");
-                Value::Object(map)
-            }
-            _ => Value::Null,
+            map.remove("params");
         }
+        fields
     }
 
     fn settings(&self) -> Result<Settings> {
@@ -170,8 +165,9 @@ impl Phase for PyPhase {
             let coroutine = self.ask(|phase| {
                 let py = phase.py();
                 let current = py.import(intern!(py, "cmbagent._current"))?;
-                let handle = Py::new(py, RunHandle(run.clone()))?;
-                let context = context(py, state.as_ref())?;
+                let manager = self.approval_manager.as_ref().map(|manager| manager.clone_ref(py));
+                let handle = RunHandle::new(run, &self.phase_type, state.as_ref(), Some(phase), manager);
+                let (handle, context) = (Py::new(py, handle)?, context(py, state.as_ref())?);
                 Ok(current.call_method1(intern!(py, "within"), (handle, phase, context))?.unbind())
             })?;
             let result = self.bridge.drive(coroutine).await;
@@ -262,12 +258,7 @@ fn is_native(object: &Bound<'_, PyAny>) -> PyResult<bool> {
 fn build(object: &Bound<'_, PyAny>) -> PyResult<Box<dyn Phase>> {
     let py = object.py();
     let name: String = object.getattr(intern!(py, "_native_type"))?.extract()?;
-    let config = object.getattr(intern!(py, "config"))?;
-    let fields = match config.getattr(intern!(py, "__dict__")) {
-        Ok(fields) => convert::to_json(&fields),
-        Err(_) => Value::Null,
-    };
-    phases::build(&name, fields).map_err(|error| errors::to_exception(py, &error))
+    phases::build(&name, fields(object)).map_err(|error| errors::to_exception(py, &error))
 }
 
 /// Runs a native phase and keeps its Python object's status up to date.
@@ -287,10 +278,6 @@ async fn natively(
     ended
 }
 
-/// A run, as a context variable carries it to built-in phases that a custom phase executes.
-#[pyclass(frozen, module = "cmbagent._core")]
-pub(super) struct RunHandle(pub(super) Run);
-
 /// Executes a built-in phase on a context, as `await phase.execute(context)` does.
 ///
 /// Within a custom phase of a workflow it belongs to that run; else it is a run of its own.
@@ -305,7 +292,7 @@ pub(super) fn execute_builtin(phase: &Bound<'_, PyAny>, context: &Bound<'_, PyAn
         let manager = approval_manager(context)?;
         handle
             .get()
-            .0
+            .run
             .nested(native.phase_type())
             .asking(Arc::new(super::approvals::PyApprovals { manager, bridge: bridge.clone() }))
     } else {
@@ -333,7 +320,15 @@ pub(super) fn execute_builtin(phase: &Bound<'_, PyAny>, context: &Bound<'_, PyAn
     }))
 }
 
-fn approval_manager(context: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
+/// The fields of a phase's configuration as they are now.
+pub(super) fn fields(phase: &Bound<'_, PyAny>) -> Value {
+    let py = phase.py();
+    let read = || phase.getattr(intern!(py, "config"))?.getattr(intern!(py, "__dict__"));
+    // A configuration of another kind has none.
+    read().map(|fields| convert::to_json(&fields)).unwrap_or_default()
+}
+
+pub(super) fn approval_manager(context: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
     let py = context.py();
     let shared = context.getattr(intern!(py, "shared_state"))?;
     let manager = shared.call_method1(intern!(py, "get"), (intern!(py, "_approval_manager"),))?;

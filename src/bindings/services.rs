@@ -103,17 +103,13 @@ pub(super) fn supervise_scripts(py: Python<'_>, helper: PathBuf) -> i32 {
     let ask = move |function: &str, arguments: &[&str]| {
         call(function, arguments).map_err(|error| error.to_string())
     };
-    let check = |source: &str, filename: &str| -> Check {
-        match ask("check", &[source, filename]).map(|text| serde_json::from_str(&text)) {
-            Ok(Ok(check)) => check,
-            Ok(Err(error)) => Check { error: Some(error.to_string()), ..Check::default() },
-            Err(error) => Check { error: Some(error), ..Check::default() },
-        }
-    };
-    let facts = || -> Facts {
-        ask("facts", &[]).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
-    };
+    let check = |source: &str, filename: &str| read::<Check>(&ask("check", &[source, filename])?);
+    let facts = || read::<Facts>(&ask("facts", &[])?);
     py.detach(|| supervise::supervise(check, facts))
+}
+
+fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 /// The provider a model's name leads to: `openai`, `anthropic` or `gemini`.

@@ -13,7 +13,7 @@ use crate::error::{Error, Meaning, Result};
 /// The port to the context of a whole workflow. Python's is a live `WorkflowExecutor`.
 pub trait Workflow: Send + Sync {
     /// About the workflow, for the `run_started` event.
-    fn about(&self) -> Value;
+    fn about(&self) -> Result<Value>;
     /// A phase's context made from the workflow's, when there is no previous result.
     fn first(&self, phase_id: &str) -> Result<Arc<dyn State>>;
     /// The executor is now at this phase.
@@ -37,7 +37,7 @@ pub trait Workflow: Send + Sync {
 /// [`Error::Validation`], [`Error::PhaseFailed`], and whatever a custom phase raised, unchanged.
 pub async fn execute(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workflow) -> Result<RunStatus> {
     let started = run.clock().now();
-    run.tell("", "run_started", workflow.about()).await?;
+    run.tell("", "run_started", workflow.about()?).await?;
     let mut told = None;
     let ended = match walk(run, phases, workflow, &mut told).await {
         Err(error) if error.is_stop() && run.stop().requested() => Ok(RunStatus::Stopped),
@@ -165,8 +165,10 @@ async fn attempt(
     };
     phase.settle().await;
     let (status, error) = match &ended {
-        Ok(outcome) => (outcome.status, outcome.error.clone()),
-        Err(error) => (PhaseStatus::Failed, Some(error.to_string())),
+        Ok(outcome) => (outcome.status.as_str(), outcome.error.clone()),
+        // Whoever asked for the end knows why.
+        Err(error) if error.is_stop() => (RunStatus::Stopped.as_str(), None),
+        Err(error) => (PhaseStatus::Failed.as_str(), Some(error.to_string())),
     };
     let usage = Total::of(&run.ledger().since(mark)).to_json();
     let seconds = run.clock().now() - started;
@@ -233,8 +235,8 @@ impl MemoryWorkflow {
 }
 
 impl Workflow for MemoryWorkflow {
-    fn about(&self) -> Value {
-        json!({"task": self.task, "work_dir": self.work_dir})
+    fn about(&self) -> Result<Value> {
+        Ok(json!({"task": self.task, "work_dir": self.work_dir}))
     }
 
     fn first(&self, phase_id: &str) -> Result<Arc<dyn State>> {

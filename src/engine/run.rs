@@ -213,7 +213,7 @@ impl Run {
     /// Seconds since 1970, as this run saw them: a replay sees the same.
     pub async fn now(&self) -> Result<f64> {
         let clock = self.shared.services.clock.clone();
-        self.pass(Effect::Observe, &json!("clock"), |_| async move { Ok(clock.now()) }).await
+        self.observe_here("clock", || Ok(clock.now())).await
     }
 
     /// The local form of a time for file names.
@@ -238,6 +238,14 @@ impl Run {
             looked.map_err(|e| Error::Journal(format!("a look outside the run broke off: {e}")))?
         };
         self.pass(Effect::Observe, &json!(what), away).await
+    }
+
+    /// The same for a look that belongs to the caller's thread and is quick.
+    pub async fn observe_here<T>(&self, what: &str, look: impl FnOnce() -> Result<T>) -> Result<T>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        self.pass(Effect::Observe, &json!(what), |_| async move { look() }).await
     }
 
     /// The machine as scripts see it; looked at once a run.

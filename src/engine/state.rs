@@ -109,13 +109,18 @@ impl State for MemoryState {
     }
 }
 
+/// Puts values into the output.
+pub fn put_out<K: AsRef<str>>(state: &dyn State, values: impl IntoIterator<Item = (K, Value)>) -> Result<()> {
+    values.into_iter().try_for_each(|(key, value)| state.write(Section::Output, key.as_ref(), value))
+}
+
 /// Merges values into the output's `shared` dictionary.
-pub fn share(state: &dyn State, values: Map<String, Value>) -> Result<()> {
+pub fn share<K: Into<String>>(state: &dyn State, values: impl IntoIterator<Item = (K, Value)>) -> Result<()> {
     let mut shared = match state.read(Section::Output, "shared") {
         Some(Value::Object(map)) => map,
         _ => Map::new(),
     };
-    shared.extend(values);
+    shared.extend(values.into_iter().map(|(key, value)| (key.into(), value)));
     state.write(Section::Output, "shared", json!(shared))
 }
 
@@ -129,7 +134,7 @@ mod tests {
         let first = MemoryState::new("t", "w", "phase_0_a");
         first.write(Section::Shared, "old", json!(1)).unwrap();
         first.write(Section::Output, "result", json!([1, 2])).unwrap();
-        share(&first, json!({"new": 2}).as_object().unwrap().clone()).unwrap();
+        share(&first, [("new", json!(2))]).unwrap();
         let next = first.hand_over("phase_1_b").unwrap();
         assert_eq!(next.phase_id(), "phase_1_b");
         assert_eq!(next.read(Section::Shared, "old"), Some(json!(1)));

@@ -7,7 +7,8 @@ use regex::Regex;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{ExecError, Runner, Script, pattern};
+use super::{ExecError, Runner, Script};
+use crate::pattern::pattern;
 
 const READER: &str = include_str!("docstrings.py");
 /// Importing a large library takes seconds; more than that is not worth a prompt.

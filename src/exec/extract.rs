@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::fences::{Block, blocks, fence};
 pub use super::normalise::normalise;
-use super::pattern;
+pub use super::scan::dedent;
 use super::scan::{is_bare_script, is_whole};
+use crate::pattern::pattern;
 
 /// An engineer's answer, taken apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

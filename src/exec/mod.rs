@@ -159,8 +159,3 @@ pub enum ExecError {
     #[error("the run was stopped")]
     Cancelled,
 }
-
-/// Compiles a pattern of the source code; its tests run every one.
-fn pattern(source: &str) -> regex::Regex {
-    regex::Regex::new(source).expect("a pattern in the source code is valid")
-}

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::pattern;
+use crate::pattern::pattern;
 
 /// The state after the characters seen so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -83,7 +83,7 @@ pub(super) fn scan(code: &str) -> Scan {
 }
 
 /// Removes the indentation that all lines share (lines inside triple-quoted strings do not count).
-pub(super) fn dedent(code: &str) -> String {
+pub fn dedent(code: &str) -> String {
     let mut state = Scan::default();
     let mut shared: Option<&str> = None;
     for line in code.lines() {

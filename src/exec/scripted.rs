@@ -17,7 +17,6 @@ pub struct ScriptedRunner {
     queue: Mutex<VecDeque<Scripted>>,
     executed: Mutex<Vec<Executed>>,
     check: CheckFn,
-    facts: Facts,
 }
 
 /// What one execution is to do.
@@ -87,7 +86,6 @@ impl ScriptedRunner {
             queue: Mutex::new(executions.into_iter().collect()),
             executed: Mutex::default(),
             check: Box::new(|_, _| Check::default()),
-            facts: Facts { python: "3.11.0".to_owned(), cores: 1, ..Facts::default() },
         }
     }
 
@@ -95,13 +93,6 @@ impl ScriptedRunner {
     #[must_use]
     pub fn with_check(mut self, check: impl Fn(&str, &str) -> Check + Send + Sync + 'static) -> Self {
         self.check = Box::new(check);
-        self
-    }
-
-    /// Answers with these facts.
-    #[must_use]
-    pub fn with_facts(mut self, facts: Facts) -> Self {
-        self.facts = facts;
         self
     }
 
@@ -133,7 +124,8 @@ impl Runner for ScriptedRunner {
     }
 
     fn facts(&self) -> BoxFuture<'_, Result<Facts, ExecError>> {
-        Box::pin(async move { Ok(self.facts.clone()) })
+        let facts = Facts { python: "3.11.0".to_owned(), cores: 1, ..Facts::default() };
+        Box::pin(async move { Ok(facts) })
     }
 
     fn run<'a>(

@@ -49,9 +49,13 @@ enum Message {
 /// then kills everything it started and returns the exit status.
 ///
 /// `check` compiles a source (text, file name) without running it; `facts` describes the machine.
-/// Both are called on the calling thread, one at a time, also while a script runs.
+/// Both are called on the calling thread, one at a time, also while a script runs; what keeps them
+/// from answering is told to the other side.
 /// The supervisor leaves no process behind when its input ends, whatever ended the other side.
-pub fn supervise(check: impl Fn(&str, &str) -> Check, facts: impl Fn() -> Facts) -> i32 {
+pub fn supervise(
+    check: impl Fn(&str, &str) -> Result<Check, String>,
+    facts: impl Fn() -> Result<Facts, String>,
+) -> i32 {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::set_child_subreaper(Pid::from_raw(1)) {
         let _ = writeln!(io::stderr(), "cannot adopt the orphans of scripts (child subreaper): {error}");
@@ -80,9 +84,13 @@ pub fn supervise(check: impl Fn(&str, &str) -> Check, facts: impl Fn() -> Facts)
         };
         match request {
             Request::Check { id, source, filename } => {
-                shared.send(&Event::Checked { id, check: check(&source, &filename) });
+                let checked = check(&source, &filename).map(|check| Event::Checked { id, check });
+                shared.send(&checked.unwrap_or_else(|message| Event::Failed { id, message }));
             }
-            Request::Facts { id } => shared.send(&Event::Facts { id, facts: facts() }),
+            Request::Facts { id } => {
+                let facts = facts().map(|facts| Event::Facts { id, facts });
+                shared.send(&facts.unwrap_or_else(|message| Event::Failed { id, message }));
+            }
             Request::Run { id, python, script, environment } => {
                 shared.start(id, python, script, environment);
             }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::profile::Profile;
 use super::routing::Wire;
+use crate::pattern::pattern;
 
 /// How the shape of a structured answer is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,8 +160,9 @@ impl Dialect {
 /// The limit a server names when ours, `now`, is beyond it.
 fn smaller_limit(words: &str, now: u64) -> Option<u32> {
     static NAMED: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"(?:at most|> |less than or equal to|<= ?|up to|maximum (?:value )?(?:is|of)|between 1 and) ?([0-9][0-9,_]*)")
-            .expect("a constant pattern")
+        pattern(
+            r"(?:at most|> |less than or equal to|<= ?|up to|maximum (?:value )?(?:is|of)|between 1 and) ?([0-9][0-9,_]*)",
+        )
     });
     NAMED
         .captures_iter(words)

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use serde::Deserialize;
 
@@ -102,10 +103,13 @@ pub struct Prices {
 }
 
 impl Prices {
-    /// The built-in rows.
+    /// The built-in rows, read once a process.
     pub fn builtin() -> Self {
-        let table: Table = toml::from_str(BUILTIN).expect("the built-in table is checked by a test");
-        Self { rows: table.models }
+        static ROWS: LazyLock<Prices> = LazyLock::new(|| {
+            let table: Table = toml::from_str(BUILTIN).expect("the built-in table is checked by a test");
+            Prices { rows: table.models }
+        });
+        ROWS.clone()
     }
 
     /// The built-in rows, with those of the file that `CMBAGENT_PRICES` names on top.

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use crate::pattern::pattern;
 use regex::{Captures, Regex};
 use secrecy::{ExposeSecret, SecretString};
 
@@ -12,14 +13,13 @@ const HIDDEN: &str = "[redacted]";
 
 /// Shapes of keys, whoever they belong to: a gateway may echo another key than ours.
 static SHAPES: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(concat!(
+    pattern(concat!(
         r#"(?i)(?P<name>\b(?:x-api-key|x-goog-api-key|api[-_]?key|authorization)["']?\s*[:=]\s*["']?(?:bearer\s+)?)[^\s"',;&}]+"#,
         r#"|(?P<query>[?&](?:api_?)?key=)[^\s"'&]+"#,
         r"|(?P<bearer>\bbearer\s+)[A-Za-z0-9._~+/=*\-]{8,}",
         r"|\bsk-[A-Za-z0-9_*.\-]{6,}",
         r"|\bAIza[A-Za-z0-9_*\-]{10,}",
     ))
-    .expect("a constant pattern")
 });
 
 /// `text` without the call's own key and without anything that looks like a key.

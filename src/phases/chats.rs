@@ -1,10 +1,12 @@
 //! `chat_output_*.json`: a conversation with what it had cost by its end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use super::reports;
+use super::step::Done;
+use super::workspace::Workspace;
 use crate::engine::Run;
 use crate::engine::ledger::{Line, report};
 use crate::error::Result;
@@ -42,4 +44,22 @@ pub(super) async fn write(run: &Run, path: &Path, messages: &[Value], lines: &[L
         })
         .collect();
     reports::json(path, &chat, 2)
+}
+
+/// Writes the nested chats of a step's tries, one file a try, and returns their paths.
+pub(super) async fn nested(
+    run: &Run,
+    space: &Workspace,
+    done: &Done,
+    lines: &[Line],
+) -> Result<Vec<PathBuf>> {
+    let (agent, step) = (&done.record.agent, done.record.number);
+    let mut written = Vec::new();
+    for (index, messages) in done.nested.iter().enumerate() {
+        let name = format!("chats/nested_chat_output_{agent}_step_{step}_attempt_{}.json", index + 1);
+        let chat = space.root.join(name);
+        write(run, &chat, messages, lines).await?;
+        written.push(chat);
+    }
+    Ok(written)
 }

@@ -8,13 +8,10 @@ use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::agents::roster;
+use crate::agents::roster::{self, GENERAL, REASONING};
 use crate::agents::turn::Speaker;
 use crate::error::{Error, Result};
 use crate::llm::{CallOptions, Sampling};
-
-const WRITER: &str = "gpt-4.1-2025-04-14";
-const REASONER: &str = "o3-mini-2025-01-31";
 
 /// Sampling of models that accept it: as near to deterministic as they come.
 const TEMPERATURE: f64 = 0.00001;
@@ -75,9 +72,9 @@ config! {
         /// Rounds of review.
         n_plan_reviews: usize = 1,
         /// The planner's model.
-        planner_model: String = WRITER.into(),
+        planner_model: String = GENERAL.into(),
         /// The reviewer's model.
-        plan_reviewer_model: String = REASONER.into(),
+        plan_reviewer_model: String = REASONING.into(),
         /// Binding instructions for the plan.
         #[serde(deserialize_with = "text")]
         plan_instructions: String = String::new(),
@@ -111,13 +108,13 @@ config! {
         /// Ask a human after each step.
         hitl_after_each_step: bool = false,
         /// The engineer's model.
-        engineer_model: String = WRITER.into(),
+        engineer_model: String = GENERAL.into(),
         /// The researcher's model.
-        researcher_model: String = WRITER.into(),
+        researcher_model: String = GENERAL.into(),
         /// The idea maker's model.
-        idea_maker_model: String = WRITER.into(),
+        idea_maker_model: String = GENERAL.into(),
         /// The idea hater's model.
-        idea_hater_model: String = REASONER.into(),
+        idea_hater_model: String = REASONING.into(),
         /// Instructions for the engineer.
         #[serde(deserialize_with = "text")]
         engineer_instructions: String = String::new(),
@@ -137,9 +134,13 @@ config! {
         /// The agent that does the task.
         agent: String = "engineer".into(),
         /// The engineer's model.
-        engineer_model: String = WRITER.into(),
+        engineer_model: String = GENERAL.into(),
         /// The researcher's model.
-        researcher_model: String = WRITER.into(),
+        researcher_model: String = GENERAL.into(),
+        /// The model of agents without a setting of their own, unless `params` names one.
+        default_llm_model: String = GENERAL.into(),
+        /// The model that gives a second opinion, unless `params` names one.
+        default_formatter_model: String = REASONING.into(),
         /// The notes' file name, or a sentence that leaves the choice to the researcher.
         #[serde(deserialize_with = "text")]
         researcher_filename: String = "researcher_output.md".into(),
@@ -181,9 +182,9 @@ config! {
         /// Rounds of critique.
         n_reviews: usize = 1,
         /// The idea maker's model.
-        idea_maker_model: String = WRITER.into(),
+        idea_maker_model: String = GENERAL.into(),
         /// The idea hater's model.
-        idea_hater_model: String = REASONER.into(),
+        idea_hater_model: String = REASONING.into(),
     }
 }
 
@@ -265,6 +266,29 @@ pub struct AgentConfig {
     pub stream: Option<bool>,
 }
 
+/// What every phase's configuration may say about models.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Common {
+    model_overrides: BTreeMap<String, String>,
+    params: Params,
+}
+
+/// The `params` of a phase's configuration.
+pub(super) fn params(config: Value) -> Result<Params> {
+    Ok(common(config)?.params)
+}
+
+fn common(config: Value) -> Result<Common> {
+    if config.is_null() { Ok(Common::default()) } else { read(config) }
+}
+
+/// An agent as a phase of a user speaks through it; `model` is what the phase asks for.
+pub fn speaker(config: Value, agent: &str, model: Option<&str>) -> Result<Speaker> {
+    let Common { model_overrides, params } = common(config)?;
+    Ok(Models { overrides: &model_overrides, params: &params }.speaker(agent, model.unwrap_or_default()))
+}
+
 /// Where an agent's model is looked up, in this order: `model_overrides`, `agent_llm_configs`, the field.
 pub(super) struct Models<'a> {
     pub(super) overrides: &'a BTreeMap<String, String>,
@@ -277,7 +301,7 @@ impl Models<'_> {
         let own = self.params.agent_llm_configs.get(agent).cloned().unwrap_or_default();
         let field = if field.trim().is_empty() { None } else { Some(field.to_owned()) };
         let by_default = || {
-            let own = roster::find(agent).map_or(WRITER, |a| a.model);
+            let own = roster::find(agent).map_or(GENERAL, |a| a.model);
             self.params.default_llm_model.clone().unwrap_or_else(|| own.to_owned())
         };
         let model = self.overrides.get(agent).cloned().or(own.model).or(field).unwrap_or_else(by_default);

@@ -14,7 +14,7 @@ use super::workspace::Workspace;
 use super::{reports, tell_messages, templates};
 use crate::agents::{Briefing, PlanStep, StepCase, context, formats, parse, roster, summary};
 use crate::engine::ledger::Total;
-use crate::engine::state::share;
+use crate::engine::state::{put_out, share};
 use crate::engine::{Outcome, Phase, PhaseStatus, Run, Section, State};
 use crate::error::{Error, Result};
 use crate::exec::products::Inventory;
@@ -268,23 +268,24 @@ impl Control {
             space.look(run, "files of the phase", |space| space.new_files(&Inventory::default())).await?;
         let summaries: Vec<String> = progress.records.iter().map(summary::block).collect();
         let status = if failure.is_some() { "failed" } else { "completed" };
-        let output = json!({
-            "step_results": progress.results, "final_context": progress.context, "step_summaries": summaries,
-            "output_files": files, "status": status, "error": failure,
-        });
-        if let Value::Object(output) = output {
-            for (key, value) in output {
-                state.write(Section::Output, &key, value)?;
-            }
-        }
-        let mut shared = json!({"execution_complete": failure.is_none(), "final_context": progress.context});
+        let output = [
+            ("step_results", json!(progress.results)),
+            ("final_context", json!(progress.context)),
+            ("step_summaries", json!(summaries)),
+            ("output_files", json!(files)),
+            ("status", json!(status)),
+            ("error", json!(failure)),
+        ];
+        put_out(state.as_ref(), output)?;
+        let mut shared = vec![
+            ("execution_complete", json!(failure.is_none())),
+            ("final_context", json!(progress.context)),
+        ];
         if self.config.params.preloaded_plan.is_some() {
             // No planning phase has told the workflow of it.
-            shared["plan_steps"] = json!(progress.plan);
+            shared.push(("plan_steps", json!(progress.plan)));
         }
-        if let Value::Object(shared) = shared {
-            share(state.as_ref(), shared)?;
-        }
+        share(state.as_ref(), shared)?;
         let failed = failure.is_some() && !self.config.params.fail_softly;
         Ok(Outcome {
             status: if failed { PhaseStatus::Failed } else { PhaseStatus::Completed },

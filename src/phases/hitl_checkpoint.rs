@@ -9,7 +9,7 @@ use super::config::{self, read};
 use super::{reports, workspace};
 use crate::agents::{PlanStep, parse};
 use crate::engine::ledger::Total;
-use crate::engine::state::share;
+use crate::engine::state::{put_out, share};
 use crate::engine::{Answer, Outcome, Phase, PhaseStatus, Question, Run, Section, State};
 use crate::error::Result;
 
@@ -103,6 +103,7 @@ impl HitlCheckpoint {
         match answer(run, self.question(run, state.as_ref())).await? {
             Answer::Given { resolution, user_feedback, modifications } => {
                 end.feed_back(user_feedback.as_deref());
+                end.output.insert("resolution".into(), json!(resolution));
                 match resolution.as_str() {
                     "reject" => {
                         let outcome = end.close("rejected", user_feedback, modifications)?;
@@ -149,7 +150,7 @@ impl HitlCheckpoint {
 
 /// Asks until the answer is one of the options: that word, or its past form. Any other word never
 /// approves; after [`REPEATS`] of them the answer counts as failed.
-pub(super) async fn answer(run: &Run, question: Question) -> Result<Answer> {
+pub async fn answer(run: &Run, question: Question) -> Result<Answer> {
     let mut said = String::new();
     for _ in 0..=REPEATS {
         let answer = run.ask(question.clone()).await?;
@@ -244,9 +245,7 @@ impl End {
         output.insert("approval_status".into(), json!(status));
         output.insert("user_feedback".into(), json!(feedback));
         output.insert("modifications".into(), json!(modifications));
-        for (key, value) in output {
-            self.state.write(Section::Output, &key, value)?;
-        }
+        put_out(self.state.as_ref(), output)?;
         if !self.shared.is_empty() {
             share(self.state.as_ref(), self.shared)?;
         }

@@ -11,8 +11,8 @@ use super::{chats, feedback, reports, tell_messages, templates};
 use crate::agents::ideas::{Critique, Idea};
 use crate::agents::transcript::Transcript;
 use crate::agents::{Briefing, IdeaCase, StepCase, carry, formats, parse, plan};
-use crate::engine::state::share;
-use crate::engine::{Outcome, Phase, PhaseStatus, Run, Section, State};
+use crate::engine::state::{put_out, share};
+use crate::engine::{Outcome, Phase, PhaseStatus, Run, State};
 use crate::error::Result;
 use crate::llm::Schema;
 
@@ -100,18 +100,15 @@ impl IdeaGeneration {
             "main_task": task, "ideas": ideas, "selected_idea": selected, "ideas_text": formats::ideas(&ideas),
             "selected_idea_text": text, "cost_dataframe": costs.rows,
         });
-        let output = json!({
-            "ideas": ideas, "reviews": reviews, "selected_idea": selected, "idea_context": context,
-            "final_context": context,
-        });
-        if let Value::Object(output) = output {
-            for (key, value) in output {
-                state.write(Section::Output, &key, value)?;
-            }
-        }
-        if let Value::Object(shared) = json!({"ideas": ideas, "selected_idea": selected}) {
-            share(state.as_ref(), shared)?;
-        }
+        let output = [
+            ("ideas", json!(ideas)),
+            ("reviews", json!(reviews)),
+            ("selected_idea", json!(selected)),
+            ("idea_context", context.clone()),
+            ("final_context", context),
+        ];
+        put_out(state.as_ref(), output)?;
+        share(state.as_ref(), [("ideas", json!(ideas)), ("selected_idea", json!(selected))])?;
         tell_messages(run, transcript.messages()).await?;
         run.tell("idea_maker", "file_written", json!({"path": file, "what": "data"})).await?;
         let ended = run.clock().now();

@@ -11,8 +11,11 @@ mod products;
 mod progress;
 pub mod reports;
 mod review;
+pub mod script;
 mod step;
 pub mod workspace;
+
+use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
@@ -37,7 +40,7 @@ where
     BuiltIn { make, defaults: || serde_json::to_value(C::default()).map_err(config::unusable) }
 }
 
-fn registry() -> Registry<BuiltIn> {
+static BUILT_IN: LazyLock<Registry<BuiltIn>> = LazyLock::new(|| {
     let mut registry = Registry::default();
     registry
         .register("planning", built_in::<config::Planning>(|c| Ok(Box::new(planning::Planning::new(c)?))));
@@ -52,18 +55,17 @@ fn registry() -> Registry<BuiltIn> {
         built_in::<config::IdeaGeneration>(|c| Ok(Box::new(idea_generation::IdeaGeneration::new(c)?))),
     );
     registry
-}
+});
 
 /// A built-in phase with this configuration (an object; missing fields take their defaults).
 pub fn build(phase_type: &str, config: Value) -> Result<Box<dyn Phase>> {
-    let built_in = *registry().get(phase_type)?;
-    (built_in.make)(config)
+    (BUILT_IN.get(phase_type)?.make)(config)
         .map_err(|error| Error::Configuration(format!("configuration of phase {phase_type}: {error}")))
 }
 
 /// The default configuration of a built-in phase.
 pub fn config_defaults(phase_type: &str) -> Result<Value> {
-    (registry().get(phase_type)?.defaults)()
+    (BUILT_IN.get(phase_type)?.defaults)()
 }
 
 /// The messages of validation for phases that need a task and a place to work.

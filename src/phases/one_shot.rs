@@ -13,8 +13,8 @@ use super::{chats, feedback, reports, tell_messages, templates};
 use crate::agents::context::{self, Seed, StepEnd};
 use crate::agents::{Briefing, PlanStep, StepCase, carry, roster};
 use crate::engine::ledger::Total;
-use crate::engine::state::share;
-use crate::engine::{Outcome, Phase, PhaseStatus, Run, Section, State};
+use crate::engine::state::{put_out, share};
+use crate::engine::{Outcome, Phase, PhaseStatus, Run, State};
 use crate::error::{Error, Result};
 
 /// The one-shot phase.
@@ -25,7 +25,10 @@ pub struct OneShot {
 impl OneShot {
     /// A one-shot phase with these fields.
     pub fn new(fields: Value) -> Result<Self> {
-        Ok(Self { config: read(fields)? })
+        let mut config: config::OneShot = read(fields)?;
+        config.params.default_llm_model.get_or_insert_with(|| config.default_llm_model.clone());
+        config.params.default_formatter_model.get_or_insert_with(|| config.default_formatter_model.clone());
+        Ok(Self { config })
     }
 
     async fn perform(&self, run: &Run, state: &Arc<dyn State>) -> Result<Outcome> {
@@ -105,12 +108,7 @@ impl OneShot {
         let chat = space.root.join("chats/chat_output_step_1.json");
         chats::write(run, &chat, &messages, &lines).await?;
         written.push(chat);
-        for (index, nested) in done.nested.iter().enumerate() {
-            let name = format!("chats/nested_chat_output_{}_step_1_attempt_{}.json", agent.name, index + 1);
-            let chat = space.root.join(name);
-            chats::write(run, &chat, nested, &lines).await?;
-            written.push(chat);
-        }
+        written.extend(chats::nested(run, &space, &done, &lines).await?);
         let times = [("initialization_time", initialised - begun), ("execution_time", seconds)];
         written.push(reports::times(run, &space.root.join("time"), "timing_report", &times).await?);
         let costs = reports::costs(run, &space.root.join("cost"), "cost_report", &lines).await?;
@@ -119,15 +117,11 @@ impl OneShot {
         space.record(written)?;
         space.remove_empty(&["codebase", "data", "logs", "attempts"]);
 
-        let scripts = done.record.scripts.iter();
         let end = StepEnd {
             completed: done.failure.is_none(),
             n_attempts: done.failed_tries,
             images: images.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
-            codebase: scripts
-                .map(|s| carry::outline(&s.file, &s.outline, true))
-                .collect::<Vec<_>>()
-                .join("\n\n"),
+            codebase: carry::outlines(&done.record.scripts),
         };
         let records = if done.failure.is_none() { vec![done.record.clone()] } else { Vec::new() };
         context::step_ends(&mut context, &records, &end);
@@ -137,19 +131,17 @@ impl OneShot {
             .as_ref()
             .map(|reason| format!("Step 1 failed after {} attempts: {reason}", done.failed_tries));
         let status = if failure.is_some() { "failed" } else { "completed" };
-        let output = json!({
-            "result": context, "chat_history": messages, "output_files": files, "status": status,
-            "error": failure, "execution_time": seconds, "initialization_time": initialised - begun,
-        });
-        if let Value::Object(output) = output {
-            for (key, value) in output {
-                state.write(Section::Output, &key, value)?;
-            }
-        }
-        let shared = json!({"execution_complete": failure.is_none()});
-        if let Value::Object(shared) = shared {
-            share(state.as_ref(), shared)?;
-        }
+        let output = [
+            ("result", json!(context)),
+            ("chat_history", json!(messages)),
+            ("output_files", json!(files)),
+            ("status", json!(status)),
+            ("error", json!(failure)),
+            ("execution_time", json!(seconds)),
+            ("initialization_time", json!(initialised - begun)),
+        ];
+        put_out(state.as_ref(), output)?;
+        share(state.as_ref(), [("execution_complete", json!(failure.is_none()))])?;
         tell_messages(&here, &messages).await?;
         let about = json!({
             "number": 1, "total": 1, "sub_task": step.sub_task, "step_agent": agent.name, "status": status,

@@ -12,8 +12,8 @@ use super::{chats, feedback, reports, tell_messages, tell_shortened, templates};
 use crate::agents::context::{self, Seed};
 use crate::agents::transcript::Transcript;
 use crate::agents::{Briefing, PlanStep, PlannerCase, ReviewerCase, formats, parse, plan, restrict, roster};
-use crate::engine::state::share;
-use crate::engine::{Outcome, Phase, PhaseStatus, Run, Section, State};
+use crate::engine::state::{put_out, share};
+use crate::engine::{Outcome, Phase, PhaseStatus, Run, State};
 use crate::error::Result;
 use crate::llm::Schema;
 
@@ -163,16 +163,20 @@ impl Planning {
         }
         space.record(written)?;
 
-        state.write(Section::Output, "final_plan", json!(steps))?;
-        state.write(Section::Output, "number_of_steps_in_plan", json!(steps.len()))?;
-        state.write(Section::Output, "plan_file_path", json!(path))?;
-        state.write(Section::Output, "planning_context", json!(planned))?;
-        let shared = json!({
-            "plan_steps": steps, "current_step": 0, "number_of_steps_in_plan": steps.len(), "planning_context": planned,
-        });
-        if let Value::Object(shared) = shared {
-            share(state.as_ref(), shared)?;
-        }
+        let output = [
+            ("final_plan", json!(steps)),
+            ("number_of_steps_in_plan", json!(steps.len())),
+            ("plan_file_path", json!(path)),
+            ("planning_context", json!(planned)),
+        ];
+        put_out(state.as_ref(), output)?;
+        let shared = [
+            ("plan_steps", json!(steps)),
+            ("current_step", json!(0)),
+            ("number_of_steps_in_plan", json!(steps.len())),
+            ("planning_context", json!(planned)),
+        ];
+        share(state.as_ref(), shared)?;
         tell_messages(run, transcript.messages()).await?;
         let text = formats::plan(&steps);
         let about = json!({"steps": steps, "plan_text": text, "seconds": ended - begun, "path": path});

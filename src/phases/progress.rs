@@ -101,18 +101,11 @@ impl Progress {
             images.into_iter().map(|path: PathBuf| path.to_string_lossy().into_owned()).collect();
         self.images =
             known.into_iter().filter(|image| !images.contains(image)).chain(images.clone()).collect();
-        let listing = self
-            .records
-            .iter()
-            .flat_map(|record| &record.scripts)
-            .map(|script| carry::outline(&script.file, &script.outline, true))
-            .collect::<Vec<_>>()
-            .join("\n\n");
         let end = StepEnd {
             completed: done.failure.is_none(),
             n_attempts: done.failed_tries,
             images: self.images.clone(),
-            codebase: listing,
+            codebase: carry::outlines(self.records.iter().flat_map(|record| &record.scripts)),
         };
         context::step_ends(&mut self.context, &self.records, &end);
         let messages = done.transcript.messages().to_vec();
@@ -124,12 +117,7 @@ impl Progress {
         let chat = space.root.join(format!("chats/chat_output_{agent}_step_{number}.json"));
         chats::write(run, &chat, &messages, lines).await?;
         written.push(chat);
-        for (index, nested) in done.nested.iter().enumerate() {
-            let name = format!("chats/nested_chat_output_{agent}_step_{number}_attempt_{}.json", index + 1);
-            let chat = space.root.join(name);
-            chats::write(run, &chat, nested, lines).await?;
-            written.push(chat);
-        }
+        written.extend(chats::nested(run, space, done, lines).await?);
         if !files.is_plain() {
             let times = [("initialization_time_control", 0.0), ("execution_time_control", seconds)];
             let stem = format!("timing_report_step_{number}");

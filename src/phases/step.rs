@@ -1,11 +1,12 @@
 //! One step of a plan: an engineer's tries at a script, a researcher's notes, or ideas.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use super::config::{Models, Params};
 use super::products::products;
+use super::script::{Bench, Ran};
 use super::workspace::{Workspace, write};
 use super::{reports, tell_shortened, template};
 use crate::agents::diagnosis::{self, Diagnosis, Kind, Limits};
@@ -19,7 +20,7 @@ use crate::agents::{
 use crate::engine::Run;
 use crate::error::{Error, Result};
 use crate::exec::extract::{self, Answer, Status};
-use crate::exec::{Check, Execution, Exit, Script, clean, confine};
+use crate::exec::{Check, Execution, Exit, clean, confine};
 use crate::llm::{LlmErrorKind, Schema};
 
 /// Answers without a script that compiles that are sent back without costing a try, in a row.
@@ -139,8 +140,11 @@ impl Site<'_> {
                 );
                 (failure.ended, failure.diagnosis) = ("it was not run".into(), complaint);
             } else {
-                let Ran { execution, files, log } =
-                    self.run_script(&here, &attempt.file, &attempt.code, &case).await?;
+                let Ran { execution, files, log } = {
+                    let about = json!({"attempt": case.failures.len() + 1, "attempts": case.max_attempts});
+                    let bench = Bench { space: self.space, params: self.params, agent: "engineer" };
+                    bench.run(&here, &attempt.file, &attempt.code, about).await?
+                };
                 let output = clean::clean(&execution.output);
                 let success = execution.exit.success();
                 interrupted = matches!(execution.exit, Exit::Timeout(_) | Exit::Cancelled);
@@ -275,41 +279,6 @@ impl Site<'_> {
         Ok(Attempt { answer, ..attempt })
     }
 
-    async fn run_script(&self, run: &Run, file: &str, code: &str, case: &StepCase) -> Result<Ran> {
-        let root = &self.space.root;
-        let text = format!("# filename: {file}\n{code}");
-        let path = confine::write(root, Path::new(file), &text)?;
-        self.space.record([path.clone()])?;
-        let log = self.space.directory("logs")?.join(format!("{}.log", run.label()));
-        let script = Script {
-            path,
-            cwd: root.clone(),
-            python_path: vec![root.join("codebase")],
-            timeout_seconds: self.params.script_timeout_seconds,
-            env_passthrough: self.params.env_passthrough.clone(),
-            log_path: log.clone(),
-        };
-        self.space.directory("data")?;
-        let before = self.space.look(run, "files before the script", Workspace::inventory).await?;
-        let about = json!({
-            "file": file, "attempt": case.failures.len() + 1, "attempts": case.max_attempts, "code": code,
-        });
-        let execution = run.execute("engineer", &script, about).await?;
-        let changed = move |space: &Workspace| {
-            let now = space.inventory()?;
-            Ok(now.changed_since(&before).into_iter().map(|file| file.path.clone()).collect())
-        };
-        let files: Vec<String> = self.space.look(run, "files that a script wrote", changed).await?;
-        // At once: a run that breaks off within the step leaves no product that a later one takes for the user's.
-        self.space.record(files.iter().map(|file| root.join(file)))?;
-        let about = json!({
-            "file": file, "success": execution.exit.success(), "exit": diagnosis::ended(&execution.exit),
-            "seconds": execution.seconds, "output": execution.output, "code": code, "log_path": log,
-        });
-        run.tell("engineer", "script_finished", about).await?;
-        Ok(Ran { execution, files, log: format!("logs/{}", log.file_name().unwrap_or_default().display()) })
-    }
-
     /// Keeps a failed try apart from the modules that later steps may import.
     fn keep_failed(&self, run: &Run, step: usize, number: usize, failure: &FailedAttempt) -> Result<()> {
         let path =
@@ -393,15 +362,6 @@ impl Site<'_> {
         done.record.notes = Some(text);
         Ok(())
     }
-}
-
-/// A script that was run.
-struct Ran {
-    execution: Execution,
-    /// What it wrote or changed, relative to the phase's directory.
-    files: Vec<String>,
-    /// Its log, likewise.
-    log: String,
 }
 
 /// An answer's script, ready to run unless there is a complaint.

@@ -320,3 +320,14 @@ async fn a_human_who_wants_a_step_again_gets_it_with_the_words_in_the_prompt() {
     assert_eq!(ended.output("step_results").as_array().unwrap().len(), 1);
     assert_eq!(stage.calls("engineer").len(), 2);
 }
+
+#[tokio::test]
+async fn files_that_cannot_be_listed_are_told_of() {
+    let stage = Stage::new();
+    let deep = format!("data/{}x.txt", "d/".repeat(30));
+    stage.engineer("fit.py", "fit()", Scripted::success("slope = 2.5\n").writing(deep, "1"));
+    stage.control(&one(), json!({})).await.completed();
+    let warnings = stage.warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("directories deep"), "{warnings:?}");
+}

@@ -79,3 +79,24 @@ async fn an_idea_maker_may_do_a_task_too() {
         ended.output("result")["previous_steps_execution_summary"].as_str().unwrap().contains("Stack voids")
     );
 }
+
+#[tokio::test]
+async fn a_second_opinion_comes_from_the_formatter_model() {
+    for (config, model) in [
+        (json!({}), "o3-mini-2025-01-31"),
+        (json!({"default_formatter_model": "o4-mini"}), "o4-mini"),
+        (
+            json!({"default_formatter_model": "o4-mini", "params": {"default_formatter_model": "gpt-5"}}),
+            "gpt-5",
+        ),
+    ] {
+        let stage = Stage::new();
+        for code in ["a()", "b()"] {
+            stage.engineer("fit.py", code, Scripted::failure("ValueError: no\n"));
+        }
+        stage.say("second_opinion", "Cause: the sign.");
+        stage.engineer("fit.py", "c()", Scripted::success("slope = 2.5\n"));
+        stage.run(&[("one_shot", config)]).await.completed();
+        assert_eq!(stage.calls("second_opinion")[0].request.model, model);
+    }
+}

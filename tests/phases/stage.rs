@@ -381,12 +381,12 @@ struct Seeded {
 }
 
 impl Workflow for Seeded {
-    fn about(&self) -> Value {
+    fn about(&self) -> Result<Value> {
         self.inner.about()
     }
 
     fn first(&self, phase_id: &str) -> Result<Arc<dyn State>> {
-        let root = self.inner.about();
+        let root = self.inner.about().unwrap();
         let work_dir = root["work_dir"].as_str().unwrap();
         let state = MemoryState::new(TASK, work_dir, phase_id);
         for (key, value) in &self.shared {

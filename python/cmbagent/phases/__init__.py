@@ -5,12 +5,21 @@ from __future__ import annotations
 from cmbagent.phases.base import Phase, PhaseConfig, PhaseContext, PhaseResult, PhaseStatus
 from cmbagent.phases.context import WorkflowContext
 from cmbagent.phases.control import ControlPhase, ControlPhaseConfig
+from cmbagent.phases.execution_manager import (
+    PhaseEventType,
+    PhaseExecutionConfig,
+    PhaseExecutionManager,
+    WorkflowCancelledException,
+    managed_phase_execution,
+)
 from cmbagent.phases.hitl_checkpoint import (
     CheckpointType,
     HITLCheckpointConfig,
     HITLCheckpointPhase,
     HITLCheckpointPhaseConfig,
 )
+from cmbagent.phases.hitl_control import HITLControlPhase, HITLControlPhaseConfig
+from cmbagent.phases.hitl_planning import HITLPlanningPhase, HITLPlanningPhaseConfig
 from cmbagent.phases.idea_generation import IdeaGenerationPhase, IdeaGenerationPhaseConfig
 from cmbagent.phases.one_shot import OneShotPhase, OneShotPhaseConfig
 from cmbagent.phases.planning import PlanningPhase, PlanningPhaseConfig
@@ -23,6 +32,10 @@ __all__ = [
     "HITLCheckpointConfig",
     "HITLCheckpointPhase",
     "HITLCheckpointPhaseConfig",
+    "HITLControlPhase",
+    "HITLControlPhaseConfig",
+    "HITLPlanningPhase",
+    "HITLPlanningPhaseConfig",
     "IdeaGenerationPhase",
     "IdeaGenerationPhaseConfig",
     "OneShotPhase",
@@ -30,12 +43,17 @@ __all__ = [
     "Phase",
     "PhaseConfig",
     "PhaseContext",
+    "PhaseEventType",
+    "PhaseExecutionConfig",
+    "PhaseExecutionManager",
     "PhaseRegistry",
     "PhaseResult",
     "PhaseStatus",
     "PlanningPhase",
     "PlanningPhaseConfig",
+    "WorkflowCancelledException",
     "WorkflowContext",
+    "managed_phase_execution",
 ]
 
 PhaseRegistry.register_class("planning", PlanningPhase)
@@ -43,3 +61,5 @@ PhaseRegistry.register_class("control", ControlPhase)
 PhaseRegistry.register_class("one_shot", OneShotPhase)
 PhaseRegistry.register_class("hitl_checkpoint", HITLCheckpointPhase)
 PhaseRegistry.register_class("idea_generation", IdeaGenerationPhase)
+PhaseRegistry.register_class("hitl_planning", HITLPlanningPhase)
+PhaseRegistry.register_class("hitl_control", HITLControlPhase)

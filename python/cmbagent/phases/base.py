@@ -10,10 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cmbagent._repr import short_repr
 from cmbagent.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from cmbagent._core import RunHandle
 
 
 class PhaseStatus(Enum):
@@ -94,6 +97,20 @@ class PhaseContext:
     callbacks: Any = field(default=None, repr=False)
     started_at: float | None = None
     completed_at: float | None = None
+
+    @property
+    def run(self) -> RunHandle:
+        """The run this phase is part of: models, humans and observations through the engine's door.
+
+        `await context.run.call(prompt, agent="reader", schema={…})`, `await context.run.execute(code)`,
+        `await context.run.ask(message, options)` and `await context.run.observe(what, function)` are
+        recorded, limited and cancelled like those of the built-in phases. A phase that is executed on its
+        own gets a run of its own.
+        """
+        from cmbagent import _core, _current
+
+        run = _current.get()
+        return _core.open_run(self) if run is None else run
 
     def __repr__(self) -> str:
         return short_repr(self)
@@ -185,6 +202,11 @@ class PhaseResult:
     def error_message(self) -> str | None:
         """The same as `error`."""
         return self.error
+
+    def _repr_html_(self) -> str:
+        from cmbagent import _pages
+
+        return _pages.result_html(self)
 
 
 class Phase(ABC):

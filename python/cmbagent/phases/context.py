@@ -61,6 +61,11 @@ class WorkflowContext:
     phase_timings: dict[str, float] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
 
+    def _repr_html_(self) -> str:
+        from cmbagent import _pages
+
+        return _pages.context_html(self)
+
     def __repr__(self) -> str:
         return short_repr(self)
 

@@ -72,6 +72,7 @@ class HITLCheckpointPhase(BuiltinPhase):
             "string",
             "approved, modified, rejected, auto_approved, timeout_auto_approved, …",
         ),
+        "resolution": ("string", "the option that was chosen, where someone was asked"),
         "user_feedback": ("string", "what the human wrote"),
         "modifications": ("object", "what the human changed, such as the plan"),
         "shared": ("object", "hitl_feedback, hitl_approved, user_modifications"),

@@ -25,7 +25,7 @@ class OneShotPhaseConfig(PhaseConfig):
         plot_judge_model: kept for older programs; no agent uses it.
         camb_context_model: kept for older programs; no agent uses it.
         default_llm_model: model of agents without a setting of their own.
-        default_formatter_model: kept for older programs; answers are formatted without a model.
+        default_formatter_model: model that gives a second opinion when two attempts fail alike.
         max_n_plot_evals: kept for older programs, as `evaluate_plots`.
         researcher_filename: name of the researcher's file; empty lets the text's heading decide.
         clear_work_dir: kept for older programs; a phase deletes nothing, the function `one_shot` does.

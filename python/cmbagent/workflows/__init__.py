@@ -21,6 +21,11 @@ from cmbagent.workflows.composer import (
 # module, and these imports then set it to the function, for good: later imports find the module loaded.
 from cmbagent.workflows.control import control
 from cmbagent.workflows.deep_research import deep_research
+from cmbagent.workflows.hitl_workflow import (
+    hitl_error_recovery_workflow,
+    hitl_interactive_workflow,
+    hitl_planning_only_workflow,
+)
 from cmbagent.workflows.one_shot import one_shot
 from cmbagent.workflows.planning_control import planning_and_control, planning_and_control_context_carryover
 from cmbagent.workflows.utils import clean_work_dir, load_context, load_plan
@@ -40,6 +45,9 @@ __all__ = [
     "control",
     "deep_research",
     "get_workflow",
+    "hitl_error_recovery_workflow",
+    "hitl_interactive_workflow",
+    "hitl_planning_only_workflow",
     "list_workflows",
     "load_context",
     "load_plan",

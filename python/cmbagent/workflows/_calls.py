@@ -141,6 +141,20 @@ def approval_phases(
     """
     mode = getattr(approval_config, "mode", None)
     mode = getattr(mode, "value", mode) or "none"
+    unused = [
+        n
+        for n in ("custom_checkpoints", "auto_approve_patterns", "require_feedback_on_reject")
+        if getattr(approval_config, n, None)
+    ]
+    if mode in ("manual", "copilot", "custom"):
+        unused.append(f"mode={mode!r}")
+    if unused:
+        warnings.warn(
+            f"approval_config: {', '.join(unused)} has no effect here; known modes are after_planning, "
+            "before_each_step and on_error. For other questions, put hitl_checkpoint phases into a workflow",
+            RuntimeWarning,
+            stacklevel=4,
+        )
     checkpoints: list[dict[str, Any]] = []
     if hitl_after_planning or mode in ("after_planning", "before_each_step"):
         settings: dict[str, Any] = {"checkpoint_type": "after_planning"}

@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cmbagent import _core, _events, _loop
+from cmbagent import _core, _events, _loop, _pages
+from cmbagent._background import BackgroundRun, warn_where_nobody_can_answer
+from cmbagent._stream import EventLog, EventStream
+from cmbagent.approvals import default_manager
 from cmbagent.errors import ConfigurationError
 from cmbagent.phases import PhaseRegistry, PhaseResult, WorkflowContext
 from cmbagent.utils import get_api_keys_from_env, resolve_work_dir
+from cmbagent.workflows._interactive import INTERACTIVE_WORKFLOWS
 
 if TYPE_CHECKING:
     import os
@@ -40,6 +44,12 @@ class WorkflowDefinition:
     version: int = 1
     is_system: bool = False
     created_by: str | None = None
+
+    def _repr_html_(self) -> str:
+        return _pages.workflow_html(self)
+
+    def _repr_markdown_(self) -> str:
+        return _pages.workflow_markdown(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the definition as a dict of its own."""
@@ -81,7 +91,8 @@ def copy_containers(value: Any) -> Any:
 
 
 SYSTEM_WORKFLOWS: dict[str, WorkflowDefinition] = {
-    entry["id"]: WorkflowDefinition.from_dict(entry) for entry in _core.system_workflows()
+    entry["id"]: WorkflowDefinition.from_dict(entry)
+    for entry in [*_core.system_workflows(), *INTERACTIVE_WORKFLOWS]
 }
 """The package's workflows by id."""
 
@@ -135,7 +146,9 @@ class WorkflowExecutor:
         work_dir: where files go; `~` is expanded, missing directories are made when the run starts.
         api_keys: provider name → key, or any object that can be subscripted so; `None` reads the environment.
         callbacks: the caller's callbacks, see `cmbagent.callbacks`.
-        approval_manager: asks humans at checkpoints; without one, checkpoints approve by themselves.
+        approval_manager: asks humans at checkpoints; `None` leaves it to
+            `cmbagent.approvals.default_manager`: whoever sits at the terminal or notebook is asked, and where
+            nobody does, checkpoints approve by themselves.
         initial_shared_state: put into `shared_state` before the first phase.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
         options: settings for every phase's `config.params` that the phase does not set itself, such as
@@ -178,7 +191,7 @@ class WorkflowExecutor:
         self.work_dir = resolve_work_dir(work_dir)
         self.api_keys = get_api_keys_from_env() if api_keys is None else api_keys
         self.callbacks = callbacks
-        self.approval_manager = approval_manager
+        self.approval_manager = default_manager() if approval_manager is None else approval_manager
         self.verbose = verbose
         self.options: dict[str, Any] = dict(options or {})
         self.phases: list[Phase] = [
@@ -200,6 +213,7 @@ class WorkflowExecutor:
         self.outcome: str | None = None
         self._control = _core.Control()
         self._attempt = 0
+        self._log = EventLog()
 
     def __repr__(self) -> str:
         phases = " → ".join(type(phase).__name__ for phase in self.phases)
@@ -220,10 +234,15 @@ class WorkflowExecutor:
             Exception: whatever a phase of the user's raised, unchanged.
         """
         _loop.ensure_not_forked()
-        with _loop.heartbeat():
-            run = _core.run_workflow(self)
-            self._attempt += 1
-            self.outcome = await run
+        self.outcome = None
+        log = self._fresh_log()
+        try:
+            with _loop.heartbeat():
+                run = _core.run_workflow(self)
+                self._attempt += 1
+                self.outcome = await run
+        finally:
+            log.close()
         return self.context
 
     def run_sync(self) -> WorkflowContext:
@@ -237,6 +256,40 @@ class WorkflowExecutor:
             Exception: as for `run`.
         """
         return _loop.run_sync(self.run, self._describe)
+
+    def start(self) -> BackgroundRun[WorkflowContext]:
+        """Do what `run` does, in the background: a notebook's cell, or the script, goes on at once.
+
+        The phases run in a helper thread with an event loop of its own, and so do the callbacks; progress is
+        shown as ever. Keep the handle: a run whose handle was dropped goes on, but only `stop` still reaches
+        it. The end of the interpreter cancels the run.
+
+        A notebook takes no input for a cell that has ended: where humans are to be asked, give the executor
+        a `QueueApprovalManager`.
+
+        Returns:
+            The handle: `result(timeout=None)`, `cancel()`, `status()`, `done()`, and `await handle`.
+
+        Raises:
+            ForkError: this process was forked from one in which the engine had started.
+        """
+        warn_where_nobody_can_answer(self.approval_manager, self.phases)
+        self._fresh_log()
+        return BackgroundRun(self.run, self._background_status, self._describe)
+
+    def events(self) -> EventStream:
+        """Listen to the run: `async for kind, data in executor.events()`.
+
+        What has happened so far comes first, so that a late listener misses no numbered event; those without
+        a number (`call_text`, `script_output`) come only while they happen. The iterator ends after
+        `run_finished`, or when a run ends that could not even start. Called before the run, it waits for
+        it; after it, it gives the events of the last run. Every call makes an iterator of its own, and each
+        may be read in another task or in another thread's loop.
+
+        Returns:
+            An asynchronous iterator of `Event`s: pairs of `kind` and `data`, as `docs/events.md` lists them.
+        """
+        return self._log.stream()
 
     def stop(self) -> None:
         """Stop the run before its next piece of work; `run` then returns. May be called from any thread."""
@@ -282,8 +335,19 @@ class WorkflowExecutor:
         name = self.phases[index].phase_type if index < len(self.phases) else "none"
         return f"phase {name!r} of workflow {self.workflow.id!r}"
 
+    def _background_status(self) -> dict[str, Any]:
+        return {**self.get_status(), "outcome": self.outcome}
+
+    def _fresh_log(self) -> EventLog:
+        # Those who listened before the first run hear it; another run has a log of its own.
+        if self._log.closed:
+            self._log = EventLog()
+        return self._log
+
     def _make_listener(self) -> _events.Listener:
-        return _events.make_listener(self.callbacks, self.verbose, self._final_context, self._settings)
+        return _events.make_listener(
+            self.callbacks, self.verbose, self._final_context, self._settings, self._log
+        )
 
     def _settings(self, index: int) -> Mapping[str, Any]:
         settings: Mapping[str, Any] = vars(self.phases[index].config)

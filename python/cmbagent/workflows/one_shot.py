@@ -50,7 +50,7 @@ def one_shot(
         plot_judge_model: kept for older programs; no agent uses it.
         camb_context_model: kept for older programs; no agent uses it.
         default_llm_model: model of agents without a setting of their own.
-        default_formatter_model: kept for older programs; answers are formatted without a model.
+        default_formatter_model: model that gives a second opinion when two attempts fail alike.
         researcher_filename: name of the researcher's file; `None`, or a sentence, lets the agent choose.
         agent: who does the task, `engineer` or `researcher`.
         work_dir: where files go; `None` means `cmbagent_output` in the current directory.

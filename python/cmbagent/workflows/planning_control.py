@@ -75,7 +75,7 @@ def planning_and_control_context_carryover(
         web_surfer_model: kept for older programs; no agent uses it.
         retrieve_assistant_model: kept for older programs; no agent uses it.
         default_llm_model: model of agents without a setting of their own.
-        default_formatter_model: kept for older programs; answers are formatted without a model.
+        default_formatter_model: model that gives a second opinion when two attempts fail alike.
         work_dir: where files go; `None` means `cmbagent_output` in the current directory.
         api_keys: provider name → key, or any object that can be subscripted so; `None` reads the environment.
         restart_at_step: 1 or more skips planning and goes on at that step of an earlier run in `work_dir`.

@@ -1,0 +1,217 @@
+//! The run as phases of users reach it: `context.run` has models called, humans asked and things
+//! looked at through the same door as the built-in phases.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyTimeoutError;
+use pyo3::types::PyDict;
+use pyo3::{intern, prelude::*};
+use serde_json::{Value, json};
+
+use super::aio::Awaitable;
+use super::approvals::PyApprovals;
+use super::bridge::Bridge;
+use super::phase::{approval_manager, fields};
+use super::state::PyState;
+use super::{convert, errors, services};
+use crate::agents::parse;
+use crate::agents::prompts::Prompt;
+use crate::engine::{Answer, Question, Run, State, Stop};
+use crate::error::{Error, Result};
+use crate::llm::Schema;
+use crate::phases::{config, hitl_checkpoint, script};
+
+/// The run that a custom phase is part of. Every call is a part of the run of its own: cancelling
+/// one ends nothing else, and stopping the run ends all.
+#[pyclass(frozen, module = "cmbagent._core")]
+pub(super) struct RunHandle {
+    pub(super) run: Run,
+    phase_type: String,
+    phase_id: String,
+    work_dir: String,
+    /// The phase, whose configuration is read when a call needs it.
+    phase: Option<Py<PyAny>>,
+    approval_manager: Option<Py<PyAny>>,
+}
+
+impl RunHandle {
+    /// The handle of a phase; a `max_rounds` in its configuration limits its calls.
+    pub(super) fn new(
+        run: &Run,
+        phase_type: &str,
+        state: &dyn State,
+        phase: Option<&Bound<'_, PyAny>>,
+        approval_manager: Option<Py<PyAny>>,
+    ) -> Self {
+        let rounds = phase.and_then(|phase| {
+            let config = phase.getattr(intern!(phase.py(), "config")).ok()?;
+            config.getattr(intern!(phase.py(), "max_rounds")).ok()?.extract::<u32>().ok()
+        });
+        let run = rounds.map_or_else(|| run.clone(), |limit| run.with_call_limit("max_rounds", limit));
+        let (phase_id, work_dir) = (state.phase_id(), state.work_dir());
+        let phase = phase.map(|phase| phase.clone().unbind());
+        Self { run, phase_type: phase_type.into(), phase_id, work_dir, phase, approval_manager }
+    }
+
+    fn config(&self, py: Python<'_>) -> Value {
+        self.phase.as_ref().map(|phase| fields(phase.bind(py))).unwrap_or_default()
+    }
+
+    /// A part of the run for one call.
+    fn part(&self, bridge: &Bridge) -> Run {
+        let manager = self.approval_manager.as_ref();
+        let manager = manager.map(|manager| Python::attach(|py| manager.clone_ref(py)));
+        let approvals = PyApprovals { manager, bridge: bridge.clone() };
+        self.run.nested(&self.phase_type).asking(Arc::new(approvals))
+    }
+}
+
+/// An awaitable of what `work` comes to.
+fn awaitable<F>(bridge: Bridge, run: &Run, work: F) -> Awaitable
+where
+    F: Future<Output = Result<Value>> + Send + 'static,
+{
+    Awaitable::new(bridge, run.stop().clone(), async move {
+        let ended = work.await;
+        Python::attach(|py| match ended {
+            Ok(value) => Ok(convert::to_python(py, &value)?.unbind()),
+            Err(error) => Err(errors::to_exception(py, &error)),
+        })
+    })
+}
+
+#[pymethods]
+impl RunHandle {
+    /// The run's id.
+    #[getter]
+    fn run_id(&self) -> &str {
+        self.run.id()
+    }
+
+    /// Whether the run was asked to end.
+    #[getter]
+    fn stopped(&self) -> bool {
+        self.run.stop().stopped()
+    }
+
+    /// Calls a model; with `schema` the answer is the value of that JSON schema, else text.
+    #[pyo3(signature = (prompt, *, agent = "assistant", system = None, schema = None, model = None))]
+    fn call(
+        &self,
+        prompt: String,
+        agent: &str,
+        system: Option<&str>,
+        schema: Option<&Bound<'_, PyDict>>,
+        model: Option<&str>,
+        py: Python<'_>,
+    ) -> PyResult<Awaitable> {
+        let speaker = config::speaker(self.config(py), agent, model)
+            .map_err(|error| errors::to_exception(py, &error))?;
+        let opening = format!("You are the {agent} agent.");
+        let system = system.map_or_else(|| opening.clone(), |more| format!("{opening} {more}"));
+        let prompt = Prompt { system, user: prompt, shortened: Vec::new() };
+        let schema = schema.map(|schema| Schema { name: "answer".into(), schema: convert::to_json(schema) });
+        let bridge = Bridge::default();
+        let run = self.part(&bridge);
+        Ok(awaitable(bridge, &run.clone(), async move {
+            match schema {
+                None => Ok(Value::String(speaker.text(&run, &prompt).await?)),
+                Some(schema) => Ok(speaker.structured(&run, &prompt, &schema, parse::object).await?.0),
+            }
+        }))
+    }
+
+    /// Runs a Python script in the phase's directory, as the engineer's are run; gives `success`, `exit`,
+    /// `output`, `seconds`, `file`, `files` and `log_path`.
+    #[pyo3(signature = (code, *, filename = None, timeout_seconds = None))]
+    fn execute(
+        &self,
+        py: Python<'_>,
+        code: String,
+        filename: Option<String>,
+        timeout_seconds: Option<f64>,
+    ) -> Awaitable {
+        let bridge = Bridge::default();
+        let run = self.part(&bridge);
+        let (work_dir, below, config) = (self.work_dir.clone(), self.phase_type.clone(), self.config(py));
+        awaitable(bridge, &run.clone(), async move {
+            script::perform(&run, &work_dir, &below, config, &code, filename.as_deref(), timeout_seconds)
+                .await
+        })
+    }
+
+    /// Asks a human; the answer has `resolution` (one of `options`), `user_feedback`, `modifications`.
+    #[pyo3(signature = (message, options, *, checkpoint_type = "custom", context = None, timeout_seconds = 3600))]
+    fn ask(
+        &self,
+        message: String,
+        options: Vec<String>,
+        checkpoint_type: &str,
+        context: Option<&Bound<'_, PyAny>>,
+        timeout_seconds: u64,
+    ) -> Awaitable {
+        let question = Question {
+            run_id: self.run.id().into(),
+            step_id: self.phase_id.clone(),
+            checkpoint_type: checkpoint_type.into(),
+            context_snapshot: context.map_or_else(|| json!({}), convert::to_json),
+            message,
+            options,
+            timeout_seconds,
+        };
+        let bridge = Bridge::default();
+        let run = self.part(&bridge);
+        awaitable(bridge, &run.clone(), async move {
+            if !run.has_approvals() {
+                let message = "there is no approval manager to ask: the first option counts as the answer";
+                run.tell("", "warning", json!({"message": message})).await?;
+                return Ok(json!({
+                    "resolution": question.options.first(), "user_feedback": null, "modifications": null,
+                    "no_hitl_manager": true,
+                }));
+            }
+            match hitl_checkpoint::answer(&run, question).await? {
+                Answer::Given { resolution, user_feedback, modifications } => Ok(json!({
+                    "resolution": resolution, "user_feedback": user_feedback, "modifications": modifications,
+                })),
+                Answer::TimedOut => Err(Python::attach(|py| {
+                    let words = format!("nobody answered within {timeout_seconds} s");
+                    errors::foreign(py, PyTimeoutError::new_err(words))
+                })),
+                Answer::Failed { error } => Err(Error::Configuration(format!("asking failed: {error}"))),
+            }
+        })
+    }
+
+    /// Looks at something outside the run: what `look()` returns, or what it returned when the run
+    /// was first here.
+    fn observe(&self, what: String, look: Py<PyAny>) -> Awaitable {
+        let bridge = Bridge::default();
+        let run = self.part(&bridge);
+        awaitable(bridge, &run.clone(), async move {
+            let look = || {
+                Python::attach(|py| {
+                    let seen = look.bind(py).call0();
+                    seen.map(|value| convert::to_json(&value)).map_err(|error| errors::foreign(py, error))
+                })
+            };
+            run.observe_here(&what, look).await
+        })
+    }
+}
+
+/// The run of a phase that is executed on its own, outside a workflow.
+#[pyfunction]
+pub(super) fn open_run(context: &Bound<'_, PyAny>) -> PyResult<RunHandle> {
+    let py = context.py();
+    let current = py.import(intern!(py, "cmbagent._current"))?;
+    let keys = current.call_method1(intern!(py, "keys"), (context.getattr(intern!(py, "api_keys"))?,))?;
+    let listener = current.call_method1(intern!(py, "listener"), (context,))?;
+    let manager = approval_manager(context)?;
+    let services = services::build(py, &Bridge::default(), keys.unbind(), None, listener.unbind())?;
+    let text = |name: &str| Ok::<_, PyErr>(context.getattr(name)?.str()?.to_string());
+    let state = PyState(context.clone().unbind());
+    let phase_id = state.phase_id();
+    let run = Run::new(text("run_id")?, services, Stop::default()).at_phase(0, 0, &phase_id);
+    Ok(RunHandle::new(&run, &phase_id, &state, None, manager))
+}
