@@ -91,3 +91,8 @@ def test_info():
     info = {"type": "one_shot", "display_name": "Execute (engineer)", "required_agents": ["engineer"]}
     assert PhaseRegistry.get_info("one_shot") == info
     assert info in PhaseRegistry.list_all_info()
+
+
+def test_a_mistyped_setting_is_answered_with_the_nearest():
+    with pytest.raises(TypeError, match=r"'max_steps'\. Did you mean 'max_plan_steps'\?$"):
+        PhaseRegistry.create_from_dict({"type": "planning", "config": {"max_steps": 3}})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from cmbagent import _core
@@ -74,7 +76,7 @@ class PhaseRegistry:
         phase_class = cls.get(phase_type)
         settings = phase_def.get("config", {})
         if phase_class.config_class is not None:
-            return phase_class(config=phase_class.config_class(**settings))
+            return phase_class(config=_config(phase_class.config_class, settings))
         return phase_class(config=PhaseConfig(phase_type=phase_type, **settings))
 
     @classmethod
@@ -110,3 +112,15 @@ class PhaseRegistry:
     def clear(cls) -> None:
         """Forget all types, the built-in ones too."""
         cls._registry.clear()
+
+
+def _config(config_class: type[PhaseConfig], settings: Mapping[str, Any]) -> PhaseConfig:
+    try:
+        return config_class(**settings)
+    except TypeError as error:
+        known = {field.name for field in dataclasses.fields(config_class)}
+        for name in settings:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if name not in known else []
+            if near and repr(name) in str(error):
+                raise TypeError(f"{error}. Did you mean {near[0]!r}?") from None
+        raise
