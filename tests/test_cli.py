@@ -60,6 +60,14 @@ def test_unknown_workflow_names_the_nearest(invoke):
     assert "one_shot_researcher" in result.stderr
 
 
+def test_a_wrong_setting_of_the_environment_is_told_in_words(invoke, monkeypatch, tmp_path):
+    monkeypatch.setenv("CMBAGENT_PRICES", str(tmp_path / "none.toml"))
+    with ModelServer(SCRIPT) as server, server.environment():
+        result = invoke("run", "one_shot", "t", "--work-dir", tmp_path / "out", "--quiet")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: cannot read the prices in ")
+
+
 def test_an_empty_task_is_refused_before_anything_happens(invoke, tmp_path):
     result = invoke("run", "deep_research", "  ", "--work-dir", tmp_path / "out")
     assert result.exit_code == 2

@@ -310,7 +310,7 @@ class _Told:
         from cmbagent.errors import CmbagentError
 
         text = str(problem) or type(problem).__name__
-        known = isinstance(problem, (CmbagentError, UsageError, RuntimeError, OSError))
+        known = isinstance(problem, (CmbagentError, ValueError, RuntimeError, OSError))
         if not self._was_shown(problem):
             typer.echo(f"error: {text if known else f'{type(problem).__name__}: {text}'}", err=True)
         self._say_how_to_go_on()
