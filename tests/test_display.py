@@ -269,6 +269,8 @@ def test_an_interrupted_run_is_not_called_failed():
     text = shown(RUN, ("phase_finished", ended), ("run_finished", finished | {"status": "cancelled"}))
     assert "failed" not in text
     assert text.count("the run was interrupted") == 1
+    told = finished | {"status": "cancelled", "error": "CancelledError"}
+    assert "CancelledError" not in shown(RUN, ("phase_finished", ended), ("run_finished", told))
     text = shown(RUN, ("phase_finished", ended), ("run_finished", finished | {"status": "failed"}))
     assert "control failed: the run was interrupted\n\nFailed in" in text
     assert text.count("the run was interrupted") == 1

@@ -207,6 +207,7 @@ def test_log_has_no_text_of_prompts_answers_or_code(caplog):
     with caplog.at_level(logging.INFO, "cmbagent.run"):
         run_of_one_step(Listener(None, [LogSink()]))
     assert "call_finished run_id=r phase=control step=1 agent=engineer model=m seconds=1.0" in caplog.text
+    assert "tokens=7 cost=0.5" in caplog.text
     for private in ("the task", "print()", "text", "content"):
         assert private not in caplog.text
 

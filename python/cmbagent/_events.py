@@ -204,8 +204,9 @@ class LogSink:
 
     # The fields that say what happened; everything else may hold the user's or a model's text.
     _FIELDS = (
-        "run_id", "phase", "step", "agent", "status", "model", "file", "exit", "path", "seconds",
-        "attempt", "tries", "wait_seconds", "number", "total", "total_cost", "total_tokens", "resolution",
+        "run_id", "workflow_id", "work_dir", "phase", "step", "agent", "status", "model", "file", "exit",
+        "path", "seconds", "attempt", "tries", "wait_seconds", "number", "total", "tokens", "cost",
+        "total_cost", "total_tokens", "resolution",
     )  # fmt: skip
     _LEVELS = {"warning": logging.WARNING, "call_retry": logging.WARNING}  # noqa: RUF012
     _QUIET = frozenset({"message", "call_text", "script_output"})
@@ -215,8 +216,12 @@ class LogSink:
         level = self._LEVELS.get(kind, logging.INFO)
         if kind in self._QUIET or not logger.isEnabledFor(level):
             return
-        shown = ((name, data.get(name)) for name in self._FIELDS)
-        words = [f"{name}={value}" for name, value in shown if value not in (None, "", 0)]
+        usage = data.get("usage") or {}
+        fields = {**data, "tokens": usage.get("prompt_tokens", 0) + usage.get("completion_tokens", 0)}
+        if usage.get("cost"):
+            fields["cost"] = usage["cost"]
+        shown = ((name, fields.get(name)) for name in self._FIELDS)
+        words = [f"{name}={_rounded(value)}" for name, value in shown if value not in (None, "", 0)]
         if kind == "warning":
             words.append(str(data.get("message", "")))
         logger.log(level, "%s %s", kind, " ".join(words))
@@ -252,6 +257,10 @@ def _arguments(text: Any) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _without(data: dict[str, Any], *names: str) -> dict[str, Any]:

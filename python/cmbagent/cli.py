@@ -71,7 +71,7 @@ def workflows() -> None:
 @app.command()
 def demo(
     work_dir: Annotated[Path, typer.Option(help="Where everything lands.")] = Path("demo_output"),
-    debug: Annotated[bool, typer.Option(help="Show the traceback of a failure.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
 ) -> None:
     """Run a whole research workflow here, with scripted models: no key, no network."""
     from cmbagent.demo import run_demo
@@ -104,9 +104,15 @@ def run(
         typer.Option(min=1, help="Go on at this step of the plan that lies in the work directory."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show only the closing line.")] = False,
-    debug: Annotated[bool, typer.Option(help="Show the traceback of a failure.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
 ) -> None:
-    """Run a workflow on real models."""
+    """Run a workflow on real models.
+
+    Keys are read from OPENAI_API_KEY, ANTHROPIC_API_KEY and GEMINI_API_KEY; a server of your own is named in
+    OPENAI_BASE_URL and needs no key.
+
+    Example: cmbagent run one_shot "Plot sin(x)/x from -20 to 20." --work-dir sinc
+    """
     settings = {
         "engineer_model": engineer_model,
         "researcher_model": researcher_model,

@@ -234,6 +234,8 @@ class Display:
         line += f" in {seconds_text(data.get('seconds') or 0.0)}: "
         line += f"{calls} model call{'' if calls == 1 else 's'}, {usage_text(usage)}"
         error = _clean(str(data.get("error") or ""))
+        if status == "cancelled" and error == "CancelledError":
+            error = ""
         # That the phase failed, too, is no news when the run was told to end; else it need not be said again.
         head = self._held if status == "failed" else ""
         if error and not (head and self._reason and self._reason in error):
@@ -304,6 +306,7 @@ class Display:
 
     def _on_call_retry(self, data: dict[str, Any]) -> str:
         wait = seconds_text(data.get("wait_seconds") or 0.0)
+        self._doing = f"  {data.get('agent')} · {data.get('model')} · trying again"
         text = f"  {data.get('agent')}: {_clean(str(data.get('reason')))}; trying again in {wait}"
         return self._style(text, "yellow")
 
