@@ -230,6 +230,7 @@ fn broken(error: reqwest::Error, route: &Route) -> Fault {
     }
     let what = if connect { "no connection" } else { "the connection was lost" };
     // The HTTP library's names of its own layers tell the user nothing.
-    let words = words.trim_start_matches("error sending request: ").trim_start_matches("client error (Connect): ");
+    let words =
+        words.trim_start_matches("error sending request: ").trim_start_matches("client error (Connect): ");
     Fault::connection(format!("{what}: {words}"))
 }
