@@ -55,10 +55,13 @@ def test_lesson_08_second_run_in_the_same_directory(used, function):
     assert not [f for f in previous.rglob("*") if f.name in {Path(name).name for name in USER_FILES}]
 
 
-def test_second_one_shot_in_the_same_directory(tmp_path):
+def test_second_one_shot_in_the_same_directory(tmp_path, capsys):
     (tmp_path / "mine.png").write_text("x")
-    first = run(two_steps(engineer=plot("one")), one_shot, "t", work_dir=tmp_path)
-    second = run(two_steps(engineer=plot("two")), one_shot, "t", work_dir=tmp_path)
+    first = run(two_steps(engineer=plot("one")), one_shot, "t", work_dir=tmp_path, verbose=True)
+    assert "set aside" not in capsys.readouterr().out
+    second = run(two_steps(engineer=plot("two")), one_shot, "t", work_dir=tmp_path, verbose=True)
+    told = f"files of the earlier run in this directory: set aside in .previous/{first['run_id']}\n"
+    assert told in capsys.readouterr().out
     assert [Path(p).name for p in second["final_context"]["displayed_images"]] == ["two.png"]
     assert (tmp_path / ".previous" / first["run_id"] / "data" / "one.png").exists()
     assert (tmp_path / "mine.png").exists()

@@ -393,6 +393,10 @@ class Display:
     def _on_approval_received(self, data: dict[str, Any]) -> str:
         return f"  decided: {self._style(str(data.get('resolution', '')), 'bold')}"
 
+    def _on_set_aside(self, data: dict[str, Any]) -> str:
+        what = "1 file" if data["files"] == 1 else f"{data['files']} files"
+        return f"  {what} of the earlier run in this directory: set aside in {self._path(data['path'])}"
+
     def _on_templates_replaced(self, data: dict[str, Any]) -> str:
         replaced = (f"{agent} ({entry['path']})" for agent, entry in data["templates"].items())
         return f"  own prompt templates: {', '.join(replaced)}"

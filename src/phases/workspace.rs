@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::engine::Run;
 use crate::error::{Error, Result};
@@ -28,6 +29,13 @@ struct Hint {
     /// because the user's own files cannot be told from them.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     adopted: BTreeSet<String>,
+}
+
+/// What was set aside of an earlier run, and where it is now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Aside {
+    path: PathBuf,
+    files: usize,
 }
 
 /// A run's directory and, in it, a phase's.
@@ -52,8 +60,11 @@ impl Workspace {
         let run_id = run.execution_id();
         let (top, here, id) = (work_dir.clone(), root.clone(), run_id.clone());
         let look = move || survey(&top, &here, &id, keep);
-        let foreign = Arc::new(run.observe("what was there before the run", look).await?);
-        Ok(Self { work_dir, root, run_id, foreign })
+        let (foreign, aside) = run.observe("what was there before the run", look).await?;
+        if let Some(aside) = aside {
+            run.tell("", "set_aside", json!(aside)).await?;
+        }
+        Ok(Self { work_dir, root, run_id, foreign: Arc::new(foreign) })
     }
 
     /// Looks at it as it is now, as an observation of the run.
@@ -136,12 +147,13 @@ fn places(work_dir: &str, below: &str) -> Result<(PathBuf, PathBuf)> {
 }
 
 /// Sets an earlier run's products aside and lists what then is in `root` and not this run's own.
-fn survey(work_dir: &Path, root: &Path, run_id: &str, keep: bool) -> Result<Inventory> {
+fn survey(work_dir: &Path, root: &Path, run_id: &str, keep: bool) -> Result<(Inventory, Option<Aside>)> {
+    let mut aside = None;
     let mut hint = read_hint(work_dir);
     let unrecorded = hint.run_id.is_empty();
     let prefix = relative(work_dir, root);
     if hint.run_id != run_id && !keep {
-        set_aside(work_dir, &hint, &prefix)?;
+        aside = set_aside(work_dir, &hint, &prefix)?;
         hint.products.retain(|product| !is_replaced(product, &prefix));
         hint.adopted.clear();
     }
@@ -153,7 +165,7 @@ fn survey(work_dir: &Path, root: &Path, run_id: &str, keep: bool) -> Result<Inve
     foreign.files.retain(|path, _| !own(&format!("{prefix}{path}")));
     hint.run_id = run_id.into();
     write_hint(work_dir, &hint)?;
-    Ok(foreign)
+    Ok((foreign, aside))
 }
 
 fn relative(work_dir: &Path, root: &Path) -> String {
@@ -251,12 +263,13 @@ fn is_replaced(product: &str, prefix: &str) -> bool {
     prefix != "control/" || product.starts_with(prefix) || after_planning
 }
 
-fn set_aside(work_dir: &Path, hint: &Hint, prefix: &str) -> Result<()> {
+fn set_aside(work_dir: &Path, hint: &Hint, prefix: &str) -> Result<Option<Aside>> {
     let plain = |path: &Path| path.components().all(|c| matches!(c, Component::Normal(_)));
     if hint.run_id.is_empty() || !plain(Path::new(&hint.run_id)) || hint.run_id.contains('/') {
-        return Ok(());
+        return Ok(None);
     }
     let shelf = work_dir.join(PREVIOUS).join(&hint.run_id);
+    let mut files = 0;
     for product in hint.products.iter().filter(|product| is_replaced(product, prefix)) {
         let from = work_dir.join(product);
         let inside =
@@ -275,8 +288,9 @@ fn set_aside(work_dir: &Path, hint: &Hint, prefix: &str) -> Result<()> {
                 hint.run_id
             ))
         })?;
+        files += 1;
     }
-    Ok(())
+    Ok((files > 0).then_some(Aside { path: shelf, files }))
 }
 
 #[cfg(test)]
@@ -293,7 +307,7 @@ mod tests {
 
     fn open(work_dir: &str, below: &str, run_id: &str, keep: bool) -> Workspace {
         let (work_dir, root) = places(work_dir, below).unwrap();
-        let foreign = Arc::new(survey(&work_dir, &root, run_id, keep).unwrap());
+        let foreign = Arc::new(survey(&work_dir, &root, run_id, keep).unwrap().0);
         Workspace { work_dir, root, run_id: run_id.into(), foreign }
     }
 
