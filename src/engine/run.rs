@@ -287,8 +287,8 @@ impl Run {
             if limit.used.fetch_add(1, Ordering::Relaxed) >= limit.limit {
                 return Err(Error::Limit(format!(
                     "{} model calls were made and the work is not done: the limit is the setting {}={} of the \
-                     phase {} ({}_{} in the functions). Raise it, or ask for less in one step.",
-                    limit.limit, limit.setting, limit.limit, self.phase_type, limit.setting, self.phase_type
+                     phase {}. Raise it, or ask for less in one step.",
+                    limit.limit, limit.setting, limit.limit, self.phase_type
                 )));
             }
         }
