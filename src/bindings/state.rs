@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pyo3::{intern, prelude::*};
 use serde_json::Value;
 
-use super::{convert, errors};
+use super::{convert, errors, snapshot};
 use crate::engine::{Section, State};
 use crate::error::Result;
 
@@ -66,6 +66,12 @@ impl State for PyState {
             let next = self.0.bind(py).call_method1(intern!(py, "copy_for_next_phase"), (next_phase_id,));
             let next = next.map_err(|error| errors::foreign(py, error))?;
             Ok(Arc::new(Self(next.unbind())) as Arc<dyn State>)
+        })
+    }
+
+    fn snapshot(&self) -> Result<Value> {
+        Python::attach(|py| {
+            snapshot::encode_context(self.0.bind(py)).map_err(|error| errors::foreign(py, error))
         })
     }
 

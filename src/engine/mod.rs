@@ -15,7 +15,7 @@ pub mod workflow;
 
 pub use approval::{Answer, Approvals, Question};
 pub use event::{Event, Listener};
-pub use phase::{Outcome, Phase, Settings};
+pub use phase::{Kept, Outcome, Phase, Settings};
 pub use run::Run;
 pub use state::{MemoryState, Section, State};
 pub use status::{PhaseStatus, RunStatus};

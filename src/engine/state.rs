@@ -35,6 +35,9 @@ pub trait State: Send + Sync {
     /// The next phase's context: a new shared dictionary with this output's `shared` merged in,
     /// this output as its input, values by reference.
     fn hand_over(&self, next_phase_id: &str) -> Result<Arc<dyn State>>;
+    /// The shared and the output dictionary as `{"shared": …, "output": …}`, for the journal. A value
+    /// that JSON cannot say is tagged as its owner likes; keys that start with `_` are left out.
+    fn snapshot(&self) -> Result<Value>;
     /// The owner's own type, for bindings.
     fn as_any(&self) -> &dyn Any;
 }
@@ -102,6 +105,15 @@ impl State for MemoryState {
         next.with(Section::Shared, |map| *map = shared);
         next.with(Section::Input, |map| *map = output);
         Ok(Arc::new(next))
+    }
+
+    fn snapshot(&self) -> Result<Value> {
+        let plain = |section| {
+            let mut map = self.section(section);
+            map.retain(|key, _| !key.starts_with('_'));
+            map
+        };
+        Ok(json!({"shared": plain(Section::Shared), "output": plain(Section::Output)}))
     }
 
     fn as_any(&self) -> &dyn Any {

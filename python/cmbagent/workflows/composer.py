@@ -8,19 +8,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cmbagent import _core, _events, _loop, _pages
+from cmbagent import _core, _current, _events, _loop, _pages
 from cmbagent._background import BackgroundRun, warn_where_nobody_can_answer
 from cmbagent._stream import EventLog, EventStream
 from cmbagent.approvals import default_manager
 from cmbagent.errors import ConfigurationError
 from cmbagent.phases import PhaseRegistry, PhaseResult, WorkflowContext
+from cmbagent.store import open_store
 from cmbagent.utils import get_api_keys_from_env, resolve_work_dir
+from cmbagent.workflows import _resume
 from cmbagent.workflows._interactive import INTERACTIVE_WORKFLOWS
 
 if TYPE_CHECKING:
     import os
 
     from cmbagent.phases import Phase
+    from cmbagent.store import StoreLike
 
 
 @dataclass
@@ -151,6 +154,8 @@ class WorkflowExecutor:
             nobody does, checkpoints approve by themselves.
         initial_shared_state: put into `shared_state` before the first phase.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        store: where the run is kept, so that it can be resumed after a crash: a file or a
+            `cmbagent.store.Store`; `None` is the user's own store, `":memory:"` keeps nothing.
         options: settings for every phase's `config.params` that the phase does not set itself, such as
             `script_timeout_seconds`, `env_passthrough`, `agent_llm_configs`, `prompts`, `allowed_agents`.
 
@@ -179,6 +184,7 @@ class WorkflowExecutor:
         initial_shared_state: Mapping[str, Any] | None = None,
         *,
         verbose: bool | None = None,
+        store: StoreLike = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         if isinstance(workflow, (str, Mapping)):
@@ -199,13 +205,16 @@ class WorkflowExecutor:
         ]
         for phase in self.phases:
             phase.config.params = {**self.options, **phase.config.params}
+        self.store = store
+        self.initial_shared_state = dict(initial_shared_state or {})
+        above = _current.get()
         self.context = WorkflowContext(
             workflow_id=workflow.id,
-            run_id=str(uuid.uuid4()),
+            run_id=str(uuid.uuid4()) if above is None else above.child_run_id(),
             task=task,
             work_dir=self.work_dir,
             api_keys=self.api_keys,
-            shared_state=dict(initial_shared_state or {}),
+            shared_state=dict(self.initial_shared_state),
         )
         self.current_phase_index = 0
         self.results: list[PhaseResult] = []
@@ -213,6 +222,9 @@ class WorkflowExecutor:
         self.outcome: str | None = None
         self._control = _core.Control()
         self._attempt = 0
+        self._journal: _core.Journal | None = None
+        self._resuming = False
+        self._forced = False
         self._log = EventLog()
 
     def __repr__(self) -> str:
@@ -236,14 +248,99 @@ class WorkflowExecutor:
         _loop.ensure_not_forked()
         self.outcome = None
         log = self._fresh_log()
+        self._journal = _resume.begin(self)
+        self._resuming = False
         try:
             with _loop.heartbeat():
                 run = _core.run_workflow(self)
                 self._attempt += 1
                 self.outcome = await run
         finally:
+            if self._journal is not None:
+                self._journal.release()
             log.close()
         return self.context
+
+    @classmethod
+    def resume(
+        cls,
+        run_id: str | None = None,
+        store: StoreLike = None,
+        *,
+        work_dir: str | os.PathLike[str] | None = None,
+        api_keys: Any = None,
+        callbacks: Any = None,
+        approval_manager: Any = None,
+        workflow: WorkflowDefinition | None = None,
+        verbose: bool | None = None,
+        force: bool = False,
+    ) -> WorkflowExecutor:
+        """Make the executor of a run that a crash, a stop or an error has ended; `run` then goes on with it.
+
+        What is finished is not repeated: finished phases are taken up as they were, finished model calls and
+        scripts of the phase that was under way are replayed from their records. A call or script that was
+        cut short is made again. The plan's step whose failure ended the run is done anew.
+
+        Args:
+            run_id: the run, or the beginning of its id.
+            store: where it is kept; `None` is the user's own store.
+            work_dir: in place of `run_id`: the newest run in this directory.
+            api_keys: as for the executor; keys are never kept.
+            callbacks: as for the executor.
+            approval_manager: as for the executor.
+            workflow: a changed definition; needs `force`.
+            verbose: as for the executor.
+            force: go on although the workflow, the task, a setting or a template has changed.
+
+        Returns:
+            An executor whose `run` or `run_sync` goes on with the run.
+
+        Raises:
+            ConfigurationError: there is no such run.
+            JournalError: another process runs it, or something has changed and `force` is not set.
+        """
+        opened, info, about = _resume.load(work_dir, store, run_id=run_id)
+        executor = cls(
+            workflow or WorkflowDefinition.from_dict(about["workflow"]),
+            about["task"],
+            info.work_dir,
+            api_keys,
+            callbacks,
+            approval_manager,
+            about["initial_shared_state"],
+            verbose=verbose,
+            store=opened,
+            options=about["options"],
+        )
+        executor.context.run_id = info.id
+        executor._resuming, executor._forced = True, force
+        return executor
+
+    def take_up_earlier_run(self, *, force: bool = False) -> bool:
+        """Make the next `run` go on with the newest run of the same workflow in `work_dir`.
+
+        A run that is completed is taken up too: it gives its results again, without any call.
+
+        Args:
+            force: go on although the workflow, the task, a setting or a template has changed.
+
+        Returns:
+            Whether there is such a run; if not, the next `run` begins a new one.
+        """
+        opened = open_store(self.store)
+        earlier = [] if opened is None else opened.runs(self.work_dir)
+        own = [
+            info
+            for info in earlier
+            if info.workflow_id == self.workflow.id and info.parent is None and not info.about.get("imported")
+        ]
+        # Several tasks may share a directory; an unfinished one of another task is worth a word, not a new run.
+        wanted = [info for info in own if info.task == self.task] or [i for i in own if i.status != "completed"]
+        if not wanted:
+            return False
+        self.context.run_id = wanted[0].id
+        self._resuming, self._forced = True, force
+        return True
 
     def run_sync(self) -> WorkflowContext:
         """Do what `run` does, from synchronous code; also inside a running loop, such as a notebook's.
