@@ -58,7 +58,7 @@ fn main() {
                 clock: Arc::new(SystemClock),
                 journal: Arc::new(MemoryJournal::default()),
             };
-            let run = Run::new(format!("run-{round}"), services, Stop::default());
+            let run = Run::new(format!("run-{round}"), services, Stop::default()).expect("a fresh journal is read");
             let workflow = MemoryWorkflow::new("task", "work");
             let begun = Instant::now();
             runtime.block_on(execute(&run, &phases, &workflow)).unwrap();

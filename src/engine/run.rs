@@ -268,9 +268,9 @@ impl Run {
         &self.shared.history
     }
 
-    /// Whether an earlier life began this execution.
+    /// Whether an earlier life told that it began this execution.
     pub fn resumed(&self) -> bool {
-        self.history().attempt().is_some_and(|last| last >= self.position.attempt)
+        self.history().told().contains_key(&Position::of_attempt(self.position.attempt))
     }
 
     /// How an earlier life ended this try of the phase.

@@ -2,13 +2,12 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use futures_util::future::{BoxFuture, pending, ready};
-use serde_json::Value;
+use futures_util::future::{BoxFuture, ready};
 
-use super::{Demand, Entry, Journal, Position, Record};
+use super::{Entry, Journal, Position, Record};
 use crate::error::Result;
 
-/// Records in memory. Nobody elsewhere can see them, so nobody asks or answers through it.
+/// Records in memory. Nobody elsewhere can see them.
 #[derive(Debug, Default)]
 pub struct MemoryJournal {
     records: Mutex<Vec<Record>>,
@@ -44,21 +43,5 @@ impl Journal for MemoryJournal {
 
     fn keeps(&self) -> bool {
         self.keeps
-    }
-
-    fn ask(&self, _: &str, _: &Value) -> Result<()> {
-        Ok(())
-    }
-
-    fn answered<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Value> {
-        Box::pin(pending())
-    }
-
-    fn settle(&self, _: &str, _: &Value) -> Result<()> {
-        Ok(())
-    }
-
-    fn demand(&self) -> BoxFuture<'_, Demand> {
-        Box::pin(pending())
     }
 }

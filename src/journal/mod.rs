@@ -170,11 +170,19 @@ pub trait Journal: Send + Sync {
     /// Whether a later life will read it. When none will, nobody makes snapshots for it.
     fn keeps(&self) -> bool;
     /// Makes a question known to people elsewhere, under an id of its own in the run.
-    fn ask(&self, id: &str, question: &Value) -> Result<()>;
+    fn ask(&self, _id: &str, _question: &Value) -> Result<()> {
+        Ok(())
+    }
     /// Resolves when someone elsewhere has answered the question with this id.
-    fn answered<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Value>;
+    fn answered<'a>(&'a self, _id: &'a str) -> BoxFuture<'a, Value> {
+        Box::pin(std::future::pending())
+    }
     /// The question is settled, whoever answered it.
-    fn settle(&self, id: &str, answer: &Value) -> Result<()>;
+    fn settle(&self, _id: &str, _answer: &Value) -> Result<()> {
+        Ok(())
+    }
     /// Resolves with the next demand that people elsewhere make of the run.
-    fn demand(&self) -> BoxFuture<'_, Demand>;
+    fn demand(&self) -> BoxFuture<'_, Demand> {
+        Box::pin(std::future::pending())
+    }
 }

@@ -76,7 +76,7 @@ async fn a_stop_ends_a_call_that_is_under_way() {
         }
         assert_eq!(stage.heard.of("run_finished")[0]["status"], status);
         assert_eq!((stage.models.calls().len(), stage.heard.of("phase_started").len()), (1, 1));
-        let records = stage.journal.records(1);
+        let records = stage.journal.records(1).unwrap();
         let finished =
             records.iter().any(|r| matches!(r.entry, Entry::Finished { effect: Effect::Call, .. }));
         assert!(!finished, "a call that was cut short has no result");
@@ -103,20 +103,20 @@ async fn a_stop_ends_a_script_that_is_under_way() {
 struct Stopping(MemoryJournal, cmbagent::engine::Stop);
 
 impl Journal for Stopping {
-    fn append(&self, at: f64, position: Position, entry: Entry) -> BoxFuture<'_, Result<u64>> {
+    fn append(&self, at: f64, position: Position, entry: Entry) -> Result<u64> {
         if matches!(entry, Entry::Started { effect: Effect::Execute, .. }) {
             self.1.stop(Why::Requested);
         }
         self.0.append(at, position, entry)
     }
-    fn finished(&self, position: &Position) -> Option<(Effect, Value)> {
-        self.0.finished(position)
+    fn commit(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Ok(()) })
     }
-    fn started(&self, position: &Position) -> Option<String> {
-        self.0.started(position)
-    }
-    fn records(&self, from: u64) -> Vec<Record> {
+    fn records(&self, from: u64) -> Result<Vec<Record>> {
         self.0.records(from)
+    }
+    fn keeps(&self) -> bool {
+        true
     }
 }
 
@@ -159,7 +159,7 @@ async fn a_stop_while_the_run_is_held_ends_it() {
     stage.heard = Arc::new(Heard { stops_when_held: Some(stage.stop.clone()), ..Heard::default() });
     let ended = stage.run(&[("planning", json!({}))]).await;
     assert_eq!(*ended.status.as_ref().unwrap(), RunStatus::Stopped);
-    let records = stage.journal.records(1);
+    let records = stage.journal.records(1).unwrap();
     let begun = records.iter().any(|r| matches!(r.entry, Entry::Started { effect: Effect::Call, .. }));
     assert!(!begun, "no call may begin any more");
 }
@@ -365,7 +365,7 @@ async fn overrides_outrank_an_agents_configuration_which_outranks_the_field() {
     assert_eq!(options.api_key.as_ref().unwrap().expose_secret(), "k-1");
     assert_eq!((options.deadline_seconds, calls[1].options.deadline_seconds), (Some(90.0), Some(90.0)));
     assert_eq!((calls[1].request.sampling.temperature, calls[1].options.stream), (Some(0.00001), None));
-    let journal = format!("{:?}", stage.journal.records(1));
+    let journal = format!("{:?}", stage.journal.records(1).unwrap());
     assert!(!journal.contains("k-1"), "a key is in the journal");
 }
 

@@ -176,7 +176,7 @@ impl Stage {
             clock: self.clock.clone(),
             journal: self.journal.clone(),
         };
-        Run::new(self.run_id.clone(), services, self.stop.clone())
+        Run::new(self.run_id.clone(), services, self.stop.clone()).unwrap()
     }
 
     /// Runs these phases, `(type, configuration)` each.
@@ -409,6 +409,10 @@ impl Workflow for Seeded {
 
     fn update(&self, outcome: &Outcome) -> Result<()> {
         self.inner.update(outcome)
+    }
+
+    fn restore(&self, state: Arc<dyn State>, snapshot: &Value) -> Result<(Arc<dyn State>, Vec<String>)> {
+        self.inner.restore(state, snapshot)
     }
 
     fn finish(&self, seconds: f64) -> Result<()> {
