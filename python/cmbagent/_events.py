@@ -195,6 +195,12 @@ class Listener:
     def _on_approval_received(self, data: dict[str, Any]) -> None:
         self._callbacks.invoke_progress(f"Approval: {data['resolution']}", data)
 
+    def _on_run_paused(self, data: dict[str, Any]) -> None:
+        self._callbacks.invoke_progress("Paused", data)
+
+    def _on_run_continued(self, data: dict[str, Any]) -> None:
+        self._callbacks.invoke_progress("Continued", data)
+
     def _on_warning(self, data: dict[str, Any]) -> None:
         self._callbacks.invoke_progress(data["message"], data)
 
