@@ -59,8 +59,8 @@ def test_order(whole):
         ("on_phase_change", "planning", None),
         "on_planning_start",
         *["on_agent_start", "on_agent_complete"] * 3,
-        "on_planning_complete",
         "on_cost_update",
+        "on_planning_complete",
         ("on_phase_change", "control", 1),
         ("on_phase_change", "control", None),
         ("on_phase_change", "control", 1),
@@ -111,7 +111,7 @@ def test_steps(whole):
         assert end.started_at == start.started_at < end.completed_at
         assert end.execution_time > 0
         assert (end.error, bool(end.summary)) == (None, True)
-    assert [Path(path).name for path in ends[0][0].result["files"]] == ["plot.py", "plot_1.png"]
+    assert {Path(path).name for path in ends[0][0].result["files"]} >= {"plot.py", "plot_1.png"}
     assert calls(heard, "on_step_failed") == calls(heard, "on_workflow_failed") == []
 
 
@@ -162,7 +162,7 @@ def test_costs_are_counted_once(whole):
 
 def test_the_caller_is_asked_before_every_effect(tmp_path, serve):
     """Two calls, two scripts, and the phase itself; looking around is no effect."""
-    serve({"engineer": [code("raise ValueError('no')", filename="a.py"), code("1", filename="a.py")]})
+    serve({"engineer": [code("raise ValueError('no')", filename="a.py"), code("print(1)", filename="a.py")]})
     order = []
     callbacks = WorkflowCallbacks(
         on_pause_check=lambda: order.append("pause"), should_continue=lambda: order.append("go on") or True
