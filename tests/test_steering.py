@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import dataclasses
 import threading
 
 import pytest
@@ -259,18 +260,22 @@ def test_cancel_ends_a_question_and_a_run_that_has_not_begun(tmp_path):
     assert seen == []
 
 
-def test_what_a_call_had_used_when_it_was_cut_counts_as_spent(tmp_path, serve):
-    serve({"engineer": Fault.stall("The beginning of an answer that never ends")})
-    ran = executor(tmp_path, engineer())
+@pytest.mark.parametrize(("model", "counted"), [("gpt-4.1", None), ("claude-sonnet-4-5", 12_345)])
+def test_what_a_call_had_used_when_it_was_cut_counts_as_spent(tmp_path, serve, model, counted):
+    """As the server counted it, if it did so first; else by the text."""
+    answer = Reply("The beginning of an answer that never ends", prompt_tokens=12_345)
+    serve({"engineer": dataclasses.replace(Fault.stall(), reply=answer)})
+    keys = {"OPENAI": "sk-test", "ANTHROPIC": "sk-test"}
+    ran = executor(tmp_path, engineer(engineer_model=model), api_keys=keys)
     events = told(ran)
     when(lambda: "call_text" in kinds(events), ran.cancel)
     with pytest.raises(RunStoppedError):
         run(ran.run)
     usage = events[-1][1]["usage"]
     assert kinds(events)[-1] == "run_finished"
-    assert usage["calls"] == 1
-    assert usage["prompt_tokens"] > 100
-    assert 5 < usage["completion_tokens"] < 20
+    assert (usage["calls"], usage["unpriced_models"]) == (1, [])
+    assert usage["prompt_tokens"] == counted or (counted is None and 100 < usage["prompt_tokens"] < 12_345)
+    assert 0 < usage["completion_tokens"] < 20
     assert usage["cost"] > 0
 
 
