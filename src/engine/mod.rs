@@ -11,6 +11,8 @@ pub mod registry;
 pub mod run;
 pub mod state;
 pub mod status;
+mod waits;
+mod watch;
 pub mod workflow;
 
 pub use approval::{Answer, Approvals, Question};

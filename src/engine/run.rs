@@ -6,8 +6,8 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
@@ -15,11 +15,13 @@ use serde_json::{Map, Value, json};
 use super::clock::Clock;
 use super::control::{Control, Why};
 use super::ledger::{Ledger, Line, Total};
+use super::waits::{Wait, Waits};
+use super::watch::CallWatch;
 use super::{Answer, Approvals, Event, Listener, Question};
 use crate::error::{Error, Result};
 use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings};
 use crate::journal::{Effect, Entry, Journal, Position, Record};
-use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request, Usage, Watch};
+use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request};
 
 /// Events of what people did to a run; a replay does not come by them again.
 const STEERING: [&str; 2] = ["run_paused", "run_continued"];
@@ -49,29 +51,7 @@ struct Shared {
     control: Control,
     /// Whether it was told that the run is held.
     held: AtomicBool,
-    waits: Mutex<Waits>,
-}
-
-/// Seconds spent waiting for humans: for their answers, or while they hold the run.
-#[derive(Debug, Default)]
-struct Waits {
-    total: f64,
-    now: u32,
-    since: f64,
-}
-
-/// One wait for a human; it ends when this is dropped.
-struct Wait<'a>(&'a Run);
-
-impl Drop for Wait<'_> {
-    fn drop(&mut self) {
-        let at = self.0.clock().now();
-        let mut waits = self.0.waits();
-        waits.now -= 1;
-        if waits.now == 0 {
-            waits.total += at - waits.since;
-        }
-    }
+    waits: Waits,
 }
 
 /// An upper limit of model calls, and the setting it comes from.
@@ -110,7 +90,7 @@ impl Run {
                 facts: tokio::sync::OnceCell::new(),
                 control: control.clone(),
                 held: AtomicBool::default(),
-                waits: Mutex::default(),
+                waits: Waits::default(),
             }),
             position: Position::default(),
             phase_type: "".into(),
@@ -207,22 +187,11 @@ impl Run {
 
     /// Seconds spent waiting for humans so far, a wait in progress included.
     pub fn seconds_waiting(&self) -> f64 {
-        let waits = self.waits();
-        waits.total + if waits.now > 0 { self.clock().now() - waits.since } else { 0.0 }
-    }
-
-    fn waits(&self) -> MutexGuard<'_, Waits> {
-        self.shared.waits.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.waits.seconds(self.clock())
     }
 
     fn wait(&self) -> Wait<'_> {
-        let at = self.clock().now();
-        let mut waits = self.waits();
-        if waits.now == 0 {
-            waits.since = at;
-        }
-        waits.now += 1;
-        Wait(self)
+        self.shared.waits.begin(self.clock())
     }
 
     /// The turn in words fit for a file name: the same in a replay, and no other turn's.
@@ -338,8 +307,7 @@ impl Run {
         let (reply, seconds): (Reply, f64) = self
             .pass(Effect::Call, &input, |control| async move {
                 let call = llm::Call { request, options, agent: agent.into(), cancel: control.token.clone() };
-                let watch =
-                    CallWatch { run: self, agent, model: &call.request.model, spent: Mutex::default() };
+                let watch = CallWatch::new(self, agent, &call.request.model);
                 let started = self.shared.services.clock.now();
                 let reply = self.shared.services.provider.call(&call, &watch).await;
                 let reply = reply.map_err(|error| self.model_error(agent, error))?;
@@ -536,50 +504,6 @@ impl Run {
             fields.extend(more);
         }
         Event { kind: kind.into(), data: fields }
-    }
-}
-
-struct CallWatch<'a> {
-    run: &'a Run,
-    agent: &'a str,
-    model: &'a str,
-    /// What a call has used that has not been answered in full.
-    spent: Mutex<Option<Usage>>,
-}
-
-impl CallWatch<'_> {
-    fn spent(&self) -> MutexGuard<'_, Option<Usage>> {
-        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The reply says itself what it used.
-    fn replied(&self) {
-        self.spent().take();
-    }
-}
-
-impl Drop for CallWatch<'_> {
-    /// A call that was cut has been paid for as far as it came.
-    fn drop(&mut self) {
-        if let Some(usage) = self.spent().take() {
-            self.run.shared.ledger.add(Line { agent: self.agent.into(), model: self.model.into(), usage });
-        }
-    }
-}
-
-impl Watch for CallWatch<'_> {
-    fn text(&self, delta: &str) {
-        self.run.whisper(self.agent, "call_text", json!({"delta": delta}));
-    }
-
-    fn spent(&self, usage: &Usage) {
-        *CallWatch::spent(self) = Some(*usage);
-    }
-
-    fn retry(&self, reason: &str, wait_seconds: f64, tries: u32) {
-        let about =
-            json!({"model": self.model, "reason": reason, "wait_seconds": wait_seconds, "tries": tries});
-        self.run.whisper(self.agent, "call_retry", about);
     }
 }
 
