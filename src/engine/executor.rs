@@ -42,18 +42,24 @@ pub trait Workflow: Send + Sync {
 pub async fn execute(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workflow) -> Result<RunStatus> {
     let started = run.clock().now();
     run.mark(RunStatus::Running)?;
-    let kind = if run.resumed() { "run_resumed" } else { "run_started" };
-    run.announce("", kind, workflow.about()?)?;
+    if run.resumed() {
+        run.announce("run_resumed", workflow.about()?)?;
+    } else {
+        run.tell("", "run_started", workflow.about()?).await?;
+    }
     let mut told = None;
-    let ended = match walk(run, phases, workflow, &mut told).await {
-        Err(error) if error.is_stop() && run.stop().requested() => Ok(RunStatus::Stopped),
-        ended => ended,
+    let ended = tokio::select! {
+        biased;
+        ended = walk(run, phases, workflow, &mut told) => ended,
+        never = run.heed() => match never {},
     };
     let seconds = run.clock().now() - started;
     let (status, error) = match &ended {
         Ok(RunStatus::Completed) if told.is_some() => (RunStatus::Failed, told),
         Ok(status) => (*status, None),
-        Err(error) if error.is_ending() => (RunStatus::Cancelled, Some(error.to_string())),
+        Err(error) if run.control().cancelled() || error.is_ending() => {
+            (RunStatus::Cancelled, Some(error.to_string()))
+        }
         Err(error) => (RunStatus::Failed, Some(error.to_string())),
     };
     let status = RunStatus::Running.transition(status)?;
@@ -68,7 +74,7 @@ pub async fn execute(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workfl
 }
 
 async fn close(run: &Run, status: RunStatus, about: Value) -> Result<()> {
-    run.announce("", "run_finished", about)?;
+    run.announce("run_finished", about)?;
     run.mark(status)?;
     run.journal().commit().await
 }
@@ -107,8 +113,9 @@ async fn walk(
     told: &mut Option<String>,
 ) -> Result<RunStatus> {
     let mut last: Option<Outcome> = None;
+    let stopped = || run.control().stop_requested() && !run.control().cancelled();
     for (index, phase) in phases.iter().enumerate() {
-        if run.stop().requested() {
+        if stopped() {
             return Ok(RunStatus::Stopped);
         }
         workflow.enter(index)?;
@@ -116,7 +123,11 @@ async fn walk(
         let outcome = match before {
             Some(outcome) => outcome,
             None => {
-                run.gate()?;
+                run.gate().await?;
+                // What ended a pause may have been a stop.
+                if stopped() {
+                    return Ok(RunStatus::Stopped);
+                }
                 match perform(run, phase.as_ref(), index, last.as_ref(), workflow).await? {
                     Some(outcome) => outcome,
                     None => continue,
@@ -136,6 +147,8 @@ async fn walk(
                 workflow.update(&outcome)?;
                 return Ok(RunStatus::Paused);
             }
+            // Whatever it makes of having been cancelled.
+            _ if run.control().cancelled() => return Err(run.control().error()),
             other => {
                 let error = outcome.error.unwrap_or_else(|| format!("it ended as {}", other.as_str()));
                 return Err(Error::PhaseFailed {
@@ -189,7 +202,7 @@ fn restore(
     }
     let state = begin(last, workflow, &format!("phase_{index}_{kind}"))?;
     let (state, lost) = workflow.restore(state, &kept.state)?;
-    here.announce("", "phase_restored", json!({"display_name": phase.display_name(), "lost": lost}))?;
+    here.announce("phase_restored", json!({"display_name": phase.display_name(), "lost": lost}))?;
     let outcome = kept.outcome(state);
     workflow.record(&outcome)?;
     Ok(Some(outcome))
@@ -235,7 +248,7 @@ async fn perform(
         }
         let hopeless = outcome.cause.as_ref().is_some_and(|cause| !cause.is_retryable());
         let failed = outcome.status == PhaseStatus::Failed;
-        if !failed || hopeless || phase_try >= settings.max_retries || run.stop().stopped() {
+        if !failed || hopeless || phase_try >= settings.max_retries || run.control().ending() {
             workflow.record(&outcome)?;
             return Ok(Some(outcome));
         }
@@ -245,7 +258,7 @@ async fn perform(
 }
 
 /// One try of a phase, within its time. An error becomes a failed outcome, unless it belongs to
-/// the caller: an exception of a custom phase on its last try, or a stop.
+/// the caller: an exception of a custom phase on its last try, or a cancellation.
 async fn attempt(
     run: &Run,
     phase: &dyn Phase,
@@ -265,7 +278,7 @@ async fn attempt(
     let (status, error) = match &ended {
         Ok(outcome) => (outcome.status.as_str(), outcome.error.clone()),
         // Whoever asked for the end knows why.
-        Err(error) if error.is_stop() => (RunStatus::Stopped.as_str(), None),
+        Err(error) if error.is_stop() => (RunStatus::Cancelled.as_str(), None),
         Err(error) => (PhaseStatus::Failed.as_str(), Some(error.to_string())),
     };
     let usage = Total::of(&run.ledger().since(mark)).to_json();
@@ -287,13 +300,13 @@ async fn attempt(
     }
 }
 
-/// Limits a phase's own time; the time a human takes to answer does not count.
+/// Limits a phase's own time; the time a human takes, or holds the run, does not count.
 async fn within(run: &Run, limit: f64, work: BoxFuture<'_, Result<Outcome>>) -> Result<Outcome> {
     let begun = run.clock().now();
-    let asked = run.seconds_asking();
+    let waited = run.seconds_waiting();
     let mut work = work;
     loop {
-        let used = (run.clock().now() - begun) - (run.seconds_asking() - asked);
+        let used = (run.clock().now() - begun) - (run.seconds_waiting() - waited);
         let left = Duration::try_from_secs_f64(limit - used).unwrap_or_default();
         if left.is_zero() {
             return Err(Error::Timeout(format!(

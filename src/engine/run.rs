@@ -5,22 +5,25 @@
 //! events and cost are written once, here, and no phase knows of them.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use super::clock::Clock;
+use super::control::{Control, Why};
 use super::ledger::{Ledger, Line, Total};
-use super::stop::{Stop, Why};
+use super::waits::{Wait, Waits};
+use super::watch::CallWatch;
 use super::{Answer, Approvals, Event, Listener, Question, RunStatus};
 use crate::error::{Error, Result};
 use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings};
-use crate::journal::{Effect, Entry, History, Journal, Position};
-use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request, Watch};
+use crate::journal::{Demand, Effect, Entry, History, Journal, Position};
+use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request};
 
 /// What a run is made of: its ports.
 pub struct Services {
@@ -45,20 +48,17 @@ struct Shared {
     services: Services,
     ledger: Ledger,
     facts: tokio::sync::OnceCell<Facts>,
-    asking: Mutex<Asking>,
+    /// What the whole run is steered by.
+    control: Control,
+    /// Whether it was told that the run is held.
+    held: AtomicBool,
+    waits: Waits,
     /// What earlier lives have left.
     history: History,
     /// Events that the journal holds from earlier lives, by place: a replay tells nobody of them again.
     told: Mutex<HashMap<Position, u64>>,
     /// Whether to go on where what was cut short differs from what follows now.
     forced: bool,
-}
-
-/// Seconds spent waiting for humans.
-#[derive(Debug, Default)]
-struct Asking {
-    total: f64,
-    since: Option<f64>,
 }
 
 /// An upper limit of model calls, and the setting it comes from.
@@ -80,7 +80,7 @@ pub struct Run {
     /// Runs that this phase has made.
     children: Arc<AtomicU32>,
     approvals: Arc<dyn Approvals>,
-    stop: Stop,
+    control: Control,
     limits: Vec<Arc<CallLimit>>,
 }
 
@@ -89,8 +89,8 @@ impl Run {
     ///
     /// # Errors
     /// The journal cannot be read.
-    pub fn new(id: impl Into<String>, services: Services, stop: Stop) -> Result<Self> {
-        Self::resuming(id, None, services, stop, false)
+    pub fn new(id: impl Into<String>, services: Services, control: Control) -> Result<Self> {
+        Self::resuming(id, None, services, control, false)
     }
 
     /// The same for a run that a phase of the run `above` made; `forced` goes on where what was cut short
@@ -102,7 +102,7 @@ impl Run {
         id: impl Into<String>,
         above: Option<&Self>,
         services: Services,
-        stop: Stop,
+        control: Control,
         forced: bool,
     ) -> Result<Self> {
         let id = id.into();
@@ -119,7 +119,9 @@ impl Run {
                 services,
                 ledger,
                 facts: tokio::sync::OnceCell::new(),
-                asking: Mutex::default(),
+                control: control.clone(),
+                held: AtomicBool::default(),
+                waits: Waits::default(),
                 told: Mutex::new(history.told().clone()),
                 history,
                 forced,
@@ -130,7 +132,7 @@ impl Run {
             nestings: Arc::default(),
             children: Arc::default(),
             approvals,
-            stop,
+            control,
             limits: Vec::new(),
         })
     }
@@ -163,9 +165,21 @@ impl Run {
         uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
     }
 
-    /// What can end this run.
-    pub fn stop(&self) -> &Stop {
-        &self.stop
+    /// Heeds what people elsewhere demand of the run, for as long as it is polled.
+    pub async fn heed(&self) -> Infallible {
+        loop {
+            match self.journal().demand().await {
+                Demand::Stop => self.shared.control.stop(),
+                Demand::Cancel => self.shared.control.cancel(Why::Requested),
+                Demand::Pause => self.shared.control.pause(),
+                Demand::Resume => self.shared.control.resume(),
+            }
+        }
+    }
+
+    /// What steers this run.
+    pub fn control(&self) -> &Control {
+        &self.control
     }
 
     /// What the run has cost so far.
@@ -199,7 +213,7 @@ impl Run {
     pub fn nested(&self, phase_type: &str) -> Self {
         let number = self.nestings.fetch_add(1, Ordering::Relaxed) + 1;
         let run = self.at(|p| (p.nested, p.step, p.turn) = (number, 0, 0));
-        Self { phase_type: phase_type.into(), stop: self.stop.part(), ..run }
+        Self { phase_type: phase_type.into(), control: self.control.part(), ..run }
     }
 
     /// The same place, asking through other approvals.
@@ -230,9 +244,12 @@ impl Run {
     }
 
     /// Seconds spent waiting for humans so far, a wait in progress included.
-    pub fn seconds_asking(&self) -> f64 {
-        let asking = self.shared.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        asking.total + asking.since.map_or(0.0, |since| self.clock().now() - since)
+    pub fn seconds_waiting(&self) -> f64 {
+        self.shared.waits.seconds(self.clock())
+    }
+
+    fn wait(&self) -> Wait<'_> {
+        self.shared.waits.begin(self.clock())
     }
 
     /// The turn in words fit for a file name: the same in a replay, and no other turn's.
@@ -362,8 +379,8 @@ impl Run {
     /// Installed documentation of the library functions that a traceback in `output` names.
     pub async fn docstrings(&self, output: &str, directory: &Path) -> Result<String> {
         let runner = self.shared.services.runner.clone();
-        self.pass(Effect::Observe, &json!(["docstrings", output]), Value::Null, |stop| async move {
-            Ok(docstrings::of_traceback(runner.as_ref(), output, directory, &stop.token).await?)
+        self.pass(Effect::Observe, &json!(["docstrings", output]), Value::Null, |control| async move {
+            Ok(docstrings::of_traceback(runner.as_ref(), output, directory, &control.token).await?)
         })
         .await
     }
@@ -379,6 +396,7 @@ impl Run {
                 )));
             }
         }
+        self.hold().await?;
         let model = request.model.clone();
         let about = json!({"model": &model, "prompt_characters": request.characters()});
         self.tell(agent, "call_started", about).await?;
@@ -386,12 +404,13 @@ impl Run {
         let bound = self.shared.services.provider.bound(&request);
         let sent = json!({"agent": agent, "model": &model, "bound": bound, "request": &input});
         let (reply, seconds): (Reply, f64) = self
-            .pass(Effect::Call, &input, sent, |stop| async move {
-                let call = llm::Call { request, options, agent: agent.into(), cancel: stop.token.clone() };
-                let watch = CallWatch { run: self, agent, model: &call.request.model };
+            .pass(Effect::Call, &input, sent, |control| async move {
+                let call = llm::Call { request, options, agent: agent.into(), cancel: control.token.clone() };
+                let watch = CallWatch::new(self, agent, &call.request.model);
                 let started = self.shared.services.clock.now();
                 let reply = self.shared.services.provider.call(&call, &watch).await;
                 let reply = reply.map_err(|error| self.model_error(agent, error))?;
+                watch.replied();
                 Ok((reply, self.shared.services.clock.now() - started))
             })
             .await?;
@@ -405,7 +424,7 @@ impl Run {
 
     fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
         if error.kind == LlmErrorKind::Cancelled {
-            return self.stop.error();
+            return self.control.error();
         }
         Error::Model {
             error,
@@ -417,7 +436,7 @@ impl Run {
 
     fn script_error(&self, error: ExecError) -> Error {
         match error {
-            ExecError::Cancelled => self.stop.error(),
+            ExecError::Cancelled => self.control.error(),
             other => other.into(),
         }
     }
@@ -429,16 +448,17 @@ impl Run {
 
     /// Runs a script; its output is told as it comes.
     pub async fn execute(&self, agent: &str, script: &Script, about: Value) -> Result<Execution> {
+        self.hold().await?;
         let mut started = about;
         started["limit_seconds"] = json!(script.timeout_seconds);
         self.tell(agent, "script_started", started).await?;
         let input = json!([script, started_hash(&script.path)?]);
-        self.pass(Effect::Execute, &input, Value::Null, |stop| async move {
+        self.pass(Effect::Execute, &input, Value::Null, |control| async move {
             let output = |text: &str| self.whisper(agent, "script_output", json!({"text": text}));
-            let execution = self.shared.services.runner.run(script, &output, &stop.token).await;
+            let execution = self.shared.services.runner.run(script, &output, &control.token).await;
             let execution = execution.map_err(|error| self.script_error(error))?;
             if execution.exit == crate::exec::Exit::Cancelled {
-                return Err(stop.error());
+                return Err(control.error());
             }
             Ok(execution)
         })
@@ -447,6 +467,7 @@ impl Run {
 
     /// Asks a human.
     pub async fn ask(&self, mut question: Question) -> Result<Answer> {
+        self.hold().await?;
         question.run_id = self.id().to_owned();
         let about = json!({
             "checkpoint_type": question.checkpoint_type, "message": question.message,
@@ -457,18 +478,18 @@ impl Run {
         let id = self.question_id();
         let asked = input.clone();
         let answer: Answer = self
-            .pass(Effect::Ask, &input, Value::Null, |stop| async move {
+            .pass(Effect::Ask, &input, Value::Null, |control| async move {
                 self.journal().ask(&id, &asked)?;
                 self.mark(RunStatus::WaitingApproval)?;
                 self.journal().commit().await?;
-                self.count_asking(true);
+                let waiting = self.wait();
                 let answer = tokio::select! {
                     biased;
                     answer = self.approvals.ask(&question) => answer,
                     answer = self.journal().answered(&id) => serde_json::from_value(answer).map_err(internal),
-                    () = stop.wait() => Err(stop.error()),
+                    () = control.cut() => Err(control.error()),
                 };
-                self.count_asking(false);
+                drop(waiting);
                 let answer: Answer = answer?;
                 self.journal().settle(&id, &serde_json::to_value(&answer).map_err(internal)?)?;
                 self.mark(RunStatus::Running)?;
@@ -493,25 +514,39 @@ impl Run {
         format!("{attempt}.{phase}.{phase_try}.{nested}.{step}.{turn}.{call}")
     }
 
-    fn count_asking(&self, now: bool) {
-        let at = self.clock().now();
-        let mut asking = self.shared.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        asking.total += asking.since.take().map_or(0.0, |since| at - since);
-        asking.since = now.then_some(at);
+    /// Holds while the run is paused, and fails when it was cancelled.
+    pub async fn gate(&self) -> Result<()> {
+        let (control, listener) = (&self.control, &self.shared.services.listener);
+        if control.cancelled() {
+            return Err(control.error());
+        }
+        {
+            let _waiting = self.wait();
+            listener.pause();
+        }
+        self.hold().await?;
+        if !listener.should_continue() {
+            self.shared.control.cancel(Why::Callback);
+        }
+        if control.cancelled() { Err(control.error()) } else { Ok(()) }
     }
 
-    /// Fails when the run was asked to end; holds while it is to be held.
-    pub fn gate(&self) -> Result<()> {
-        let stop = &self.stop;
-        if stop.stopped() {
-            return Err(stop.error());
+    /// Waits until the run is not paused; the caller's loop goes on. Effects wait here before they
+    /// tell that they start.
+    async fn hold(&self) -> Result<()> {
+        while self.control.paused() {
+            let _waiting = self.wait();
+            if !self.shared.held.swap(true, Ordering::Relaxed) {
+                self.mark(RunStatus::Paused)?;
+                self.announce("run_paused", json!({}))?;
+            }
+            self.control.released().await;
         }
-        if !self.shared.services.listener.should_continue() {
-            stop.whole().stop(Why::Callback);
-            return Err(stop.error());
+        if !self.control.cancelled() && self.shared.held.swap(false, Ordering::Relaxed) {
+            self.mark(RunStatus::Running)?;
+            self.announce("run_continued", json!({}))?;
         }
-        self.shared.services.listener.pause();
-        if stop.stopped() { Err(stop.error()) } else { Ok(()) }
+        Ok(())
     }
 
     async fn pass<T, F>(
@@ -519,7 +554,7 @@ impl Run {
         effect: Effect,
         input: &Value,
         about: Value,
-        act: impl FnOnce(Stop) -> F,
+        act: impl FnOnce(Control) -> F,
     ) -> Result<T>
     where
         T: Serialize + DeserializeOwned,
@@ -527,7 +562,7 @@ impl Run {
     {
         let position = Position { call: self.ordinal.fetch_add(1, Ordering::Relaxed), ..self.position };
         if effect != Effect::Observe {
-            self.gate()?;
+            self.gate().await?;
         }
         if let Some((recorded, output)) = self.history().finished(&position) {
             if *recorded != effect {
@@ -548,7 +583,7 @@ impl Run {
         if effect != Effect::Observe {
             journal.commit().await?;
         }
-        let output = match act(self.stop.clone()).await {
+        let output = match act(self.control.clone()).await {
             Ok(output) => output,
             Err(error) => {
                 if !error.is_ending() {
@@ -573,7 +608,7 @@ impl Run {
                 self.phase_type, self.position.step, self.position.turn
             )));
         }
-        self.announce("", "effect_repeated", json!({"effect": effect, "changed": !same}))
+        self.announce("effect_repeated", json!({"effect": effect, "changed": !same}))
     }
 
     fn changed(&self, what: &str) -> Error {
@@ -586,7 +621,7 @@ impl Run {
 
     /// Records an event and tells the listener, unless an earlier life has.
     pub async fn tell(&self, agent: &str, kind: &str, data: Value) -> Result<()> {
-        if self.was_told() { Ok(()) } else { self.announce(agent, kind, data) }
+        if self.was_told() { Ok(()) } else { self.publish(agent, kind, data, false) }
     }
 
     fn was_told(&self) -> bool {
@@ -596,11 +631,15 @@ impl Run {
         true
     }
 
-    /// Records an event and tells the listener, also of what earlier lives have told.
-    pub fn announce(&self, agent: &str, kind: &str, data: Value) -> Result<()> {
+    /// Records an event of this life alone and tells the listener: a replay does not come by it again.
+    pub fn announce(&self, kind: &str, data: Value) -> Result<()> {
+        self.publish("", kind, data, true)
+    }
+
+    fn publish(&self, agent: &str, kind: &str, data: Value, once: bool) -> Result<()> {
         let shared = &self.shared;
         let at = shared.services.clock.now();
-        let entry = Entry::Event { kind: kind.into(), data: data.clone() };
+        let entry = Entry::Event { kind: kind.into(), data: data.clone(), once };
         let seq = shared.services.journal.append(at, self.position, entry)?;
         shared.services.listener.event(&self.event(agent, kind, data, Some(seq), at));
         Ok(())
@@ -625,24 +664,6 @@ impl Run {
             fields.extend(more);
         }
         Event { kind: kind.into(), data: fields }
-    }
-}
-
-struct CallWatch<'a> {
-    run: &'a Run,
-    agent: &'a str,
-    model: &'a str,
-}
-
-impl Watch for CallWatch<'_> {
-    fn text(&self, delta: &str) {
-        self.run.whisper(self.agent, "call_text", json!({"delta": delta}));
-    }
-
-    fn retry(&self, reason: &str, wait_seconds: f64, tries: u32) {
-        let about =
-            json!({"model": self.model, "reason": reason, "wait_seconds": wait_seconds, "tries": tries});
-        self.run.whisper(self.agent, "call_retry", about);
     }
 }
 

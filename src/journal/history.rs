@@ -45,8 +45,10 @@ impl History {
                     open.get_mut(&position).map(Vec::pop);
                     history.started.remove(&position);
                 }
-                Entry::Event { kind, data } => {
-                    *history.told.entry(position).or_default() += 1;
+                Entry::Event { kind, data, once } => {
+                    if !once {
+                        *history.told.entry(position).or_default() += 1;
+                    }
                     if kind == "step_finished" {
                         let failed = data["status"] == "failed";
                         history.failed_step = failed.then_some(Position { turn: 0, call: 0, ..position });
@@ -138,7 +140,11 @@ mod tests {
 
     #[test]
     fn what_was_rewound_is_done_anew_and_what_came_before_stays() {
-        let failed = Entry::Event { kind: "step_finished".into(), data: json!({"status": "failed"}) };
+        let failed = Entry::Event {
+            kind: "step_finished".into(),
+            data: json!({"status": "failed"}),
+            once: false,
+        };
         let history = History::of(records(vec![
             (at(0, 1, 0), finished()),
             (at(0, 2, 0), finished()),

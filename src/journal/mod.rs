@@ -124,6 +124,9 @@ pub enum Entry {
         kind: String,
         /// Its fields.
         data: Value,
+        /// Whether it belongs to one life alone: a replay does not come by it again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        once: bool,
     },
     /// A phase's try is over; a later life takes this up in its place.
     Ended {

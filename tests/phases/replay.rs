@@ -160,7 +160,10 @@ async fn a_run_cut_anywhere_comes_to_the_same_and_tells_nothing_twice() {
         second.temp = first.temp.clone();
         second.journal = Arc::new(MemoryJournal::replaying(kept.records(1).unwrap()));
         let ended = play(&second).await.completed();
-        assert_eq!(essence(&second, &ended), expected, "cut after {cut}");
+        let found = essence(&second, &ended);
+        for (key, value) in expected.as_object().unwrap() {
+            assert_eq!(found[key], *value, "{key}: cut after {cut}");
+        }
         assert_eq!(events(&second.journal.records(1).unwrap()), told, "cut after {cut}");
         let (before, after) = (first.heard.numbered(), second.heard.numbered());
         assert!(before.iter().all(|(seq, _)| after.iter().all(|(later, _)| later > seq)), "cut after {cut}");

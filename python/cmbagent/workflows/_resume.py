@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import re
 import sys
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from cmbagent import _core, _current
 from cmbagent.errors import ConfigurationError, JournalError
 from cmbagent.store import RunInfo, Store, StoreLike, open_store, real
 
 if TYPE_CHECKING:
-    from cmbagent.workflows.composer import WorkflowExecutor
+    import os
+    from collections.abc import Callable
+
+    from cmbagent.phases import WorkflowContext
+    from cmbagent.workflows.composer import WorkflowDefinition, WorkflowExecutor
 
 SECRET = "$secret"
 """Stands in the store for a value that looks like a key."""
@@ -187,3 +192,137 @@ def resume_call(executor: WorkflowExecutor) -> str:
     store = executor.store
     named = "" if store is None else f", store={str(store.path if isinstance(store, Store) else store)!r}"
     return f"cmbagent.resume({executor.context.run_id!r}{named})"
+
+
+def executor_of(
+    cls: type[WorkflowExecutor],
+    run_id: str | None = None,
+    store: StoreLike = None,
+    *,
+    work_dir: str | os.PathLike[str] | None = None,
+    api_keys: Any = None,
+    callbacks: Any = None,
+    approval_manager: Any = None,
+    workflow: WorkflowDefinition | None = None,
+    verbose: bool | None = None,
+    force: bool = False,
+) -> WorkflowExecutor:
+    """Make the executor of a run that a crash, a stop or an error has ended; `run` then goes on with it.
+
+    What is finished is not repeated: finished phases are taken up as they were, finished model calls and
+    scripts of the phase that was under way are replayed from their records. A call or script that was
+    cut short is made again. The plan's step whose failure ended the run is done anew.
+
+    Args:
+        cls: the class of the executor.
+        run_id: the run, or the beginning of its id.
+        store: where it is kept; `None` is the user's own store.
+        work_dir: in place of `run_id`: the newest run in this directory.
+        api_keys: as for the executor; keys are never kept.
+        callbacks: as for the executor.
+        approval_manager: as for the executor.
+        workflow: a changed definition; needs `force`.
+        verbose: as for the executor.
+        force: go on although the workflow, the task, a setting or a template has changed.
+
+    Returns:
+        An executor whose `run` or `run_sync` goes on with the run.
+
+    Raises:
+        ConfigurationError: there is no such run.
+        JournalError: another process runs it, or something has changed and `force` is not set; `run` raises it.
+    """
+    from cmbagent.workflows.composer import WorkflowDefinition
+
+    opened, info, about = load(work_dir, store, run_id=run_id)
+    executor = cls(
+        workflow or WorkflowDefinition.from_dict(about["workflow"]),
+        about["task"],
+        info.work_dir,
+        api_keys,
+        callbacks,
+        approval_manager,
+        about["initial_shared_state"],
+        verbose=verbose,
+        store=opened,
+        options=about["options"],
+    )
+    executor.context.run_id = info.id
+    executor._resuming, executor._forced = True, force
+    return executor
+
+
+class _TakeUp(Protocol):
+    def __call__(
+        self,
+        run_id: str | None = None,
+        store: StoreLike = None,
+        *,
+        work_dir: str | os.PathLike[str] | None = None,
+        api_keys: Any = None,
+        callbacks: Any = None,
+        approval_manager: Any = None,
+        workflow: WorkflowDefinition | None = None,
+        verbose: bool | None = None,
+        force: bool = False,
+    ) -> WorkflowExecutor: ...
+
+
+class ResumeMethod:
+    """`resume` of an executor ends a pause; that of the class takes up a run that is kept."""
+
+    @overload
+    def __get__(self, instance: None, owner: type[WorkflowExecutor]) -> _TakeUp: ...
+    @overload
+    def __get__(self, instance: WorkflowExecutor, owner: type[WorkflowExecutor]) -> Callable[[], None]: ...
+    def __get__(self, instance: WorkflowExecutor | None, owner: type[WorkflowExecutor]) -> Any:
+        """Return the one or the other."""
+        if instance is not None:
+            return instance._control.resume
+        method = functools.partial(executor_of, owner)
+        return functools.update_wrapper(method, executor_of)
+
+
+def resume(
+    target: str | os.PathLike[str],
+    *,
+    store: StoreLike = None,
+    api_keys: Any = None,
+    callbacks: Any = None,
+    approval_manager: Any = None,
+    verbose: bool | None = None,
+    force: bool = False,
+) -> WorkflowContext:
+    """Go on with a run that a crash, a stop or an error has ended, and wait for its end.
+
+    Args:
+        target: the run's id, its beginning, or the work directory whose newest run is meant.
+        store: where it is kept; `None` is the user's own store.
+        api_keys: provider name → key; `None` reads the environment. Keys are never kept.
+        callbacks: see `cmbagent.callbacks`.
+        approval_manager: asks humans.
+        verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        force: go on although a setting, a template or the package has changed.
+
+    Returns:
+        The workflow's context, as `WorkflowExecutor.run_sync` returns it.
+
+    Raises:
+        ConfigurationError: there is no such run.
+        JournalError: another process runs it, or something has changed.
+        Exception: as for `WorkflowExecutor.run`.
+    """
+    from cmbagent.workflows.composer import WorkflowExecutor
+
+    opened = open_store(store)
+    info = None if opened is None else opened.find(target)
+    executor = WorkflowExecutor.resume(
+        str(target) if info is None else info.id,
+        opened if opened is not None else store,
+        api_keys=api_keys,
+        callbacks=callbacks,
+        approval_manager=approval_manager,
+        verbose=verbose,
+        force=force,
+    )
+    return executor.run_sync()

@@ -17,6 +17,7 @@ from cmbagent.phases import PhaseRegistry, PhaseResult, WorkflowContext
 from cmbagent.store import open_store
 from cmbagent.utils import get_api_keys_from_env, resolve_work_dir
 from cmbagent.workflows import _resume
+from cmbagent.workflows._resume import ResumeMethod
 from cmbagent.workflows._interactive import INTERACTIVE_WORKFLOWS
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class WorkflowExecutor:
         skipped: the indexes of the phases that were skipped.
         current_phase_index: 0-based.
         outcome: how the last run ended: completed, stopped, paused or waiting_approval; `None` before, and
-            after an exception.
+            after an exception. `get_status()["status"]` knows more.
 
     Raises:
         ValueError: a phase's type is not registered.
@@ -243,6 +244,8 @@ class WorkflowExecutor:
         Raises:
             ValueError: a phase refused its input: `Phase {type} validation failed: […]`.
             RuntimeError: a phase failed: `Phase {type} failed: {reason}`.
+            RunStoppedError: the run was cancelled, by `cancel()` or because `should_continue` said no; it is
+                a `RuntimeError`, too.
             Exception: whatever a phase of the user's raised, unchanged.
         """
         _loop.ensure_not_forked()
@@ -260,61 +263,6 @@ class WorkflowExecutor:
                 self._journal.release()
             log.close()
         return self.context
-
-    @classmethod
-    def resume(
-        cls,
-        run_id: str | None = None,
-        store: StoreLike = None,
-        *,
-        work_dir: str | os.PathLike[str] | None = None,
-        api_keys: Any = None,
-        callbacks: Any = None,
-        approval_manager: Any = None,
-        workflow: WorkflowDefinition | None = None,
-        verbose: bool | None = None,
-        force: bool = False,
-    ) -> WorkflowExecutor:
-        """Make the executor of a run that a crash, a stop or an error has ended; `run` then goes on with it.
-
-        What is finished is not repeated: finished phases are taken up as they were, finished model calls and
-        scripts of the phase that was under way are replayed from their records. A call or script that was
-        cut short is made again. The plan's step whose failure ended the run is done anew.
-
-        Args:
-            run_id: the run, or the beginning of its id.
-            store: where it is kept; `None` is the user's own store.
-            work_dir: in place of `run_id`: the newest run in this directory.
-            api_keys: as for the executor; keys are never kept.
-            callbacks: as for the executor.
-            approval_manager: as for the executor.
-            workflow: a changed definition; needs `force`.
-            verbose: as for the executor.
-            force: go on although the workflow, the task, a setting or a template has changed.
-
-        Returns:
-            An executor whose `run` or `run_sync` goes on with the run.
-
-        Raises:
-            ConfigurationError: there is no such run.
-            JournalError: another process runs it, or something has changed and `force` is not set.
-        """
-        opened, info, about = _resume.load(work_dir, store, run_id=run_id)
-        executor = cls(
-            workflow or WorkflowDefinition.from_dict(about["workflow"]),
-            about["task"],
-            info.work_dir,
-            api_keys,
-            callbacks,
-            approval_manager,
-            about["initial_shared_state"],
-            verbose=verbose,
-            store=opened,
-            options=about["options"],
-        )
-        executor.context.run_id = info.id
-        executor._resuming, executor._forced = True, force
-        return executor
 
     def take_up_earlier_run(self, *, force: bool = False) -> bool:
         """Make the next `run` go on with the newest run of the same workflow in `work_dir`.
@@ -358,21 +306,22 @@ class WorkflowExecutor:
         """Do what `run` does, in the background: a notebook's cell, or the script, goes on at once.
 
         The phases run in a helper thread with an event loop of its own, and so do the callbacks; progress is
-        shown as ever. Keep the handle: a run whose handle was dropped goes on, but only `stop` still reaches
-        it. The end of the interpreter cancels the run.
+        shown as ever. A run whose handle was dropped goes on, and this executor still steers it. The end of
+        the interpreter cancels the run.
 
         A notebook takes no input for a cell that has ended: where humans are to be asked, give the executor
         a `QueueApprovalManager`.
 
         Returns:
-            The handle: `result(timeout=None)`, `cancel()`, `status()`, `done()`, and `await handle`.
+            The handle: `result(timeout=None)`, `stop()`, `cancel()`, `pause()`, `resume()`, `status()`,
+            `done()`, and `await handle`.
 
         Raises:
             ForkError: this process was forked from one in which the engine had started.
         """
         warn_where_nobody_can_answer(self.approval_manager, self.phases)
         self._fresh_log()
-        return BackgroundRun(self.run, self._background_status, self._describe)
+        return BackgroundRun(self.run, self._control, self.get_status, self._describe)
 
     def events(self) -> EventStream:
         """Listen to the run: `async for kind, data in executor.events()`.
@@ -389,8 +338,34 @@ class WorkflowExecutor:
         return self._log.stream()
 
     def stop(self) -> None:
-        """Stop the run before its next piece of work; `run` then returns. May be called from any thread."""
+        """Stop the run before its next phase; `run` then returns what there is. From any thread.
+
+        The phase that runs goes on to its end, and so does a question it asks; `cancel` ends it at once. This
+        is for good: the executor begins no phase any more. A run of the last phase is then completed.
+        """
         self._control.stop()
+
+    def cancel(self) -> None:
+        """Cancel the run now; `run` then raises `RunStoppedError`. From any thread.
+
+        The model call in flight is cut, and the script that runs is killed with everything it started. A
+        phase of Python sees `asyncio.CancelledError` where it waits, and has no say in whether the run goes
+        on; one that blocks its loop ends where it next awaits. What the call had used until then counts as
+        spent. This is for good, also after `stop` and during a pause.
+        """
+        self._control.cancel()
+
+    def pause(self) -> None:
+        """Hold the run before its next model call, script, question or phase. From any thread.
+
+        What is in flight goes on to its end; the event `run_paused` says when the run is held. The event loop
+        stays free meanwhile, and the time does not count for `timeout_seconds`. `resume`, `stop` and `cancel`
+        end the pause. A run that has not begun is held before its first phase.
+        """
+        self._control.pause()
+
+    resume = ResumeMethod()
+    """On an executor, `resume()` ends a pause; on the class, `resume(run_id)` takes up a run that is kept."""
 
     def get_status(self) -> dict[str, Any]:
         """Say where the run stands; also while it goes on.
@@ -398,7 +373,10 @@ class WorkflowExecutor:
         Returns:
             `workflow_id`, `run_id`, `current_phase` (0-based), `total_phases`, `phase_results` (per phase
             that ran:
-            `phase_id`, `phase_type`, `status`, `error`), and `skipped` (indexes) once a phase was skipped.
+            `phase_id`, `phase_type`, `status`, `error`), `skipped` (indexes) once a phase was skipped, and
+            `status` once a run has begun: `running`, `paused` (from `pause` on), `stopping` (after `stop` or
+            `cancel`), or how it ended: `completed`, `stopped`, `cancelled`, `failed`, `paused`,
+            `waiting_approval`.
         """
         status: dict[str, Any] = {
             "workflow_id": self.workflow.id,
@@ -417,6 +395,9 @@ class WorkflowExecutor:
         }
         if self.skipped:
             status["skipped"] = list(self.skipped)
+        word = self._status_word()
+        if word is not None:
+            status["status"] = word
         return status
 
     def phase_type_of(self, result: PhaseResult) -> str:
@@ -432,8 +413,12 @@ class WorkflowExecutor:
         name = self.phases[index].phase_type if index < len(self.phases) else "none"
         return f"phase {name!r} of workflow {self.workflow.id!r}"
 
-    def _background_status(self) -> dict[str, Any]:
-        return {**self.get_status(), "outcome": self.outcome}
+    def _status_word(self) -> str | None:
+        if self._log.closed or self._log.status is None:
+            return self._log.status
+        if self._control.ending:
+            return "stopping"
+        return "paused" if self._control.paused else self._log.status
 
     def _fresh_log(self) -> EventLog:
         # Those who listened before the first run hear it; another run has a log of its own.
