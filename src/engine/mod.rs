@@ -2,6 +2,7 @@
 
 pub mod approval;
 pub mod clock;
+pub mod estimate;
 pub mod event;
 pub mod executor;
 pub mod ledger;
@@ -14,6 +15,7 @@ pub mod stop;
 pub mod workflow;
 
 pub use approval::{Answer, Approvals, Question};
+pub use estimate::Estimate;
 pub use event::{Event, Listener};
 pub use phase::{Outcome, Phase, Settings};
 pub use run::Run;
