@@ -30,6 +30,7 @@ TEXT_CHARACTERS = 400
 ROWS = 100
 """The rows of a table that are shown."""
 
+# Jupyter aligns the cells of tables to the right, with selectors that weigh more than ours.
 _STYLE = """<style>
 .cmbagent{color:inherit;line-height:1.45;margin:.3em 0}
 .cmbagent .head{font-weight:600;font-size:1.05em}
@@ -39,8 +40,10 @@ _STYLE = """<style>
 .cmbagent summary{cursor:pointer}
 .cmbagent details>div{margin:.2em 0 .2em 1em}
 .cmbagent table{border-collapse:collapse;color:inherit;margin:.2em 0}
-.cmbagent th,.cmbagent td{text-align:left;vertical-align:top;padding:.15em .6em;max-width:44em;
- border-bottom:1px solid rgba(128,128,128,.45);background:none;white-space:pre-wrap}
+.cmbagent th,.cmbagent td{text-align:left!important;vertical-align:top!important;padding:.15em .6em;
+ max-width:44em!important;border-bottom:1px solid rgba(128,128,128,.45);background:none;
+ white-space:pre-wrap!important;overflow-wrap:anywhere}
+.cmbagent th{white-space:nowrap!important}
 .cmbagent .row{display:flex;flex-wrap:wrap;align-items:center;gap:.4em;margin:.4em 0}
 .cmbagent .box{border:1px solid rgba(128,128,128,.45);border-radius:.4em;padding:.25em .7em;
  background:rgba(128,128,128,.14);text-align:center}
@@ -112,10 +115,16 @@ def details(title: str, content: str, *, opened: bool = False) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are HTML already, under a header of text; nothing for no rows."""
+    """A table of cells that are HTML already, under a header of text; nothing for no rows.
+
+    Columns without any content are left out.
+    """
     every = list(rows)
     if not every:
         return ""
+    columns = [n for n in range(len(header)) if any(row[n] for row in every)]
+    header = [header[n] for n in columns]
+    every = [[row[n] for n in columns] for row in every]
     head = "".join(f"<th>{text(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{each}</td>" for each in row) + "</tr>" for row in every[:ROWS])
     more = line(f"{len(every) - ROWS} more") if len(every) > ROWS else ""

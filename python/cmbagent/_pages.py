@@ -11,7 +11,7 @@ from cmbagent import _html
 from cmbagent.display import seconds_text
 
 if TYPE_CHECKING:
-    from cmbagent.phases.base import PhaseResult
+    from cmbagent.phases.base import PhaseContext, PhaseResult
     from cmbagent.phases.context import WorkflowContext
     from cmbagent.workflows.composer import WorkflowDefinition
 
@@ -56,8 +56,11 @@ def result_html(result: PhaseResult) -> str:
     output = result.output_data if isinstance(result.output_data, Mapping) else {}
     shared = output.get("shared")
     shared = shared if isinstance(shared, Mapping) else {}
-    plan = shared.get("plan_steps") or output.get("final_plan")
     steps = output.get("step_results")
+    plan = _plan_in(shared.get("plan_steps"), output.get("final_plan"))
+    if plan is None and isinstance(steps, list):
+        # The plan that was carried out is an earlier phase's.
+        plan = _given_plan(result.context)
     timing = result.timing if isinstance(result.timing, Mapping) else {}
     count = len(result.chat_history or [])
     root = result.context.work_dir
@@ -72,6 +75,47 @@ def result_html(result: PhaseResult) -> str:
         _html.details("Plan and steps", _plan_html(plan, steps, output.get("step_summaries")), opened=True),
         _html.details("Costs", _costs_html({"": output})),
         _files_html(output.get("output_files"), root),
+    )
+
+
+def _given_plan(context: PhaseContext) -> Any:
+    given = context.input_data if isinstance(context.input_data, Mapping) else {}
+    shared = context.shared_state if isinstance(context.shared_state, Mapping) else {}
+    return _plan_in(given.get("final_plan"), shared.get("plan_steps"))
+
+
+def _plan_in(*places: Any) -> Any:
+    # A user's values may be arrays, which are neither true nor false.
+    return next((each for each in places if isinstance(each, list | str) and each), None)
+
+
+def outcome_html(result: Mapping[str, Any]) -> str:
+    """What a function that runs a workflow has made: status, plan, steps, costs, files."""
+    ended = result.get("final_context")
+    ended = ended if isinstance(ended, Mapping) else {}
+    # The interactive functions give the whole context of the workflow.
+    found = {**ended, **result}
+    status, messages, root = _word(result.get("status")), result.get("chat_history"), found.get("work_dir")
+    count = len(messages) if isinstance(messages, list) else 0
+    timings = found.get("phase_timings")
+    metadata = ended.get("metadata")
+    return _html.block(
+        f"Result of {found.get('workflow_id')}",
+        _html.line(
+            _html.status(status) if status else "",
+            _seconds(timings.get("total") if isinstance(timings, Mapping) else None),
+            f"{count} message{'' if count == 1 else 's'}" if count else "",
+        ),
+        _html.paragraph(result.get("error")),
+        _html.details(
+            "Plan and steps",
+            _plan_html(found.get("plan"), found.get("step_results"), found.get("step_summaries")),
+            opened=True,
+        ),
+        _html.details("Costs", _costs_html(metadata if isinstance(metadata, Mapping) else {"": found})),
+        _files_html(found.get("output_files"), str(root)),
+        _html.line(_html.text(f"Work directory: {root}")),
+        _html.line(_html.text(f"Items: {', '.join(map(str, result))}")),
     )
 
 

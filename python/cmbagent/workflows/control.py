@@ -8,7 +8,7 @@ from typing import Any
 from cmbagent.errors import ConfigurationError
 from cmbagent.utils import default_agents_llm_model
 from cmbagent.workflows import _calls
-from cmbagent.workflows.results import Result, control_result, whole_control_times
+from cmbagent.workflows.results import RunResult, control_result, whole_control_times
 from cmbagent.workflows.utils import load_plan, plan_steps
 
 _MODELS = default_agents_llm_model
@@ -40,7 +40,7 @@ def control(
     callbacks: Any = None,
     verbose: bool | None = None,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Carry out a plan without planning.
 
     Args:
