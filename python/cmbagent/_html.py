@@ -37,6 +37,7 @@ _STYLE = """<style>
 .cmbagent .faint{opacity:.8;margin:.15em 0}
 .cmbagent .words{white-space:pre-wrap;overflow-wrap:anywhere;margin:.3em 0}
 .cmbagent .unbroken{white-space:nowrap}
+.cmbagent .told{font-family:monospace;font-size:.9em}
 .cmbagent summary{cursor:pointer}
 .cmbagent details>div{margin:.2em 0 .2em 1em}
 .cmbagent table{border-collapse:collapse;color:inherit;margin:.2em 0}
@@ -76,8 +77,11 @@ def block(title: str, *parts: str) -> str:
 
 
 def whole(*parts: str) -> str:
-    """Make one display of parts (HTML), with the styles they need."""
-    return f'{_STYLE}<div class="cmbagent">{"".join(parts)}</div>'
+    """Make one display of parts (HTML), with the styles they need.
+
+    Pages that set mathematics leave it alone: the text between two prices is no formula.
+    """
+    return f'{_STYLE}<div class="cmbagent mathjax_ignore tex2jax_ignore">{"".join(parts)}</div>'
 
 
 def line(*parts: str) -> str:
@@ -90,6 +94,11 @@ def paragraph(value: Any, limit: int = 2_000) -> str:
     return f'<div class="words">{text(value, limit)}</div>' if value else ""
 
 
+def told(value: Any, limit: int = 2_000) -> str:
+    """What an agent or a script has put out, with its layout; nothing for none."""
+    return f'<div class="words told">{text(value, limit)}</div>' if value else ""
+
+
 def unbroken(value: Any) -> str:
     """A text that stays in one line."""
     return f'<span class="unbroken">{text(value)}</span>'
@@ -97,7 +106,7 @@ def unbroken(value: Any) -> str:
 
 def status(word: str) -> str:
     """A status as a coloured word."""
-    return f'<b style="color:{_colour(word)}">{text(word.replace("_", " "))}</b>'
+    return f'<b class="unbroken" style="color:{_colour(word)}">{text(word.replace("_", " "))}</b>'
 
 
 def bar(fraction: float, word: str) -> str:

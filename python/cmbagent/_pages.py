@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmbagent import _html
+from cmbagent.approvals import words
 from cmbagent.display import seconds_text
 
 if TYPE_CHECKING:
+    from cmbagent.approvals.request import ApprovalRequest
     from cmbagent.phases.base import PhaseContext, PhaseResult
     from cmbagent.phases.context import WorkflowContext
     from cmbagent.workflows.composer import WorkflowDefinition
@@ -100,7 +102,7 @@ def outcome_html(result: Mapping[str, Any]) -> str:
     timings = found.get("phase_timings")
     metadata = ended.get("metadata")
     return _html.block(
-        f"Result of {found.get('workflow_id')}",
+        f"Result of {found.get('workflow_id') or 'a run'}",
         _html.line(
             _html.status(status) if status else "",
             _seconds(timings.get("total") if isinstance(timings, Mapping) else None),
@@ -114,7 +116,7 @@ def outcome_html(result: Mapping[str, Any]) -> str:
         ),
         _html.details("Costs", _costs_html(metadata if isinstance(metadata, Mapping) else {"": found})),
         _files_html(found.get("output_files"), str(root)),
-        _html.line(_html.text(f"Work directory: {root}")),
+        _html.line(_html.text(f"Work directory: {root}")) if root else "",
         _html.line(_html.text(f"Items: {', '.join(map(str, result))}")),
     )
 
@@ -145,6 +147,26 @@ def context_html(context: WorkflowContext) -> str:
         _html.details("Times", _html.table(("phase", "time"), rows)),
         _files_html(context.output_files, context.work_dir),
         _html.line(_html.text(f"Work directory: {context.work_dir}")),
+    )
+
+
+def request_html(request: ApprovalRequest) -> str:
+    """A question to a human: what to decide upon, what was spent, what counts as an answer."""
+    ideas = request.context_snapshot.get("ideas")
+    titles = [
+        each.get("title", each) if isinstance(each, Mapping) else each
+        for each in (ideas if isinstance(ideas, list) else ())
+    ]
+    summary = request.context_snapshot.get("summary")
+    return _html.block(
+        f"Question: {request.checkpoint_type.replace('_', ' ')}",
+        _html.line(_html.text(request.step_id), _html.text(f"id {request.id}")),
+        _html.paragraph(words.message(request)),
+        _html.details("Plan", _plan_html(request.plan, None, None), opened=True),
+        _html.table(("", "idea"), [(str(n), _html.text(each)) for n, each in enumerate(titles, 1)]),
+        _html.details("Summary", _html.told(summary)),
+        _html.paragraph("\n".join(words.money(request))),
+        _html.paragraph(f"Answers: {', '.join(request.options)}"),
     )
 
 
@@ -190,11 +212,11 @@ def _plan_html(plan: Any, results: Any, summaries: Any) -> str:
         rows.append(
             (
                 str(number),
-                _html.text(step.get("sub_task_agent") or result.get("agent")),
+                _html.unbroken(step.get("sub_task_agent") or result.get("agent")),
                 f"{_html.text(step.get('sub_task') or result.get('sub_task'))}{listed}",
                 _html.status(_step_status(result)) if result else "",
                 _seconds(result.get("execution_time")),
-                _html.details("read", _html.paragraph(summary)),
+                _html.details("read", _html.told(summary)),
             )
         )
     return _html.table(("", "agent", "task", "status", "time", "summary"), rows)

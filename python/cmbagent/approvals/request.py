@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cmbagent._repr import short_repr
 from cmbagent.approvals import plan as plans
 from cmbagent.errors import ConfigurationError
 
@@ -50,6 +51,14 @@ class ApprovalRequest:
     options: list[str]
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     created_at: float = field(default_factory=time.time)
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+    def _repr_html_(self) -> str:
+        from cmbagent import _pages
+
+        return _pages.request_html(self)
 
     @property
     def plan(self) -> list[dict[str, Any]]:
