@@ -1,6 +1,6 @@
-"""The compatibility checks: number, what is checked, and the tests that do.
+"""The compatibility checks and the lessons of the original: number, what it is about, and its tests.
 
-A test is named `file::function`; files of the engine's tests end in `.rs`. Numbers from 76 on are about REST.
+A test is named `file::function`; files of the engine end in `.rs`. Checks from number 76 on are about REST.
 """
 
 import ast
@@ -12,7 +12,7 @@ import pytest
 
 HERE = Path(__file__).parent
 
-TABLE = """
+CHECKS = """
 # What real callers do
 1   the function most callers use is exported
     test_package::test_exports
@@ -198,6 +198,92 @@ LATER = {
     40: "the class CMBAgent",
 }
 
+LESSONS = """
+# Installing and importing
+1   the package can be imported
+    test_package::test_import_has_no_side_effects
+2   few dependencies
+    test_lessons::test_lesson_02_one_dependency
+3   a light import
+    test_package::test_import_has_no_side_effects
+4   the logging of the host is left alone
+    test_package::test_import_has_no_side_effects
+    test_lessons::test_lesson_04_25_26_a_run_leaves_the_process_and_the_home_alone
+5   nothing is fixed at import
+    test_utils::test_work_dir_default_follows_the_current_directory
+    test_utils::test_keys_from_environment
+6   the real version
+    test_package::test_version_is_the_real_one
+# Losing the user's files
+7   a run elsewhere leaves the default directory alone
+    test_used_directory::test_lesson_07_a_run_elsewhere_leaves_the_default_directory_alone
+8   files in planning/ and control/ stay
+    test_used_directory::test_lesson_08_second_run_in_the_same_directory
+# Crashes, resuming, limits
+9   a restart knows all earlier steps
+    test_restart::test_lesson_09_a_step_that_the_original_forgot
+    test_planning_control::test_restart_that_cannot_work
+10  a step that exhausts its attempts says so
+    test_lessons::test_lesson_10_a_step_that_exhausts_its_attempts_says_so
+    test_lessons::test_lesson_10_the_second_opinion_is_no_condition
+11  too few rounds name the setting
+    test_lessons::test_lesson_11_too_few_rounds_name_the_setting
+12  what the provider says is told
+    test_lessons::test_lesson_12_what_the_provider_says_is_told
+13  a limit for scripts, and no orphans
+    test_lessons::test_lesson_13_a_limit_for_scripts
+    exec.rs::killing_the_host_leaves_no_process_behind
+14  an unknown agent is an error
+    test_lessons::test_lesson_14_an_unknown_agent_in_a_plan
+    test_one_shot::test_unknown_agent
+15  the work directory may be a text
+    test_one_shot::test_engineer
+    test_planning_control::test_plain_planning_and_control
+16  a plan reaches control as it was
+    test_lessons::test_lesson_16_a_plan_reaches_control_as_it_was
+17  the exit code decides, steps are counted
+    test_lessons::test_lesson_17_the_exit_code_decides_and_steps_are_counted
+18  inside a running loop
+    test_lessons::test_lesson_18_inside_a_running_loop
+    test_everywhere::test_a_function_runs_to_its_end
+    test_composer::test_run
+# Money
+19  costs are what was billed
+    test_reports::test_check_31_lesson_19_costs_are_what_the_server_billed
+20  no calls for bookkeeping
+    test_lessons::test_lesson_20_27_six_calls_for_three_steps_and_a_review
+# Security
+21  scripts see no key
+    test_secrets::test_lesson_21_24_a_whole_run_through_three_providers
+22  scripts run with this interpreter
+    test_lessons::test_lesson_22_scripts_run_with_this_interpreter
+23  files of the work directory are data
+    test_restart::test_lesson_23_a_restart_executes_nothing_from_the_directory
+    test_restore::test_code_is_refused
+24  keys are neither printed nor saved
+    test_secrets::test_lesson_21_24_a_whole_run_through_three_providers
+    test_context::test_save_and_load
+25  nothing in the home directory
+    test_lessons::test_lesson_04_25_26_a_run_leaves_the_process_and_the_home_alone
+# Slowness
+26  steps leave nothing behind in the process
+    test_lessons::test_lesson_04_25_26_a_run_leaves_the_process_and_the_home_alone
+27  six calls for three steps and a review
+    test_lessons::test_lesson_20_27_six_calls_for_three_steps_and_a_review
+28  structured answers by the provider's own means
+    llm/dialects.rs::schemas_step_down_and_are_remembered
+# Contract traps
+30  chat_history holds all steps, each message a name
+    test_contract::test_check_45_roles_and_contents
+31  files and contexts are JSON
+    test_reports::test_lesson_31_json_is_json
+32  prompts are the same in every run
+    test_lessons::test_lesson_32_prompts_are_the_same_in_every_run
+33  reports of one second are two files
+    test_lessons::test_lesson_33_reports_of_the_same_second
+"""
+OBSERVATIONS = {29: "how memory was measured there"}
+
 
 @cache
 def functions(file):
@@ -205,41 +291,45 @@ def functions(file):
     path = HERE / (file if file.endswith(".rs") else f"{file}.py")
     text = path.read_text()
     if file.endswith(".rs"):
-        return set(re.findall(r"(?:#\[tokio::test[^\n]*\]|#\[test\])\s+(?:async )?fn (\w+)", text))
+        return set(re.findall(r"#\[(?:tokio::)?test[^\n]*\]\s+(?:async )?fn (\w+)", text))
     return {node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
 
 
-def read_table():
-    checks, tests = {}, []
-    for line in TABLE.strip().splitlines():
+def read(table):
+    rows, tests = {}, []
+    for line in table.strip().splitlines():
         if line.startswith(" "):
             tests.append(line.strip())
         elif not line.startswith("#"):
             tests = []
-            checks[int(line[:4])] = (line[4:], tests)
-    return checks
+            rows[int(line[:4])] = (line[4:], tests)
+    return rows
 
 
-CHECKS = read_table()
+ROWS = {"check": read(CHECKS), "lesson": read(LESSONS)}
 
 
-@pytest.mark.parametrize("number", CHECKS)
-def test_a_check_has_its_tests(number):
-    what, tests = CHECKS[number]
-    assert tests, f"check {number} ({what}) has no test"
+@pytest.mark.parametrize(
+    ("kind", "number"), [(kind, number) for kind, rows in ROWS.items() for number in rows]
+)
+def test_a_row_has_its_tests(kind, number):
+    what, tests = ROWS[kind][number]
+    assert tests, f"{kind} {number} ({what}) has no test"
     for test in tests:
         file, _, name = test.partition("::")
-        assert name in functions(file), f"check {number} ({what}) names {test}, which does not exist"
+        assert name in functions(file), f"{kind} {number} ({what}) names {test}, which does not exist"
 
 
-def test_no_check_is_left_out():
-    assert sorted([*CHECKS, *LATER]) == list(range(1, 76))
+def test_no_number_is_left_out():
+    assert sorted([*ROWS["check"], *LATER]) == list(range(1, 76))
+    assert sorted([*ROWS["lesson"], *OBSERVATIONS]) == list(range(1, 34))
 
 
-def test_every_test_that_names_a_number_is_listed_under_it():
+@pytest.mark.parametrize("kind", ROWS)
+def test_every_test_that_names_a_number_is_listed_under_it(kind):
     for path in HERE.glob("test_*.py"):
         for name in functions(path.stem):
-            numbers = re.match(r"test_check((?:_\d\d)+)_", name)
+            numbers = re.search(rf"_{kind}((?:_\d\d)+)_", name)
             for number in numbers[1].split("_")[1:] if numbers else []:
-                _, tests = CHECKS.get(int(number), ("", []))
-                assert f"{path.stem}::{name}" in tests, f"{path.stem}::{name} belongs under {number}"
+                _, tests = ROWS[kind].get(int(number), ("", []))
+                assert f"{path.stem}::{name}" in tests, f"{path.stem}::{name} belongs under {kind} {number}"

@@ -1,5 +1,7 @@
 """The workflows in which a human takes part, from their beginning to their end."""
 
+import asyncio
+
 import pytest
 
 from cmbagent.approvals import AutoApprovalManager
@@ -63,6 +65,25 @@ def test_remarks_with_smart_approval_reach_the_agents(tmp_path):
     )
     assert asked.options == ["approve", "reject", "modify", "add_feedback"]
     assert "mind the units" in server.prompts("engineer")[0]
+
+
+def test_without_anybody_to_ask_there_is_a_warning_and_an_event(tmp_path, caplog):
+    def work(api_keys):
+        ran = WorkflowExecutor(get_workflow("deep_research_hitl"), "t", tmp_path, api_keys, verbose=False)
+        ran.run_sync()
+
+        async def events():
+            return [(kind, data) async for kind, data in ran.events()]
+
+        return ran, asyncio.run(events())
+
+    ran, events = run(two_steps(), work)
+    told = [data for kind, data in events if kind == "warning"]
+    assert len(told) == 1 and told[0]["phase"] == "hitl_checkpoint"
+    assert "no approval manager to ask" in told[0]["message"]
+    assert "no approval manager to ask" in caplog.text
+    output = ran.results[1].output_data
+    assert (output["approval_status"], output["no_hitl_manager"]) == ("auto_approved", True)
 
 
 # Questions after steps: the rulings on hitl_after_each_step and hitl_enabled
