@@ -18,7 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cmbagent.approvals import ApprovalResult, AutoApprovalManager
-from cmbagent.phases import ControlPhase, HITLCheckpointPhase, PhaseContext
+from cmbagent.phases import (
+    ControlPhase,
+    HITLCheckpointPhase,
+    PhaseContext,
+    PhaseResult,
+    PhaseStatus,
+    WorkflowContext,
+)
 from procs import done, executor, researcher
 from scripted import STEPS, run, two_steps
 
@@ -229,6 +236,29 @@ def test_what_json_cannot_say_is_named():
     # Keys that are no text are left to their owner.
     assert seen({1: "a", "b": 2}) == {"b": 2}
     assert opaque[7] == [1, 2]
+
+
+@given(output=STATES, shared=STATES)
+@SETTINGS
+def test_a_context_of_any_content_can_be_shown_and_told_as_json(output, shared):
+    made = PhaseContext("w", "r", "p", "t", "/tmp", output_data={**output, "shared": shared})
+    ended = PhaseResult(PhaseStatus.COMPLETED, made)
+    whole = WorkflowContext("w", "r", "t", "/tmp", {})
+    whole.update_from_phase_result(ended)
+    assert whole.metadata["p"] is made.output_data
+    assert json.loads(whole.to_json())["task"] == "t"
+    for each in (whole, ended):
+        assert len(repr(each)) < 3_000
+        assert each._repr_html_().endswith("</div>")
+
+
+def test_json_of_containers_without_an_end():
+    whole = WorkflowContext("w", "r", "t", "/tmp", {}, shared_state={"bomb": bomb(), "knot": knot()})
+    told = json.loads(whole.to_json())["shared_state"]
+    assert told["knot"] == dict.fromkeys("abcdef", "…")
+    assert "…" in json.dumps(told["bomb"], ensure_ascii=False)
+    odd = WorkflowContext("w", "r", "t", "/tmp", {}, metadata={(1, 2): math.nan, b"k": {3}, 4: True})
+    assert json.loads(odd.to_json())["metadata"] == {"(1, 2)": "nan", "b'k'": "{3}", "4": True}
 
 
 # Arrays and tables

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from cmbagent._jsonable import jsonable
 from cmbagent._repr import short_repr
 from cmbagent.errors import ConfigurationError
 from cmbagent.phases.base import PhaseContext, PhaseResult
@@ -75,8 +76,8 @@ class WorkflowContext:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
 
     def to_json(self) -> str:
-        """Return `to_dict()` as JSON; what JSON cannot hold is written as its text."""
-        return json.dumps(self.to_dict(), indent=2, default=str)
+        """Return `to_dict()` as JSON; what JSON cannot hold is written as its text, endless things as `…`."""
+        return json.dumps(jsonable(self.to_dict()), indent=2)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the context to a file that `load` reads.
