@@ -18,14 +18,12 @@ pub struct Estimate {
 impl Estimate {
     /// For a plan of so many steps, from what was spent so far; `None` for a plan without steps.
     pub fn of_plan(steps: usize, spent: &Total) -> Option<Self> {
-        let mut basis = "one model call a step, more when a script fails".to_owned();
         // Part of the price is no price.
         let price = spent.usage.cost.filter(|_| spent.unpriced_models.is_empty());
         #[expect(clippy::cast_precision_loss, reason = "numbers of calls are small")]
         let cost = price.map(|cost| cost / spent.calls as f64 * steps as f64);
-        if cost.is_some() {
-            basis += &format!("; priced like the average of the {} calls so far", spent.calls);
-        }
+        let priced = cost.map(|_| format!("; priced like the average of the {} calls so far", spent.calls));
+        let basis = format!("one model call a step, more when a script fails{}", priced.unwrap_or_default());
         (steps > 0).then_some(Self { calls: steps, cost, basis })
     }
 
