@@ -465,10 +465,18 @@ impl Run {
         .await
     }
 
-    /// Asks a human.
+    /// What the run has spent so far.
+    pub fn spent(&self) -> Total {
+        Total::of(&self.ledger().since(0))
+    }
+
+    /// Asks a human, who is shown what the run has spent.
     pub async fn ask(&self, mut question: Question) -> Result<Answer> {
         self.hold().await?;
         question.run_id = self.id().to_owned();
+        if let Value::Object(shown) = &mut question.context_snapshot {
+            shown.entry("spent").or_insert_with(|| self.spent().to_json());
+        }
         let about = json!({
             "checkpoint_type": question.checkpoint_type, "message": question.message,
             "options": question.options, "request_id": question.step_id,
