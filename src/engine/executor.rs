@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::ledger::Total;
-use super::{Kept, MemoryState, Outcome, Phase, PhaseStatus, Run, RunStatus, Section, Settings, State};
+use super::{Kept, MemoryState, Outcome, Phase, PhaseStatus, Run, RunStatus, Section, Settings, State, Why};
 use crate::error::{Error, Result};
 use crate::journal::{Entry, History, Journal, Position};
 
@@ -57,6 +57,9 @@ pub async fn execute(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workfl
     let (status, error) = match &ended {
         Ok(RunStatus::Completed) if told.is_some() => (RunStatus::Failed, told),
         Ok(status) => (*status, None),
+        Err(error) if run.control().why() == Some(Why::Preempted) => {
+            (RunStatus::Interrupted, Some(error.to_string()))
+        }
         Err(error) if run.control().cancelled() || error.is_ending() => {
             (RunStatus::Cancelled, Some(error.to_string()))
         }
@@ -96,7 +99,9 @@ pub fn rewind(journal: &dyn Journal, at: f64) -> Result<()> {
     // A phase that failed as a whole goes on at the effect that failed; one that ended with an error
     // to tell has no such effect.
     let soft = records.iter().rev().find_map(|record| match &record.entry {
-        Entry::Ended { kept } => Some((record.position, kept["status"] == "completed" && !kept["error"].is_null())),
+        Entry::Ended { kept } => {
+            Some((record.position, kept["status"] == "completed" && !kept["error"].is_null()))
+        }
         _ => None,
     });
     let failed = History::of(records).failed_step();

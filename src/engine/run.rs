@@ -647,7 +647,11 @@ impl Run {
     fn publish(&self, agent: &str, kind: &str, data: Value, once: bool) -> Result<()> {
         let shared = &self.shared;
         let at = shared.services.clock.now();
-        let entry = Entry::Event { kind: kind.into(), data: data.clone(), once };
+        let mut kept = data.clone();
+        if let (false, Some(fields)) = (agent.is_empty(), kept.as_object_mut()) {
+            fields.entry("agent").or_insert_with(|| agent.into());
+        }
+        let entry = Entry::Event { kind: kind.into(), data: kept, once };
         let seq = shared.services.journal.append(at, self.position, entry)?;
         shared.services.listener.event(&self.event(agent, kind, data, Some(seq), at));
         Ok(())

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from cmbagent import _core, _current
+from cmbagent.display import make_display
 from cmbagent.errors import ConfigurationError, JournalError
 from cmbagent.store import RunInfo, Store, StoreLike, open_store, real
 
@@ -185,6 +186,13 @@ def without_hidden(value: Any) -> Any:
     if isinstance(value, list):
         return [without_hidden(item) for item in value if item != SECRET]
     return value
+
+
+def tell_how_to_go_on(executor: WorkflowExecutor, why: str) -> None:
+    """Say on standard error how the run is resumed, when it is kept and its display is not turned off."""
+    if executor.durable and executor._resume_words is None and make_display(executor.verbose) is not None:
+        sys.stderr.write(f"{why}. To go on: {resume_call(executor)}\n")
+        sys.stderr.flush()
 
 
 def resume_call(executor: WorkflowExecutor) -> str:
