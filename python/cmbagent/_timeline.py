@@ -17,11 +17,11 @@ def timeline(store: Store, run_id: str) -> dict[str, Any]:
         run_id: its whole id.
 
     Returns:
-        `lives` (dicts of `began`, `ended`, `status`, `seconds`: how often it was begun or resumed), `phases` (dicts
-        of `index`, `type`, `name`, `status`, `seconds`, `usage`, `error`, `restored` (how often it was taken
-        up as it was) and `entries`: steps, calls, scripts, questions and warnings in order, each a dict with `what`
-        and `at`), `unfinished` (calls, scripts and questions that have no result), `questions` (that nobody has
-        answered), `files` (paths, in order), and `error` (why it failed, or `None`).
+        `lives` (dicts of `began`, `ended`, `status`, `seconds`: how often it was begun or resumed), `phases`
+        (dicts of `index`, `type`, `name`, `status`, `seconds`, `usage`, `error`, `restored` (how often it was
+        taken up as it was) and `entries`: steps, calls, scripts, answers and warnings in order, each a dict
+        with `what` and `at`), `unfinished` (calls, scripts and questions that have no result), `questions`
+        (that nobody has answered), `files` (paths, in order), and `error` (why it failed, or `None`).
 
     Raises:
         JournalError: the records cannot be read.

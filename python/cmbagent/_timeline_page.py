@@ -28,7 +28,8 @@ def page(info: RunInfo, found: dict[str, Any]) -> Iterator[str]:
         yield f"Run by process {info.owner['pid']} on {info.owner['host']}"
     if info.usage:
         calls = info.usage.get("calls", 0)
-        yield f"Spent: {calls} model call{'' if calls == 1 else 's'}, {usage_text(info.usage)}{_unknown(info.usage)}"
+        spent = f"{calls} model call{'' if calls == 1 else 's'}, {usage_text(info.usage)}"
+        yield f"Spent: {spent}{_unknown(info.usage)}"
     for phase in found["phases"]:
         yield ""
         taken = f", taken up {phase['restored']} times" if phase["restored"] > 1 else ", taken up"
@@ -59,8 +60,8 @@ def _entry(entry: dict[str, Any], info: RunInfo) -> Iterator[str]:
     seconds = "" if entry.get("seconds") is None else f" · {seconds_text(entry['seconds'])}"
     what = entry["what"]
     if what == "step":
-        head = f"  Step {entry['number']} of {entry['total']} · {entry['step_agent']} · {entry['status']}{seconds}"
-        yield f"{head} · {one_line(entry['sub_task'], _WIDTH)}"
+        head = f"  Step {entry['number']} of {entry['total']} · {entry['step_agent']} · {entry['status']}"
+        yield f"{head}{seconds} · {one_line(entry['sub_task'], _WIDTH)}"
         if entry["error"]:
             yield f"    error: {one_line(entry['error'], 300)}"
     elif what == "call":

@@ -1,9 +1,9 @@
 """A run as one file: for a colleague, a referee, a bug report.
 
 The file is a zip of `run.json` (what the run was begun with, how it stands, versions, hashes of prompts),
-`records.jsonl` (its journal), `timeline.json` (what happened, with costs), `tape.jsonl` (its models' replies, see
-`docs/replay.md`) and `files/` (plan, scripts, data, texts). No key is in it: what looks like one is blacked out in
-records, and files that hold one are left out.
+`records.jsonl` (its journal), `timeline.json` (what happened, with costs), `tape.jsonl` (its models' replies,
+see `docs/replay.md`) and `files/` (plan, scripts, data, texts). No key is in it: what looks like one is
+blacked out in records, and files that hold one are left out.
 """
 
 from __future__ import annotations
@@ -262,8 +262,8 @@ def _checked(archive: zipfile.ZipFile, source: Path, max_bytes: int) -> dict[str
 
 def _too_large(size: int, max_bytes: int) -> ConfigurationError:
     return ConfigurationError(
-        f"the run takes {size / 1e6:,.0f} MB or more when unpacked, and at most {max_bytes / 1e6:,.0f} MB are "
-        "allowed; allow more with --max-mb if you trust it"
+        f"the run takes {size / 1e6:,.0f} MB or more when unpacked, and at most {max_bytes / 1e6:,.0f} MB "
+        "are allowed; allow more with --max-mb if you trust it"
     )
 
 
@@ -309,5 +309,6 @@ def _try_out(store: Store, run_id: str) -> None:
         list(page(store.run(run_id), timeline(store, run_id)))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise JournalError(
-            f"the records of run {run_id} are not what cmbagent writes ({type(error).__name__}): nothing was taken in"
+            f"the records of run {run_id} are not what cmbagent writes ({type(error).__name__}): "
+            "nothing was taken in"
         ) from None

@@ -250,12 +250,15 @@ class Display:
         return f"{head}\n\n{line}{results}" if head else f"\n{line}{results}"
 
     def _on_run_resumed(self, data: dict[str, Any]) -> str:
-        return self._on_run_started(data) + "\n" + self._style("Resumed: what is finished is not repeated", "dim")
+        words = self._style("Resumed: what is finished is not repeated", "dim")
+        return f"{self._on_run_started(data)}\n{words}"
 
     def _on_phase_restored(self, data: dict[str, Any]) -> str:
         text = self._style(f"\n{data.get('display_name') or data.get('phase')}: taken up as it was", "dim")
         lost = ", ".join(_clean(str(path)) for path in data.get("lost") or [])
-        return text + ("\n" + self._style(f"  without what could not be kept: {lost}", "yellow") if lost else "")
+        if lost:
+            text += "\n" + self._style(f"  without what could not be kept: {lost}", "yellow")
+        return text
 
     def _on_effect_repeated(self, data: dict[str, Any]) -> str:
         what = EFFECTS.get(str(data.get("effect")), str(data.get("effect")))

@@ -138,7 +138,8 @@ class Store:
             runs = [info for info in self.runs(target) if info.parent is None]
             if not runs:
                 raise ConfigurationError(
-                    f"the store {self.path} knows of no run in {real(target)}; `cmbagent runs` lists those it has"
+                    f"the store {self.path} knows of no run in {real(target)}; "
+                    "`cmbagent runs` lists those it has"
                 )
             return runs[0]
         return self.run(os.fspath(target))
@@ -186,7 +187,8 @@ class Store:
             modifications: changes, such as `{"plan": […]}`.
 
         Raises:
-            ConfigurationError: the resolution is none of the options, or the changed plan cannot be carried out.
+            ConfigurationError: the resolution is none of the options, or the changed plan cannot be
+                carried out.
             JournalError: there is no such open question.
         """
         from cmbagent.approvals import ApprovalRequest
@@ -274,4 +276,4 @@ def open_store(store: StoreLike) -> Store | None:
 
 def real(path: str | os.PathLike[str]) -> str:
     """Return a directory's one absolute path, symbolic links resolved."""
-    return os.path.realpath(os.path.expanduser(path))
+    return os.path.realpath(Path(path).expanduser())

@@ -21,8 +21,8 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     help="Agent workflows for science: plan, review, write code, run it here, report.",
-    epilog="Exit status: 0 done, 1 failed, 2 wrong usage, 3 stopped or waiting, 4 the store of runs cannot be "
-    "used, 75 interrupted by SIGTERM or SIGUSR1 (resume it), 130 interrupted by Ctrl-C.",
+    epilog="Exit status: 0 done, 1 failed, 2 wrong usage, 3 stopped or waiting, 4 the store of runs cannot "
+    "be used, 75 interrupted by SIGTERM or SIGUSR1 (resume it), 130 interrupted by Ctrl-C.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -21,7 +21,7 @@ def export_(
     max_file_mb: Annotated[float, typer.Option(min=0, help="Leave larger files out.")] = 100,
     debug: Debug = False,
 ) -> None:
-    """Write a run to a file: its records, plan, code, data, versions, costs, and a tape of its models' replies.
+    """Write a run to a file: records, plan, code, data, versions, costs, and a tape of its models' replies.
 
     Keys are left out. The task, the prompts and the answers are in it.
     """

@@ -71,15 +71,15 @@ def _executor(store: Store, info: RunInfo, force: bool, quiet: bool) -> Any:
     unknown = [p["type"] for p in phases if p["type"] not in PhaseRegistry.list_all()]
     if unknown:
         raise UsageError(
-            f"Run {info.id} has phases that only your own program knows: {', '.join(unknown)}. Resume it there: "
-            f"import what registers them, then cmbagent.resume({info.id!r})."
+            f"Run {info.id} has phases that only your own program knows: {', '.join(unknown)}. Resume it "
+            f"there: import what registers them, then cmbagent.resume({info.id!r})."
         )
     manager = default_manager()
     open_questions = any(not each["settled"] and not each["answer"] for each in store.questions(info.id))
     if manager is None and open_questions and any(asks(phase) for phase in phases):
         raise UsageError(
-            f"Run {info.id} asks a question, and standard input is no terminal. Answer it with cmbagent approve "
-            f"{info.id} or reject, resume it in a terminal, or set CMBAGENT_HITL."
+            f"Run {info.id} asks a question, and standard input is no terminal. Answer it with cmbagent "
+            f"approve {info.id} or reject, resume it in a terminal, or set CMBAGENT_HITL."
         )
     keys = get_api_keys_from_env()
     try:

@@ -13,7 +13,7 @@ from cmbagent.cli._told import Told
 
 @app.command()
 def show(run: Target, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Show what happened in a run: phases, steps, calls, scripts, costs, files, why it failed, what it asks."""
+    """Show what happened in a run: phases, steps, calls, scripts, costs, files, its error, its questions."""
     from cmbagent._timeline import timeline
     from cmbagent._timeline_page import page
 

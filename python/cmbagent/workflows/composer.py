@@ -287,8 +287,10 @@ class WorkflowExecutor:
             for info in earlier
             if info.workflow_id == self.workflow.id and info.parent is None and not info.about.get("imported")
         ]
-        # Several tasks may share a directory; an unfinished one of another task is worth a word, not a new run.
-        wanted = [info for info in own if info.task == self.task] or [i for i in own if i.status != "completed"]
+        # Several tasks may share a directory; but an unfinished one of another task is worth a word.
+        wanted = [info for info in own if info.task == self.task] or [
+            i for i in own if i.status != "completed"
+        ]
         if not wanted:
             return False
         self.context.run_id = wanted[0].id
