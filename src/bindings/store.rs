@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::journal::store::Claim;
 use crate::journal::{Demand, History, Journal, SqliteJournal, Store, Taken, lease, place};
 use crate::llm::routing;
+use crate::phases;
 
 /// A store of runs; see `cmbagent.store.Store`.
 #[pyclass(frozen, name = "Store", module = "cmbagent._core")]
@@ -99,7 +100,7 @@ impl PyStore {
             }
             let journal = self.0.begin(&claim)?;
             if rewind {
-                executor::rewind(&journal, lease::now())?;
+                executor::rewind(&journal, lease::now(), phases::is_built_in)?;
             }
             let attempt = History::of(journal.records(1)?).attempt();
             Ok(PyJournal { journal: Arc::new(journal), attempt })

@@ -85,12 +85,13 @@ def _executor(definition: WorkflowDefinition, task: str, work_dir: Path, quiet: 
     from cmbagent.utils import get_api_keys_from_env
     from cmbagent.workflows import WorkflowExecutor
 
-    asks = any(asks(phase) for phase in definition.phases)
+    asking = any(asks(phase) for phase in definition.phases)
     manager = default_manager()
-    if asks and manager is None:
+    if asking and manager is None:
         raise UsageError(
             f"The workflow {definition.id} asks you questions, and standard input is no terminal. "
-            "Run it in a terminal, set CMBAGENT_HITL to approve or reject, or use a workflow without hitl."
+            "Run it in a terminal, set CMBAGENT_HITL to queue (then cmbagent approve answers), approve or reject, "
+            "or use a workflow without hitl."
         )
     keys = get_api_keys_from_env()
     executor = WorkflowExecutor(

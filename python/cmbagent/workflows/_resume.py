@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from cmbagent import _core, _current
+from cmbagent.approvals import QueueApprovalManager, default_manager
 from cmbagent.display import make_display
 from cmbagent.errors import ConfigurationError, JournalError
 from cmbagent.store import RunInfo, Store, StoreLike, open_store, real
@@ -246,6 +247,9 @@ def executor_of(
     from cmbagent.workflows.composer import WorkflowDefinition
 
     opened, info, about = load(work_dir, store, run_id=run_id)
+    if approval_manager is None and any(not asked["settled"] for asked in opened.questions(info.id)):
+        # What a human was asked is not approved by itself now, for want of a terminal.
+        approval_manager = default_manager() or QueueApprovalManager()
     executor = cls(
         workflow or WorkflowDefinition.from_dict(about["workflow"]),
         about["task"],
