@@ -19,5 +19,7 @@ mod planning;
 mod replay;
 #[path = "phases/stage.rs"]
 mod stage;
+#[path = "phases/tape.rs"]
+mod tape;
 #[path = "phases/turns.rs"]
 mod turns;

@@ -10,7 +10,7 @@ use super::bridge::Bridge;
 use super::door::RunHandle;
 use super::phase::{PyPhase, result};
 use super::state::PyState;
-use super::{convert, errors, services};
+use super::{convert, errors, services, tape};
 use crate::engine::executor::{Workflow, execute};
 use crate::engine::{Outcome, Phase, Run, State, workflow};
 use crate::engine::{Stop, Why};
@@ -150,7 +150,10 @@ pub(super) fn run_workflow(executor: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
     let current = py.import(intern!(py, "cmbagent._current"))?;
     let keys = current.call_method1(intern!(py, "keys"), (executor.getattr("api_keys")?,))?.unbind();
     let copy = |manager: &Option<Py<PyAny>>| manager.as_ref().map(|m| m.clone_ref(py));
-    let services = services::build(py, &bridge, keys, copy(&manager), listener)?;
+    let mut services = services::build(py, &bridge, keys, copy(&manager), listener)?;
+    let above = current.call_method0("get")?;
+    let above = above.cast::<RunHandle>().ok().map(|handle| handle.get().run.clone());
+    services.provider = tape::provider(executor, services.provider, above.as_ref())?;
     let phases: Vec<Arc<dyn Phase>> = executor
         .getattr("phases")?
         .try_iter()?
@@ -162,8 +165,6 @@ pub(super) fn run_workflow(executor: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
     let id: String = executor.getattr("context")?.getattr("run_id")?.extract()?;
     let attempt: u32 = executor.getattr("_attempt")?.extract()?;
     let run = Run::new(id, services, stop.clone()).at_attempt(attempt);
-    let above = current.call_method0("get")?;
-    let above = above.cast::<RunHandle>().ok().map(|handle| handle.get().run.clone());
     let workflow = PyWorkflow { executor: executor.clone().unbind(), last: Mutex::default() };
     Ok(Awaitable::new(bridge, stop, async move {
         let ended = within(above.as_ref(), &run, execute(&run, &phases, &workflow)).await;

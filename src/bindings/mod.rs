@@ -13,6 +13,7 @@ mod phase;
 mod registry;
 mod services;
 mod state;
+mod tape;
 mod wake;
 
 use pyo3::prelude::*;

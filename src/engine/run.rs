@@ -4,6 +4,7 @@
 //! record → act → committed *finished* record → event. So journalling, replay, limits, cancellation,
 //! events and cost are written once, here, and no phase knows of them.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -19,7 +20,7 @@ use super::{Answer, Approvals, Event, Listener, Question};
 use crate::error::{Error, Result};
 use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings};
 use crate::journal::{Effect, Entry, Journal, Position};
-use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request, Watch};
+use crate::llm::{self, CallOptions, LlmErrorKind, Place, Provider, Reply, Request, Watch};
 
 /// What a run is made of: its ports.
 pub struct Services {
@@ -43,6 +44,8 @@ struct Shared {
     ledger: Ledger,
     facts: tokio::sync::OnceCell<Facts>,
     asking: Mutex<Asking>,
+    /// Calls so far by place, replayed ones included.
+    spoken: Mutex<HashMap<Place, u32>>,
 }
 
 /// Seconds spent waiting for humans.
@@ -87,6 +90,7 @@ impl Run {
                 ledger: Ledger::default(),
                 facts: tokio::sync::OnceCell::new(),
                 asking: Mutex::default(),
+                spoken: Mutex::default(),
             }),
             position: Position::default(),
             phase_type: "".into(),
@@ -296,21 +300,61 @@ impl Run {
         let about = json!({"model": &model, "prompt_characters": request.characters()});
         self.tell(agent, "call_started", about).await?;
         let input = serde_json::to_value(&request).map_err(internal)?;
-        let (reply, seconds): (Reply, f64) = self
+        let place = self.next_call(agent);
+        let (reply, seconds, differences): (Reply, f64, Vec<Value>) = self
             .pass(Effect::Call, &input, |stop| async move {
-                let call = llm::Call { request, options, agent: agent.into(), cancel: stop.token.clone() };
-                let watch = CallWatch { run: self, agent, model: &call.request.model };
+                let cancel = stop.token.clone();
+                let call = llm::Call { request, options, agent: agent.into(), place, cancel };
+                let watch =
+                    CallWatch { run: self, agent, model: &call.request.model, differences: Mutex::default() };
                 let started = self.shared.services.clock.now();
                 let reply = self.shared.services.provider.call(&call, &watch).await;
-                let reply = reply.map_err(|error| self.model_error(agent, error))?;
-                Ok((reply, self.shared.services.clock.now() - started))
+                let seconds = self.shared.services.clock.now() - started;
+                let differences = watch.differences.into_inner().unwrap_or_else(PoisonError::into_inner);
+                match reply {
+                    Ok(reply) => Ok((reply, seconds, differences)),
+                    Err(error) => {
+                        self.warn_of(agent, differences).await?;
+                        Err(self.model_error(agent, error))
+                    }
+                }
             })
             .await?;
+        self.warn_of(agent, differences).await?;
         self.shared.ledger.add(Line { agent: agent.into(), model: model.clone(), usage: reply.usage });
         let usage = Total::of(&[Line { agent: agent.into(), model: model.clone(), usage: reply.usage }]);
         let about = json!({"model": model, "seconds": seconds, "usage": usage.to_json(), "text": reply.text});
         self.tell(agent, "call_finished", about).await?;
         Ok(reply)
+    }
+
+    /// The place of this agent's next call here.
+    fn next_call(&self, agent: &str) -> Place {
+        let mut place = Place { agent: agent.into(), ..self.place() };
+        let mut spoken = self.shared.spoken.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = spoken.entry(place.clone()).or_default();
+        *count += 1;
+        place.call = *count;
+        place
+    }
+
+    fn place(&self) -> Place {
+        let Position { attempt, phase, phase_try, nested, step, .. } = self.position;
+        let phase_type = self.phase_type.to_string();
+        Place { attempt, phase, phase_type, phase_try, nested, step, ..Place::default() }
+    }
+
+    /// The models of a run that is made at this place and would ask `own`.
+    pub fn provider_within(&self, own: Arc<dyn Provider>) -> Arc<dyn Provider> {
+        let place = Place { nested: self.nestings.fetch_add(1, Ordering::Relaxed) + 1, ..self.place() };
+        self.shared.services.provider.within(&place, own)
+    }
+
+    async fn warn_of(&self, agent: &str, differences: Vec<Value>) -> Result<()> {
+        for difference in differences {
+            self.tell(agent, "warning", difference).await?;
+        }
+        Ok(())
     }
 
     fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
@@ -485,6 +529,8 @@ struct CallWatch<'a> {
     run: &'a Run,
     agent: &'a str,
     model: &'a str,
+    /// Told once the call has ended: they are kept with its result.
+    differences: Mutex<Vec<Value>>,
 }
 
 impl Watch for CallWatch<'_> {
@@ -496,6 +542,11 @@ impl Watch for CallWatch<'_> {
         let about =
             json!({"model": self.model, "reason": reason, "wait_seconds": wait_seconds, "tries": tries});
         self.run.whisper(self.agent, "call_retry", about);
+    }
+
+    fn differs(&self, what: &str, diff: &str) {
+        let mut differences = self.differences.lock().unwrap_or_else(PoisonError::into_inner);
+        differences.push(json!({"message": what, "diff": diff}));
     }
 }
 

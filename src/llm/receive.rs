@@ -8,11 +8,13 @@ use tokio::time::timeout;
 
 use super::fault::Fault;
 use super::http::chain;
+use super::pricing::Prices;
 use super::redact::quote;
 use super::routing::Route;
 use super::sse::{Event, Parser};
 use super::think::LiveFilter;
 use super::wire::Draft;
+use super::{Call, LlmError, Reply};
 
 /// The longest reply that is read, in bytes; far beyond any model's.
 const LARGEST: usize = 64 << 20;
@@ -134,9 +136,14 @@ impl Folder<'_> {
                 Err(fault) => return Err(fault),
             }
         }
+        self.close();
+        Ok(())
+    }
+
+    /// Says what was held back in case it was the beginning of a thought.
+    fn close(&mut self) {
         let undecided = self.live.finish();
         self.say(undecided);
-        Ok(())
     }
 
     fn event(&mut self, event: &Event) -> Result<(), Fault> {
@@ -179,8 +186,12 @@ impl Folder<'_> {
         let body = timeout(patience.first, rest(response, head, self.route))
             .await
             .map_err(|_| Fault::stalled(silence("it did not finish its answer", patience.first)))??;
+        self.body(&body, &kind)
+    }
+
+    fn body(&mut self, body: &[u8], kind: &str) -> Result<(), Fault> {
         let key = self.route.key.as_ref();
-        let value: Value = serde_json::from_slice(&body).map_err(|_| {
+        let value: Value = serde_json::from_slice(body).map_err(|_| {
             let start = quote(&String::from_utf8_lossy(&body[..body.len().min(400)]), key, 120);
             Fault::bad_reply(format!("expected JSON, came {kind}: {start:?}"))
         })?;
@@ -197,6 +208,44 @@ impl Folder<'_> {
             (self.words)(text);
         }
     }
+}
+
+/// What becomes of an answer that comes in these pieces: the way from bytes to a reply, without a server.
+///
+/// `words` is told of its text as it arrives. Fails as a call does that is not tried again.
+pub fn fold<'a>(
+    call: &Call,
+    route: &Route,
+    stream: bool,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    words: &(dyn Fn(String) + Sync),
+) -> Result<Reply, LlmError> {
+    let mut folder =
+        Folder { draft: Draft::default(), live: LiveFilter::default(), alive: false, route, words };
+    let read = || {
+        if !stream {
+            let body: Vec<u8> = pieces.into_iter().flatten().copied().collect();
+            return folder.body(&body, "bytes");
+        }
+        let mut parser = Parser::new();
+        for piece in pieces {
+            for event in parser.feed(piece) {
+                folder.event(&event)?;
+            }
+            if folder.draft.ended {
+                break;
+            }
+        }
+        if !folder.draft.ended
+            && let Some(event) = parser.finish()
+        {
+            folder.event(&event)?;
+        }
+        folder.close();
+        Ok(())
+    };
+    let reply = read().and_then(|()| folder.draft.finish(&call.request, route, &Prices::builtin()));
+    reply.map_err(|fault| fault.into_error(route, &call.agent, 1))
 }
 
 /// The next bytes, `None` at the end.

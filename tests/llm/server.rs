@@ -6,8 +6,8 @@ use std::time::Duration;
 use cmbagent::llm::retry::RetryPolicy;
 use cmbagent::llm::routing::Env;
 use cmbagent::llm::{
-    Call, CallOptions, HttpProvider, Keys, LlmError, Message, Patience, Prices, Provider, Reply, Request,
-    Sampling, Watch,
+    Call, CallOptions, HttpProvider, Keys, LlmError, Message, Patience, Place, Prices, Provider, Reply,
+    Request, Sampling, Watch,
 };
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -276,6 +276,7 @@ pub(crate) fn call(model: &str) -> Call {
         },
         options: CallOptions::default(),
         agent: "engineer".into(),
+        place: Place::default(),
         cancel: CancellationToken::new(),
     }
 }

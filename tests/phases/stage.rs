@@ -16,7 +16,7 @@ use cmbagent::error::Result;
 use cmbagent::exec::scripted::{Executed, Scripted, ScriptedRunner};
 use cmbagent::exec::{Check, Function};
 use cmbagent::journal::{Journal, MemoryJournal};
-use cmbagent::llm::{Call, Finish, LlmErrorKind, Part, Reply, ScriptedProvider, Usage};
+use cmbagent::llm::{Call, Finish, LlmErrorKind, Part, Provider, Reply, ScriptedProvider, Usage};
 use cmbagent::phases;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
@@ -33,6 +33,8 @@ pub(crate) const BROKEN: &str = "print(((";
 pub(crate) struct Stage {
     pub(crate) temp: Arc<tempfile::TempDir>,
     pub(crate) models: Arc<ScriptedProvider>,
+    /// What is asked in place of the scripted models.
+    pub(crate) provider: Option<Arc<dyn Provider>>,
     pub(crate) runner: Arc<ScriptedRunner>,
     pub(crate) humans: Option<Arc<Humans>>,
     pub(crate) heard: Arc<Heard>,
@@ -100,6 +102,7 @@ impl Stage {
         Self {
             temp: Arc::new(directory()),
             models: Arc::default(),
+            provider: None,
             runner: Arc::new(ScriptedRunner::default().with_check(check)),
             humans: None,
             heard: Arc::default(),
@@ -169,7 +172,7 @@ impl Stage {
             None => Arc::new(Nobody),
         };
         let services = Services {
-            provider: self.models.clone(),
+            provider: self.provider.clone().unwrap_or_else(|| self.models.clone()),
             runner: self.runner.clone(),
             approvals,
             listener: self.heard.clone(),

@@ -8,6 +8,7 @@ from typing import Any
 from cmbagent.errors import ConfigurationError
 from cmbagent.utils import default_agents_llm_model
 from cmbagent.workflows import _calls
+from cmbagent.workflows._tape import Tape
 from cmbagent.workflows.results import Result, control_result, whole_control_times
 from cmbagent.workflows.utils import load_plan, plan_steps
 
@@ -39,6 +40,9 @@ def control(
     api_keys: Any = None,
     callbacks: Any = None,
     verbose: bool | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
     **ignored: Any,
 ) -> Result:
     """Carry out a plan without planning.
@@ -63,6 +67,9 @@ def control(
         api_keys: provider name → key, or any object that can be subscripted so; `None` reads the environment.
         callbacks: see `cmbagent.callbacks`.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        record: a new file in which every model call is written down, see `docs/replay.md`.
+        replay: a file written so: calls are answered from it, without a model, a key or a network.
+        strict: whether a request that differs from the recorded one is an error; else it is a warning.
         **ignored: the planning arguments of earlier versions; a warning names them.
 
     Returns:
@@ -84,7 +91,8 @@ def control(
         steps = plan_steps(plan, "the given plan")
     else:
         steps = plan_steps(load_plan(plan), os.fspath(plan))
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir)
+    tape = Tape.of(record, replay, strict)
+    place = _calls.prepare_work_dir(work_dir, clear_work_dir, tape=tape)
     settings = {
         "max_rounds": max_rounds,
         "max_n_attempts": max_n_attempts,
@@ -112,6 +120,7 @@ def control(
         api_keys=api_keys,
         callbacks=callbacks,
         verbose=verbose,
+        tape=tape,
         shared_state={"planning_context": {"hardware_constraints": _calls.text(hardware_constraints)}},
     )
     return whole_control_times(control_result(executor, planned=False))

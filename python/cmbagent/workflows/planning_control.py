@@ -8,6 +8,7 @@ from typing import Any
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
 from cmbagent.utils import default_llm_model as _default_llm_model
 from cmbagent.workflows import _calls
+from cmbagent.workflows._tape import Tape
 from cmbagent.workflows.results import Result, control_result, whole_control_times
 
 _MODELS = default_agents_llm_model
@@ -49,6 +50,9 @@ def planning_and_control_context_carryover(
     parent_run_id: str | None = None,
     stage_name: str | None = None,
     verbose: bool | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
     **ignored: Any,
 ) -> Result:
     """Plan a task and carry the plan out, each step knowing what the steps before it found.
@@ -88,6 +92,9 @@ def planning_and_control_context_carryover(
         parent_run_id: noted in the run's metadata.
         stage_name: noted in the run's metadata.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        record: a new file in which every model call is written down, see `docs/replay.md`.
+        replay: a file written so: calls are answered from it, without a model, a key or a network.
+        strict: whether a request that differs from the recorded one is an error; else it is a warning.
         **ignored: arguments of earlier versions without effect here; a warning names them.
 
     Returns:
@@ -101,7 +108,8 @@ def planning_and_control_context_carryover(
         CmbagentError: planning failed, a model could not be reached, or an argument cannot be used.
     """
     _calls.set_aside(planning_and_control_context_carryover, ignored, _IGNORED)
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir, restart_at_step)
+    tape = Tape.of(record, replay, strict)
+    place = _calls.prepare_work_dir(work_dir, clear_work_dir, restart_at_step, tape=tape)
     shared_params = {
         "default_llm_model": default_llm_model,
         "default_formatter_model": default_formatter_model,
@@ -155,6 +163,7 @@ def planning_and_control_context_carryover(
         callbacks=callbacks,
         approval_manager=approval_manager,
         verbose=verbose,
+        tape=tape,
         metadata={"parent_run_id": parent_run_id, "stage_name": stage_name},
     )
     return control_result(executor, planned=True)
@@ -190,6 +199,9 @@ def planning_and_control(
     clear_work_dir: bool = False,
     callbacks: Any = None,
     verbose: bool | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
     **ignored: Any,
 ) -> Result:
     """Plan a task and carry the plan out, reporting the control phase as a whole.
@@ -205,7 +217,8 @@ def planning_and_control(
         CmbagentError: planning failed, a model could not be reached, or an argument cannot be used.
     """
     _calls.set_aside(planning_and_control, ignored, _IGNORED)
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir)
+    tape = Tape.of(record, replay, strict)
+    place = _calls.prepare_work_dir(work_dir, clear_work_dir, tape=tape)
     shared_params = {
         "files": "plain",
         "default_llm_model": default_llm_model,
@@ -246,6 +259,7 @@ def planning_and_control(
         api_keys=api_keys,
         callbacks=callbacks,
         verbose=verbose,
+        tape=tape,
     )
     return whole_control_times(control_result(executor, planned=True))
 
