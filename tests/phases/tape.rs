@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cmbagent::Error;
 use cmbagent::exec::scripted::Scripted;
-use cmbagent::journal::{Effect, Entry, MemoryJournal};
+use cmbagent::journal::{Effect, Entry, MemoryJournal, Record};
 use cmbagent::llm::tape::{Player, Recorder, Subject, TapeError};
 use cmbagent::llm::{Call, LlmError, LlmErrorKind, Place, Provider, Reply, Usage, Watch};
 use futures_util::future::BoxFuture;
@@ -79,8 +79,13 @@ fn tape_error(ended: &Ended) -> String {
     error.message.clone()
 }
 
+/// What a run found, without its bill and its directory.
 fn context(stage: &Stage, ended: &Ended) -> String {
-    ended.output("final_context").to_string().replace(stage.root().to_str().unwrap(), "ROOT")
+    let mut context = ended.output("final_context");
+    for name in ["cost_dataframe", "cost_report_path", "maximum_number_of_steps_in_plan"] {
+        context.as_object_mut().unwrap().remove(name).unwrap();
+    }
+    context.to_string().replace(stage.root().to_str().unwrap(), "ROOT")
 }
 
 #[tokio::test]
@@ -202,16 +207,18 @@ async fn calls_are_counted_also_where_a_journal_replays_them() {
     let records = first.journal.records(1);
     let is_engineer = |at: usize| matches!(&records[at].entry, Entry::Finished { effect: Effect::Call, output } if output.to_string().contains("bad()"));
     let cut = (0..records.len()).find(|at| is_engineer(*at)).unwrap();
-    let mut again = replaying(&tape(&first), true);
-    again.temp = first.temp.clone();
+    let mut again = Stage { temp: first.temp.clone(), ..Stage::new() };
+    let player = Player::open(&tape(&first), Arc::new(Silent), &subject(&again), true).unwrap();
+    again.provider = Some(Arc::new(player));
     again.journal = Arc::new(MemoryJournal::replaying(records[..=cut].to_vec()));
+    let again = computing(again);
     let after = play(&again).await.completed();
     assert_eq!(context(&again, &after), context(&first, &before));
 }
 
 #[tokio::test]
 async fn a_recording_is_never_written_over_and_goes_on_after_a_crash() {
-    let (stage, before) = recorded().await;
+    let (stage, _) = recorded().await;
     let path = tape(&stage);
     let whole = std::fs::read_to_string(&path).unwrap();
     let other = Subject { run: "run-2".into(), ..subject(&stage) };
@@ -220,18 +227,21 @@ async fn a_recording_is_never_written_over_and_goes_on_after_a_crash() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
 
     // The process died while it wrote the last line: the call is made and recorded again.
-    let cut = &whole[..whole.len() - 40];
-    std::fs::write(&path, cut).unwrap();
-    let mut again = scripted();
-    again.temp = stage.temp.clone();
+    std::fs::write(&path, &whole[..whole.len() - 40]).unwrap();
+    let records = stage.journal.records(1);
+    let last = |record: &Record| matches!(&record.entry, Entry::Finished { effect: Effect::Call, .. });
+    let cut = records.iter().rposition(last).unwrap();
+    let mut again = Stage { temp: stage.temp.clone(), ..Stage::new() };
+    again.say("researcher", "<!-- filename: n.md -->\n# N\nThe slope is 1.5.");
     again.provider = Some(Arc::new(Recorder::open(&path, again.models.clone(), &subject(&again)).unwrap()));
-    again.journal = Arc::new(MemoryJournal::replaying(stage.journal.records(1)));
+    again.journal = Arc::new(MemoryJournal::replaying(records[..cut].to_vec()));
     play(&again).await.completed();
-    assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 4, "the cut line is gone");
-    let fresh = scripted();
-    std::fs::remove_file(&path).unwrap();
-    drop(fresh);
-    drop(before);
+    let now = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(now.lines().count(), 5);
+    assert!(
+        now.starts_with(&whole[..whole.rfind("{\"place\"").unwrap()]) && now.contains("slope is 1.5"),
+        "{now}"
+    );
 }
 
 #[test]
