@@ -59,7 +59,9 @@ def files(root):
     found = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
     # Names with a time, and what lies hidden.
     return sorted(
-        str(p) for p in found if "cost" not in p.parts and not any(x.startswith(".") for x in p.parts)
+        str(p)
+        for p in found
+        if not {"cost", "time"} & set(p.parts) and not any(x.startswith(".") for x in p.parts)
     )
 
 

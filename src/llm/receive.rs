@@ -105,10 +105,7 @@ impl Folder<'_> {
         let mut events = parser.feed(head);
         let mut read = head.len();
         loop {
-            for event in events {
-                self.event(&event)?;
-            }
-            if self.draft.ended {
+            if self.take(&events)? {
                 break;
             }
             let stopped = self.draft.finish.is_some();
@@ -138,6 +135,17 @@ impl Folder<'_> {
         }
         self.close();
         Ok(())
+    }
+
+    /// Takes events up to the one that ends the answer, whatever came with it; whether it has ended.
+    fn take(&mut self, events: &[Event]) -> Result<bool, Fault> {
+        for event in events {
+            if self.draft.ended {
+                break;
+            }
+            self.event(event)?;
+        }
+        Ok(self.draft.ended)
     }
 
     /// Says what was held back in case it was the beginning of a thought.
@@ -229,10 +237,7 @@ pub fn fold<'a>(
         }
         let mut parser = Parser::new();
         for piece in pieces {
-            for event in parser.feed(piece) {
-                folder.event(&event)?;
-            }
-            if folder.draft.ended {
+            if folder.take(&parser.feed(piece))? {
                 break;
             }
         }
