@@ -150,8 +150,10 @@ const FAULTS: [Fault; 19] = [
     ("an object for a list", |_| reply(200, "", r#"{"choices": {"0": {"message": "x"}}}"#), Kind::BadReply),
 ];
 
+type Odd = (&'static str, fn(&str) -> Script);
+
 /// What is odd and still an answer: the run goes on without asking again.
-const ODD: [(&str, fn(&str) -> Script); 4] = [
+const ODD: [Odd; 4] = [
     ("a slow trickle", |text| dripping(&openai_events(text))),
     ("a wrong content type", |text| {
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\n\r\n";

@@ -6,7 +6,7 @@ use std::path::Path;
 pub(crate) const WORD: &str = "{work_dir}";
 
 /// A run's work directory, in the forms in which texts may name it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub(crate) struct Home {
     /// As the run names it.
     given: String,

@@ -8,15 +8,14 @@ mod differ;
 mod home;
 mod player;
 mod recorder;
+mod request;
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::redact::redact;
-use super::{LlmError, LlmErrorKind, Message, Part, Place, Reply, Request};
-use home::Home;
+use super::{LlmError, LlmErrorKind, Place, Reply, Request};
 pub use player::Player;
 pub use recorder::Recorder;
 
@@ -74,6 +73,12 @@ impl Head {
     }
 }
 
+/// As much of the first line as any version of the format has.
+#[derive(Deserialize)]
+struct Version {
+    tape: u32,
+}
+
 /// A further line: a call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Line {
@@ -125,10 +130,6 @@ impl Tape {
         let mut lines = text[..whole].split(|byte| *byte == b'\n').zip(1_usize..);
         let first = lines.next().filter(|(line, _)| !line.is_empty());
         let (first, _) = first.ok_or_else(|| no_tape("it has no first line".into()))?;
-        #[derive(Deserialize)]
-        struct Version {
-            tape: u32,
-        }
         let version: Version = serde_json::from_slice(first)
             .map_err(|_| no_tape("its first line does not say {\"tape\": …}".into()))?;
         if version.tape > VERSION {
@@ -147,47 +148,6 @@ impl Tape {
         }
         Ok(Self { head, calls, whole: whole as u64 })
     }
-}
-
-/// A request as it stands on a tape.
-fn written(request: &Request, home: &Home) -> Request {
-    let text = |text: &str| redact(&home.hide(text), None);
-    let part = |part: &Part| match part {
-        Part::Text { text: said } => Part::Text { text: text(said) },
-        Part::Image { media_type, base64 } => Part::Image {
-            media_type: media_type.clone(),
-            base64: format!("blake3:{}", blake3::hash(base64.as_bytes()).to_hex()),
-        },
-    };
-    let message = |m: &Message| Message { role: m.role, parts: m.parts.iter().map(part).collect() };
-    Request {
-        system: text(&request.system),
-        messages: request.messages.iter().map(message).collect(),
-        ..request.clone()
-    }
-}
-
-/// A request line by line, for comparison.
-fn shown(request: &Request) -> Result<String, serde_json::Error> {
-    let Request { model, system, messages, schema, sampling, max_output_tokens } = request;
-    let mut text = format!("[model {model}]\n[sampling {}]\n", serde_json::to_string(sampling)?);
-    if let Some(limit) = max_output_tokens {
-        text.push_str(&format!("[max_output_tokens {limit}]\n"));
-    }
-    if let Some(schema) = schema {
-        text.push_str(&format!("[schema {} {}]\n", schema.name, schema.schema));
-    }
-    text.push_str(&format!("[system]\n{system}\n"));
-    for message in messages {
-        text.push_str(&format!("[{}]\n", serde_json::to_string(&message.role)?.trim_matches('"')));
-        for part in &message.parts {
-            match part {
-                Part::Text { text: said } => text.push_str(&format!("{said}\n")),
-                Part::Image { media_type, base64 } => text.push_str(&format!("[{media_type} {base64}]\n")),
-            }
-        }
-    }
-    Ok(text)
 }
 
 fn tape_error(message: String, model: &str) -> LlmError {

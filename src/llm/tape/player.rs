@@ -7,7 +7,9 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 
 use super::differ::diff;
-use super::{Came, Failure, Head, Home, Line, Subject, Tape, TapeError, shown, tape_error, written};
+use super::home::Home;
+use super::request::{shown, written};
+use super::{Came, Failure, Head, Line, Subject, Tape, TapeError, tape_error};
 use crate::llm::{Call, LlmError, LlmErrorKind, Place, Provider, Reply, Request, Usage, Watch};
 
 /// A provider that answers each call as it was answered at the same place of the recorded run.

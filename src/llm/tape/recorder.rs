@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::{Came, Failure, Head, Home, Line, Subject, Tape, TapeError, tape_error, written};
+use super::home::Home;
+use super::request::written;
+use super::{Came, Failure, Head, Line, Subject, Tape, TapeError, tape_error};
 use crate::llm::{Call, LlmError, LlmErrorKind, Place, Provider, Reply, Watch};
 
 /// A provider that records the calls of another one.
