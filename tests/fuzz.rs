@@ -115,7 +115,9 @@ fn fuzz(seeds: &[Vec<u8>], check: impl Fn(&mut Rng, &[u8])) {
         let checked = catch_unwind(AssertUnwindSafe(|| check(&mut Rng::with_seed(number), input)));
         assert!(checked.is_ok(), "input {number} breaks it: {:?}", String::from_utf8_lossy(input));
     };
-    seeds.iter().for_each(|seed| guarded(0, seed));
+    for seed in seeds {
+        guarded(0, seed);
+    }
     let round = |number: u64| {
         for (index, seed) in seeds.iter().enumerate() {
             let number = number * seeds.len() as u64 + index as u64;
@@ -125,8 +127,11 @@ fn fuzz(seeds: &[Vec<u8>], check: impl Fn(&mut Rng, &[u8])) {
     (0..ROUNDS).for_each(round);
     if let Ok(seconds) = std::env::var("CMBAGENT_FUZZ_SECONDS") {
         let until = Instant::now() + Duration::from_secs_f64(seconds.parse().unwrap());
-        let first = fastrand::u64(..u64::MAX / 2);
-        (0..).map(|n| first / seeds.len() as u64 + n).take_while(|_| Instant::now() < until).for_each(round);
+        let mut number = fastrand::u64(ROUNDS..1 << 40);
+        while Instant::now() < until {
+            round(number);
+            number += 1;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Runs recorded on a tape and replayed without a model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cmbagent::Error;
@@ -62,7 +62,7 @@ async fn recorded() -> (Stage, Ended) {
 }
 
 /// A stage in another directory whose models speak from this tape.
-fn replaying(path: &PathBuf, strict: bool) -> Stage {
+fn replaying(path: &Path, strict: bool) -> Stage {
     let mut stage = computing(Stage::new());
     let player = Player::open(path, Arc::new(Silent), &subject(&stage), strict).unwrap();
     stage.provider = Some(Arc::new(player));
