@@ -22,7 +22,8 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use server::{
-    Script, Server, data, dripping, error, openai_events, provider, reply, says, stalled, stream, torn,
+    Script, Server, data, dripping, endless, error, openai_events, provider, reply, says, stalled, stream,
+    torn,
 };
 use stage::{Ended, Stage, plan, planned, script};
 
@@ -124,7 +125,7 @@ fn message(message: &Value) -> Script {
     reply(200, "", &json!({"id": "c", "model": "m", "choices": [choice]}).to_string())
 }
 
-const FAULTS: [Fault; 19] = [
+const FAULTS: [Fault; 22] = [
     ("429", |_| error(429, "slow down"), Kind::RateLimit),
     ("429 with a wait", |_| reply(429, "retry-after-ms: 1\r\n", "{}"), Kind::RateLimit),
     ("500", |_| error(500, "oh no"), Kind::Server),
@@ -132,6 +133,9 @@ const FAULTS: [Fault; 19] = [
     ("529", |_| error(529, "Overloaded"), Kind::Server),
     ("silence", |_| vec![server::Step::Hang], Kind::Timeout),
     ("silence in the middle", |text| stalled(&half(text)), Kind::Timeout),
+    ("silence but for blanks", |_| endless("", "\n"), Kind::Timeout),
+    ("silence but for pings", |_| endless("", ": ping\n\n"), Kind::Timeout),
+    ("silence but for pings in the middle", |text| endless(&half(text), ": ping\n\n"), Kind::Timeout),
     ("a drop at once", |_| vec![], Kind::Connection),
     ("a drop in the middle", |text| torn(&half(text)), Kind::Connection),
     ("a stream that ends early", |text| stream(&half(text)), Kind::Connection),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reqwest::{RequestBuilder, Response};
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::fault::Fault;
 use super::http::chain;
@@ -22,7 +22,8 @@ const LARGEST: usize = 64 << 20;
 /// How long silence is borne.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Until the first words (or reasoning): prompts are read and models loaded in that time.
+    /// Until the first words (or reasoning): prompts are read and models loaded in that time. Also between two
+    /// pieces of an answer while the server keeps the connection alive without saying anything.
     pub first: Duration,
     /// Between two pieces of an answer that has begun.
     pub idle: Duration,
@@ -63,18 +64,19 @@ pub(crate) async fn receive(
         };
         return Err(Fault::of_status(status.as_u16(), &headers, &body, route.key.as_ref()));
     }
-    let mut folder =
-        Folder { draft: Draft::default(), live: LiveFilter::default(), alive: false, route, words };
+    let mut folder = Folder::new(route, words);
     let mut response = response;
     if stream {
         // Servers that cannot stream answer whole: the first byte tells, whatever the headers say.
-        let mut head = Vec::new();
-        while head.iter().all(u8::is_ascii_whitespace) {
-            match chunk(&mut response, patience.first, route).await? {
-                Some(bytes) => head.extend_from_slice(&bytes),
+        // Blanks that keep the connection alive while the model works are left out.
+        let since = Instant::now();
+        let head = loop {
+            match chunk(&mut response, patience.first, since, route).await? {
+                Some(bytes) if bytes.trim_ascii().is_empty() => {}
+                Some(bytes) => break bytes,
                 None => return Err(Fault::connection("the answer is empty")),
             }
-        }
+        };
         if !matches!(head.trim_ascii_start().first(), Some(b'{' | b'[' | b'<')) {
             folder.stream(response, &head, patience).await?;
             return Ok(folder.draft);
@@ -90,11 +92,18 @@ struct Folder<'a> {
     draft: Draft,
     live: LiveFilter,
     alive: bool,
+    /// When the model last said or thought anything.
+    stirred: Instant,
     route: &'a Route,
     words: &'a (dyn Fn(String) + Sync),
 }
 
-impl Folder<'_> {
+impl<'a> Folder<'a> {
+    fn new(route: &'a Route, words: &'a (dyn Fn(String) + Sync)) -> Self {
+        let (draft, live) = (Draft::default(), LiveFilter::default());
+        Self { draft, live, alive: false, stirred: Instant::now(), route, words }
+    }
+
     async fn stream(
         &mut self,
         mut response: Response,
@@ -109,12 +118,14 @@ impl Folder<'_> {
                 break;
             }
             let stopped = self.draft.finish.is_some();
-            let limit = match (stopped, self.alive) {
-                (true, _) => patience.after.min(patience.idle),
-                (false, true) => patience.idle,
-                (false, false) => patience.first,
+            let now = Instant::now();
+            // Not a byte is one kind of silence; bytes that say nothing (pings, comments) are another.
+            let (limit, since) = match (stopped, self.alive) {
+                (true, _) => (patience.after.min(patience.idle), self.stirred),
+                (false, true) if self.stirred + patience.first > now + patience.idle => (patience.idle, now),
+                (false, _) => (patience.first, self.stirred),
             };
-            match chunk(&mut response, limit, self.route).await {
+            match chunk(&mut response, limit, since, self.route).await {
                 Ok(Some(bytes)) => {
                     read += bytes.len();
                     if read > LARGEST {
@@ -175,8 +186,12 @@ impl Folder<'_> {
         if event.name == "error" {
             return Err(Fault::bad_reply(format!("its stream ended in an error: {}", quote(data, key, 300))));
         }
+        let stopped = self.draft.finish.is_some();
         let delta = self.draft.event(self.route.wire, &value)?;
         self.alive |= delta.alive;
+        if delta.alive || self.draft.finish.is_some() != stopped {
+            self.stirred = Instant::now();
+        }
         if !delta.text.is_empty() {
             let shown = self.live.push(&delta.text);
             self.say(shown);
@@ -228,8 +243,7 @@ pub fn fold<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
     words: &(dyn Fn(String) + Sync),
 ) -> Result<Reply, LlmError> {
-    let mut folder =
-        Folder { draft: Draft::default(), live: LiveFilter::default(), alive: false, route, words };
+    let mut folder = Folder::new(route, words);
     let read = || {
         if !stream {
             let body: Vec<u8> = pieces.into_iter().flatten().copied().collect();
@@ -253,9 +267,14 @@ pub fn fold<'a>(
     reply.map_err(|fault| fault.into_error(route, &call.agent, 1))
 }
 
-/// The next bytes, `None` at the end.
-async fn chunk(response: &mut Response, limit: Duration, route: &Route) -> Result<Option<Vec<u8>>, Fault> {
-    match timeout(limit, response.chunk()).await {
+/// The next bytes, `None` at the end; they may take `limit` from `since` on.
+async fn chunk(
+    response: &mut Response,
+    limit: Duration,
+    since: Instant,
+    route: &Route,
+) -> Result<Option<Vec<u8>>, Fault> {
+    match timeout_at(since + limit, response.chunk()).await {
         Err(_) => Err(Fault::stalled(silence("its answer stalled", limit))),
         Ok(Err(error)) => Err(broken(error, route)),
         Ok(Ok(bytes)) => Ok(bytes.map(|b| b.to_vec())),

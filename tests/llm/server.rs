@@ -26,6 +26,8 @@ pub(crate) enum Step {
     Drip(Vec<u8>),
     /// Nothing until the client goes.
     Hang,
+    /// The same bytes over and over until the client goes.
+    Repeat(Vec<u8>),
 }
 
 pub(crate) type Script = Vec<Step>;
@@ -54,6 +56,13 @@ pub(crate) fn stream(text: &str) -> Script {
 pub(crate) fn stalled(text: &str) -> Script {
     let mut script = stream(text);
     script.push(Step::Hang);
+    script
+}
+
+/// A stream that begins so and then repeats something for ever.
+pub(crate) fn endless(text: &str, again: &str) -> Script {
+    let mut script = stream(text);
+    script.push(Step::Repeat(again.into()));
     script
 }
 
@@ -193,6 +202,11 @@ async fn play(socket: &mut TcpStream, script: &[Step], left: &Notify) {
                 for byte in bytes {
                     let _ = socket.write_all(&[*byte]).await;
                     tokio::task::yield_now().await;
+                }
+            }
+            Step::Repeat(bytes) => {
+                while socket.write_all(bytes).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
             Step::Hang => {
