@@ -19,6 +19,8 @@ mod planning;
 mod replay;
 #[path = "phases/stage.rs"]
 mod stage;
+#[path = "phases/steering.rs"]
+mod steering;
 #[path = "phases/tape.rs"]
 mod tape;
 #[path = "phases/turns.rs"]

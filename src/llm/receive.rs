@@ -13,6 +13,7 @@ use super::redact::quote;
 use super::routing::Route;
 use super::sse::{Event, Parser};
 use super::think::LiveFilter;
+use super::types::Usage;
 use super::wire::Draft;
 use super::{Call, LlmError, Reply};
 
@@ -41,13 +42,21 @@ impl Default for Patience {
     }
 }
 
-/// Makes one try and returns the draft of the answer; `words` is told of its text as it arrives.
+/// What is known of an answer before it is whole.
+pub(crate) enum News {
+    /// More of its text.
+    Text(String),
+    /// The server's count of tokens, and how many of the prompt went into its cache.
+    Usage(Usage, u64),
+}
+
+/// Makes one try and returns the draft of the answer; `tell` is told of it as it arrives.
 pub(crate) async fn receive(
     request: RequestBuilder,
     route: &Route,
     stream: bool,
     patience: &Patience,
-    words: &(dyn Fn(String) + Sync),
+    tell: &(dyn Fn(News) + Sync),
 ) -> Result<Draft, Fault> {
     let response = match timeout(patience.first, request.send()).await {
         Err(_) => return Err(Fault::stalled(silence("it did not begin to answer", patience.first))),
@@ -64,7 +73,7 @@ pub(crate) async fn receive(
         };
         return Err(Fault::of_status(status.as_u16(), &headers, &body, route.key.as_ref()));
     }
-    let mut folder = Folder::new(route, words);
+    let mut folder = Folder::new(route, tell);
     let mut response = response;
     if stream {
         // Servers that cannot stream answer whole: the first byte tells, whatever the headers say.
@@ -95,13 +104,13 @@ struct Folder<'a> {
     /// When the model last said or thought anything.
     stirred: Instant,
     route: &'a Route,
-    words: &'a (dyn Fn(String) + Sync),
+    tell: &'a (dyn Fn(News) + Sync),
 }
 
 impl<'a> Folder<'a> {
-    fn new(route: &'a Route, words: &'a (dyn Fn(String) + Sync)) -> Self {
+    fn new(route: &'a Route, tell: &'a (dyn Fn(News) + Sync)) -> Self {
         let (draft, live) = (Draft::default(), LiveFilter::default());
-        Self { draft, live, alive: false, stirred: Instant::now(), route, words }
+        Self { draft, live, alive: false, stirred: Instant::now(), route, tell }
     }
 
     async fn stream(
@@ -186,8 +195,11 @@ impl<'a> Folder<'a> {
         if event.name == "error" {
             return Err(Fault::bad_reply(format!("its stream ended in an error: {}", quote(data, key, 300))));
         }
-        let stopped = self.draft.finish.is_some();
+        let (stopped, before) = (self.draft.finish.is_some(), self.draft.usage);
         let delta = self.draft.event(self.route.wire, &value)?;
+        if let Some(usage) = self.draft.usage.filter(|now| Some(*now) != before) {
+            (self.tell)(News::Usage(usage, self.draft.cache_writes));
+        }
         self.alive |= delta.alive;
         if delta.alive || self.draft.finish.is_some() != stopped {
             self.stirred = Instant::now();
@@ -228,7 +240,7 @@ impl<'a> Folder<'a> {
 
     fn say(&self, text: String) {
         if !text.is_empty() {
-            (self.words)(text);
+            (self.tell)(News::Text(text));
         }
     }
 }
@@ -243,7 +255,12 @@ pub fn fold<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
     words: &(dyn Fn(String) + Sync),
 ) -> Result<Reply, LlmError> {
-    let mut folder = Folder::new(route, words);
+    let tell = |news: News| {
+        if let News::Text(text) = news {
+            words(text);
+        }
+    };
+    let mut folder = Folder::new(route, &tell);
     let read = || {
         if !stream {
             let body: Vec<u8> = pieces.into_iter().flatten().copied().collect();

@@ -11,7 +11,7 @@ use cmbagent::engine::executor::{MemoryWorkflow, Workflow, execute};
 use cmbagent::engine::{
     Answer, Approvals, Event, Listener, MemoryState, Outcome, Phase, Question, Run, RunStatus, Section, State,
 };
-use cmbagent::engine::{Stop, Why, run::Services};
+use cmbagent::engine::{Control, Why, run::Services};
 use cmbagent::error::Result;
 use cmbagent::exec::scripted::{Executed, Scripted, ScriptedRunner};
 use cmbagent::exec::{Check, Function};
@@ -40,7 +40,7 @@ pub(crate) struct Stage {
     pub(crate) heard: Arc<Heard>,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) stop: Stop,
+    pub(crate) control: Control,
     pub(crate) shared: Map<String, Value>,
     pub(crate) run_id: String,
 }
@@ -108,7 +108,7 @@ impl Stage {
             heard: Arc::default(),
             journal: Arc::new(MemoryJournal::default()),
             clock: Arc::new(SteppingClock::default()),
-            stop: Stop::default(),
+            control: Control::default(),
             shared: Map::new(),
             run_id: "run-1".into(),
         }
@@ -167,19 +167,24 @@ impl Stage {
     }
 
     pub(crate) fn new_run(&self) -> Run {
+        self.run_with(self.provider.clone().unwrap_or_else(|| self.models.clone()))
+    }
+
+    /// A run with models of another kind.
+    pub(crate) fn run_with(&self, provider: Arc<dyn Provider>) -> Run {
         let approvals: Arc<dyn Approvals> = match &self.humans {
             Some(humans) => humans.clone(),
             None => Arc::new(Nobody),
         };
         let services = Services {
-            provider: self.provider.clone().unwrap_or_else(|| self.models.clone()),
+            provider,
             runner: self.runner.clone(),
             approvals,
             listener: self.heard.clone(),
             clock: self.clock.clone(),
             journal: self.journal.clone(),
         };
-        Run::new(self.run_id.clone(), services, self.stop.clone())
+        Run::new(self.run_id.clone(), services, self.control.clone())
     }
 
     /// Runs these phases, `(type, configuration)` each.
@@ -342,8 +347,8 @@ pub(crate) struct Heard {
     pub(crate) reaction: Option<Reaction>,
     /// Events after which the run is told not to go on.
     pub(crate) until: Option<usize>,
-    /// What is stopped while the run is held.
-    pub(crate) stops_when_held: Option<Stop>,
+    /// What is cancelled while the callbacks hold the run.
+    pub(crate) cancels_when_held: Option<Control>,
 }
 
 impl Heard {
@@ -371,8 +376,8 @@ impl Listener for Heard {
     }
 
     fn pause(&self) {
-        if let Some(stop) = &self.stops_when_held {
-            stop.stop(Why::Requested);
+        if let Some(control) = &self.cancels_when_held {
+            control.cancel(Why::Requested);
         }
     }
 }
