@@ -11,7 +11,7 @@ mod server;
 use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cmbagent::agents::{notes, parse};
@@ -20,9 +20,11 @@ use cmbagent::exec::extract;
 use cmbagent::llm::redact::redact;
 use cmbagent::llm::routing::{Route, Wire};
 use cmbagent::llm::sse::{Event, Parser};
+use cmbagent::llm::tape::{Player, Recorder, Subject};
 use cmbagent::llm::think::{LiveFilter, strip};
-use cmbagent::llm::{LlmError, Reply, Schema, fold};
+use cmbagent::llm::{Call, LlmError, Provider, Reply, Schema, Watch, fold};
 use fastrand::Rng;
+use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 use serde_json::json;
 
@@ -333,6 +335,49 @@ fn thinking() {
             rest = after;
         }
         assert_eq!(live(&pieces).trim_start(), live(&[text]).trim_start(), "how the words are cut decides");
+    });
+}
+
+/// A provider that is asked for nothing here.
+struct Nobody;
+impl Provider for Nobody {
+    fn call<'a>(&'a self, _: &'a Call, _: &'a dyn Watch) -> BoxFuture<'a, Result<Reply, LlmError>> {
+        panic!("a tape that is read asks no model")
+    }
+}
+
+#[test]
+fn tapes() {
+    let head = r#"{"tape":1,"cmbagent":"0.1.0","run":"r","workflow":"w","task":"t"}"#;
+    let place = r#""place":{"phase":1,"phase_type":"control","step":1,"agent":"engineer","call":1}"#;
+    let request = r#""request":{"model":"m","system":"s","messages":[{"role":"user","parts":[{"type":"text","text":"t"}]}]}"#;
+    let reply = r#""reply":{"text":"a","finish":{"reason":"stop"},"usage":{"prompt_tokens":1,"cost":0.5},"model":"m"}"#;
+    let error = r#""error":{"kind":"rate_limit","message":"m","status":429,"model":"m"}"#;
+    let whole = format!("{head}\n{{{place},{request},{reply}}}\n{{{place},{request},{error}}}\n");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tape.jsonl");
+    let subject = Subject {
+        run: "r".into(),
+        workflow: "w".into(),
+        task: "t".into(),
+        work_dir: directory.path().into(),
+    };
+    std::fs::write(&path, &whole).unwrap();
+    assert!(Player::open(&path, Arc::new(Nobody), &subject, false).is_ok());
+    fuzz(&[whole.into_bytes()], |_, bytes| {
+        std::fs::write(&path, bytes).unwrap();
+        if let Err(error) = Player::open(&path, Arc::new(Nobody), &subject, false) {
+            assert!(error.to_string().contains("tape.jsonl"), "{error}");
+        }
+        // Going on with a tape may take its cut end off, and never anything else.
+        if Recorder::open(&path, Arc::new(Nobody), &subject).is_ok() {
+            let left = std::fs::read(&path).unwrap();
+            assert!(
+                bytes.starts_with(&left) && left.ends_with(b"\n") && !bytes[left.len()..].contains(&b'\n')
+            );
+        } else {
+            assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        }
     });
 }
 

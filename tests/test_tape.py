@@ -276,4 +276,8 @@ def test_command_line(tmp_path, nowhere, monkeypatch):
     assert again.exit_code == 0, again.output
     assert (tmp_path / "b/data/plot_1.png").exists()
     wrong = CliRunner().invoke(app, [*run_it, *place, "--strict"])
-    assert wrong.exit_code == 1 and "give the tape as replay=" in wrong.output
+    assert wrong.exit_code == 2 and "name it with --replay" in wrong.output
+    both = CliRunner().invoke(app, [*run_it, *place, "--replay", str(tape), "--record", "x.jsonl"])
+    assert both.exit_code == 2 and "exclude each other" in both.output
+    missing = CliRunner().invoke(app, [*run_it, *place, "--replay", str(tmp_path / "none.jsonl")])
+    assert missing.exit_code == 1 and "there is no tape" in missing.output

@@ -141,6 +141,10 @@ def run(
         definition = find_workflow(workflow)
         if not task.strip():
             raise UsageError("The task is empty; say in your words what is to be done.")
+        if record and replay:
+            raise UsageError("--record and --replay exclude each other: a replay asks no model.")
+        if strict and not replay:
+            raise UsageError("--strict is about differences from a tape; name it with --replay.")
         if restart_at_step is not None:
             definition = restarted(definition, work_dir.expanduser(), restart_at_step)
         definition = configured(definition, {k: v for k, v in settings.items() if v is not None}, model)

@@ -147,6 +147,13 @@ async fn a_difference_is_told_and_under_strict_an_error() {
         "{diff}"
     );
 
+    // A journal gives the warning back with the call it belongs to, and tells nobody twice.
+    let mut resumed = Stage { temp: again.temp.clone(), ..Stage::new() };
+    resumed.provider = Some(Arc::new(Silent));
+    resumed.journal = Arc::new(MemoryJournal::replaying(again.journal.records(1)));
+    resumed.run(&phases).await.completed();
+    assert!(resumed.heard.events.lock().unwrap().is_empty());
+
     let strict = replaying(&tape(&first), true);
     let ended = strict.run(&phases).await;
     let message = tape_error(&ended);
