@@ -81,6 +81,23 @@ def test_a_whole_workflow_is_replayed_offline_without_a_key(tmp_path, tape, nowh
     assert (tmp_path / "b/control/data/plot_1.png").read_bytes() == b"\x89PNG"
 
 
+def test_a_class_replays_one_tape_at_once(tmp_path, nowhere):
+    tape = tmp_path / "tape.jsonl"
+    first = run(two_steps(), one_shot, "t", work_dir=tmp_path / "first", record=tape)
+    recorded = tape.read_bytes()
+    places = [tmp_path / f"pupil_{n}" for n in range(8)]
+    definition = get_workflow("one_shot")
+    pupils = [WorkflowExecutor(definition, "t", place, replay=tape) for place in places]
+
+    async def lesson():
+        await asyncio.gather(*(pupil.run() for pupil in pupils))
+
+    asyncio.run(lesson())
+    assert first["status"] == "completed" and [pupil.outcome for pupil in pupils] == ["completed"] * 8
+    assert all((place / "data/plot_1.png").exists() for place in places)
+    assert tape.read_bytes() == recorded
+
+
 def test_the_tape_holds_no_key_and_belongs_to_its_owner(tmp_path, tape):
     path, _ = tape
     text = path.read_text()
