@@ -4,11 +4,10 @@
 //! record → act → committed *finished* record → event. So journalling, replay, limits, cancellation,
 //! events and cost are written once, here, and no phase knows of them.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
@@ -22,7 +21,8 @@ use super::{Answer, Approvals, Event, Listener, Question};
 use crate::error::{Error, Result};
 use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings};
 use crate::journal::{Effect, Entry, Journal, Position, Record};
-use crate::llm::{self, CallOptions, LlmErrorKind, Place, Provider, Reply, Request};
+use crate::llm::place::{Calls, Place};
+use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request};
 
 /// Events of what people did to a run; a replay does not come by them again.
 const STEERING: [&str; 2] = ["run_paused", "run_continued"];
@@ -49,7 +49,7 @@ struct Shared {
     ledger: Ledger,
     facts: tokio::sync::OnceCell<Facts>,
     /// Calls so far by place, replayed ones included.
-    spoken: Mutex<HashMap<Place, u32>>,
+    spoken: Calls,
     /// What the whole run is steered by.
     control: Control,
     /// Whether it was told that the run is held.
@@ -91,7 +91,7 @@ impl Run {
                 services,
                 ledger: Ledger::default(),
                 facts: tokio::sync::OnceCell::new(),
-                spoken: Mutex::default(),
+                spoken: Calls::default(),
                 control: control.clone(),
                 held: AtomicBool::default(),
                 waits: Waits::default(),
@@ -339,12 +339,7 @@ impl Run {
 
     /// The place of this agent's next call here.
     fn next_call(&self, agent: &str) -> Place {
-        let mut place = Place { agent: agent.into(), ..self.place() };
-        let mut spoken = self.shared.spoken.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = spoken.entry(place.clone()).or_default();
-        *count += 1;
-        place.call = *count;
-        place
+        self.shared.spoken.next(Place { agent: agent.into(), ..self.place() })
     }
 
     fn place(&self) -> Place {

@@ -1,6 +1,8 @@
 //! Where in a run a call is made: by it a tape finds the call again in another run.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +74,20 @@ impl fmt::Display for Place {
     }
 }
 
+/// How many calls were made at each place of a run.
+#[derive(Debug, Default)]
+pub struct Calls(Mutex<HashMap<Place, u32>>);
+
+impl Calls {
+    /// `place` with the number of the call that is made there now.
+    pub fn next(&self, place: Place) -> Place {
+        let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = calls.entry(Place { call: 0, ..place.clone() }).or_default();
+        *count += 1;
+        Place { call: *count, ..place }
+    }
+}
+
 // Serde hands the field over by reference.
 #[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_zero(number: &u32) -> bool {
@@ -80,7 +96,15 @@ fn is_zero(number: &u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::Place;
+    use super::{Calls, Place};
+
+    #[test]
+    fn each_agent_counts_its_own_calls_at_each_place() {
+        let calls = Calls::default();
+        let at = |agent: &str, step| calls.next(Place { agent: agent.into(), step, ..Place::default() }).call;
+        let counted = [at("engineer", 1), at("engineer", 1), at("researcher", 1), at("engineer", 2)];
+        assert_eq!(counted, [1, 2, 1, 1]);
+    }
 
     #[test]
     fn a_place_says_where_it_is() {
