@@ -187,8 +187,7 @@ fn wire(wire: Wire, provider: &str) {
             assert_eq!(format!("{came:?}"), format!("{again:?}"), "how the bytes are cut decides");
             match came.0 {
                 Ok(reply) => {
-                    let line =
-                        |agent: &str| Line { agent: agent.into(), model: "m".into(), usage: reply.usage };
+                    let line = |agent: &str| Line::new(agent, "m", reply.usage);
                     let lines = [line("a"), line("b")];
                     assert!(Total::of(&lines).usage.prompt_tokens >= reply.usage.prompt_tokens);
                     assert!(

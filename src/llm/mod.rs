@@ -62,6 +62,10 @@ pub trait Provider: Send + Sync {
     fn within(&self, _place: &Place, own: Arc<dyn Provider>) -> Arc<dyn Provider> {
         own
     }
+    /// What a call may cost at most in dollars, when that is known.
+    fn bound(&self, _request: &Request) -> Option<f64> {
+        None
+    }
 }
 
 /// A call as the engine hands it to a [`Provider`].

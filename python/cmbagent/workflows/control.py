@@ -9,7 +9,7 @@ from cmbagent.errors import ConfigurationError
 from cmbagent.utils import default_agents_llm_model
 from cmbagent.workflows import _calls
 from cmbagent.workflows._tape import Tape
-from cmbagent.workflows.results import Result, control_result, whole_control_times
+from cmbagent.workflows.results import RunResult, control_result, whole_control_times
 from cmbagent.workflows.utils import load_plan, plan_steps
 
 _MODELS = default_agents_llm_model
@@ -43,8 +43,9 @@ def control(
     record: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
     strict: bool = False,
+    resume: bool = False,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Carry out a plan without planning.
 
     Args:
@@ -70,6 +71,8 @@ def control(
         record: a new file in which every model call is written down, see `docs/replay.md`.
         replay: a file written so: calls are answered from it, without a model, a key or a network.
         strict: whether a request that differs from the recorded one is an error; else it is a warning.
+        resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
+            error has ended; one that is completed gives its results again.
         **ignored: the planning arguments of earlier versions; a warning names them.
 
     Returns:
@@ -121,6 +124,7 @@ def control(
         callbacks=callbacks,
         verbose=verbose,
         tape=tape,
+        resume=resume,
         shared_state={"planning_context": {"hardware_constraints": _calls.text(hardware_constraints)}},
     )
     return whole_control_times(control_result(executor, planned=False))

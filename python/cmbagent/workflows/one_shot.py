@@ -9,7 +9,7 @@ from cmbagent.utils import default_agents_llm_model, default_formatter_model
 from cmbagent.utils import default_llm_model as _default_llm_model
 from cmbagent.workflows import _calls
 from cmbagent.workflows._tape import Tape
-from cmbagent.workflows.results import Result, one_shot_result
+from cmbagent.workflows.results import RunResult, one_shot_result
 
 _MODELS = default_agents_llm_model
 _IGNORED = _calls.MASSGEN_ARGUMENTS | _calls.RETRIEVAL_ARGUMENTS | {"inject_wrong_plot", "evaluate_plots"}
@@ -40,8 +40,9 @@ def one_shot(
     record: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
     strict: bool = False,
+    resume: bool = False,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Have one agent do a task at once.
 
     Args:
@@ -69,6 +70,8 @@ def one_shot(
         record: a new file in which every model call is written down, see `docs/replay.md`.
         replay: a file written so: calls are answered from it, without a model, a key or a network.
         strict: whether a request that differs from the recorded one is an error; else it is a warning.
+        resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
+            error has ended; one that is completed gives its results again.
         **ignored: arguments of earlier versions without effect here; a warning names them.
 
     Returns:
@@ -117,6 +120,7 @@ def one_shot(
         callbacks=callbacks,
         verbose=verbose,
         tape=tape,
+        resume=resume,
     )
     return one_shot_result(
         executor,

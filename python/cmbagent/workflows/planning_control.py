@@ -9,7 +9,7 @@ from cmbagent.utils import default_agents_llm_model, default_formatter_model
 from cmbagent.utils import default_llm_model as _default_llm_model
 from cmbagent.workflows import _calls
 from cmbagent.workflows._tape import Tape
-from cmbagent.workflows.results import Result, control_result, whole_control_times
+from cmbagent.workflows.results import RunResult, control_result, whole_control_times
 
 _MODELS = default_agents_llm_model
 _IGNORED = _calls.MASSGEN_ARGUMENTS | _calls.RETRIEVAL_ARGUMENTS
@@ -53,8 +53,9 @@ def planning_and_control_context_carryover(
     record: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
     strict: bool = False,
+    resume: bool = False,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Plan a task and carry the plan out, each step knowing what the steps before it found.
 
     Args:
@@ -95,6 +96,8 @@ def planning_and_control_context_carryover(
         record: a new file in which every model call is written down, see `docs/replay.md`.
         replay: a file written so: calls are answered from it, without a model, a key or a network.
         strict: whether a request that differs from the recorded one is an error; else it is a warning.
+        resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
+            error has ended; one that is completed gives its results again.
         **ignored: arguments of earlier versions without effect here; a warning names them.
 
     Returns:
@@ -164,6 +167,7 @@ def planning_and_control_context_carryover(
         approval_manager=approval_manager,
         verbose=verbose,
         tape=tape,
+        resume=resume,
         metadata={"parent_run_id": parent_run_id, "stage_name": stage_name},
     )
     return control_result(executor, planned=True)
@@ -202,8 +206,9 @@ def planning_and_control(
     record: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
     strict: bool = False,
+    resume: bool = False,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Plan a task and carry the plan out, reporting the control phase as a whole.
 
     The parameters are those of `planning_and_control_context_carryover`.
@@ -260,6 +265,7 @@ def planning_and_control(
         callbacks=callbacks,
         verbose=verbose,
         tape=tape,
+        resume=resume,
     )
     return whole_control_times(control_result(executor, planned=True))
 

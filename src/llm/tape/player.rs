@@ -149,6 +149,10 @@ impl Provider for Player {
         self.reel.windows.window(model)
     }
 
+    fn bound(&self, _: &Request) -> Option<f64> {
+        Some(0.0)
+    }
+
     fn within(&self, place: &Place, _: Arc<dyn Provider>) -> Arc<dyn Provider> {
         Arc::new(Self { reel: self.reel.clone(), inside: format!("{}{}", self.inside, place.path()) })
     }

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use super::home::Home;
 use super::request::written;
 use super::{Came, Failure, Head, Line, Subject, Tape, TapeError, tape_error};
-use crate::llm::{Call, LlmError, LlmErrorKind, Place, Provider, Reply, Watch};
+use crate::llm::{Call, LlmError, LlmErrorKind, Place, Provider, Reply, Request, Watch};
 
 /// A provider that records the calls of another one.
 #[derive(Clone)]
@@ -92,6 +92,10 @@ impl Provider for Recorder {
 
     fn window(&self, model: &str) -> Option<u32> {
         self.inner.window(model)
+    }
+
+    fn bound(&self, request: &Request) -> Option<f64> {
+        self.inner.bound(request)
     }
 
     fn within(&self, place: &Place, own: Arc<dyn Provider>) -> Arc<dyn Provider> {
