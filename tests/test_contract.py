@@ -9,7 +9,7 @@ Real callers:
 18 test_planning_control::test_no_restart. 19, 20 test_planning_control::test_files_of_a_run, test_reports.
 21 test_planning_control::test_engineer_writes_into_the_control_directory.
 22 here. 23 test_planning_control::test_missing_key_is_named. 24, 25, 28 test_one_shot::test_engineer.
-26 here (the list; plots are not judged).
+26 here and test_plots.
 30 test_one_shot::test_other_names, ::test_researcher. 31 test_one_shot::test_cost_callback,
 test_reports::test_check_31_…. 32 test_planning_control::test_texts_may_be_none.
 36 test_planning_control::test_exhausted_attempts_are_returned, here, and
@@ -106,8 +106,7 @@ def test_check_22_one_key_is_enough(tmp_path):
 
 
 def test_check_26_displayed_images_with_evaluate_plots(tmp_path):
-    with pytest.warns(UserWarning, match="evaluate_plots"):
-        result = run(two_steps(), one_shot, task="t", work_dir=tmp_path, evaluate_plots=True)
+    result = run(two_steps(), one_shot, task="t", work_dir=tmp_path, evaluate_plots=True)
     (image,) = result["final_context"].data["displayed_images"]
     assert image == str(tmp_path / "data" / "plot_1.png")
 

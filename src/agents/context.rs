@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{PlanStep, StepRecord, formats, summary};
+use super::judgement::Judgement;
+use super::{PlanStep, StepRecord, formats, roster, summary};
 
 /// What `researcher_filename` says when the name is free.
 pub const FREE_FILENAME: &str = "Choose a suitable file name for the notes";
@@ -167,6 +168,10 @@ pub struct StepEnd {
     pub images: Vec<String>,
     /// The listing of all modules.
     pub codebase: String,
+    /// How many scripts' plots were judged.
+    pub plot_rounds: usize,
+    /// What the plot judge said last.
+    pub judgement: Option<Judgement>,
 }
 
 /// Enters the end of a step; `records` are those of all finished steps, oldest first.
@@ -182,6 +187,18 @@ pub fn step_ends(map: &mut Map<String, Value>, records: &[StepRecord], end: &Ste
     }
     if let Some(image) = end.images.last() {
         set(map, "latest_plot_path", json!(image));
+    }
+    for record in records.iter().filter(|record| roster::library(&record.agent).is_some()) {
+        set(map, &record.agent, json!(record.notes));
+    }
+    set(map, "n_plot_evals", json!(end.plot_rounds));
+    if let Some(judgement) = &end.judgement {
+        set(map, "vlm_plot_analysis", json!(judgement.text()));
+        set(map, "vlm_verdict", json!(judgement.verdict()));
+        set(map, "plot_problems", json!(judgement.problems()));
+        set(map, "plot_fixes", json!(judgement.fixes()));
+        let feedback = judgement.retry().then(|| judgement.feedback());
+        set(map, "vlm_plot_structured_feedback", json!(feedback));
     }
 }
 

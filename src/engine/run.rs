@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use super::clock::Clock;
@@ -19,7 +19,8 @@ use super::{Answer, Approvals, Event, Listener, Question};
 use crate::error::{Error, Result};
 use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings};
 use crate::journal::{Effect, Entry, Journal, Position};
-use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request, Watch};
+use crate::library::{Document, Documents, Site};
+use crate::llm::{self, CallOptions, LlmError, LlmErrorKind, Provider, Reply, Request, Watch};
 
 /// What a run is made of: its ports.
 pub struct Services {
@@ -27,6 +28,8 @@ pub struct Services {
     pub provider: Arc<dyn Provider>,
     /// The interpreter that runs scripts.
     pub runner: Arc<dyn Runner>,
+    /// Documentation of libraries.
+    pub documents: Arc<dyn Documents>,
     /// Humans.
     pub approvals: Arc<dyn Approvals>,
     /// Those who watch and steer.
@@ -71,6 +74,7 @@ pub struct Run {
     approvals: Arc<dyn Approvals>,
     stop: Stop,
     limits: Vec<Arc<CallLimit>>,
+    tolerant: bool,
     /// Events of this attempt that the journal already holds: a replay tells nobody of them again.
     told: Arc<AtomicU64>,
 }
@@ -95,6 +99,7 @@ impl Run {
             approvals,
             stop,
             limits: Vec::new(),
+            tolerant: false,
             told,
         }
     }
@@ -226,6 +231,16 @@ impl Run {
         self.shared.services.provider.window(model)
     }
 
+    /// Whether a model takes pictures, when known.
+    pub fn vision(&self, model: &str) -> Option<bool> {
+        self.shared.services.provider.vision(model)
+    }
+
+    /// Whether there is a key, or a server that needs none, for a model.
+    pub fn reaches(&self, model: &str, options: &CallOptions) -> bool {
+        self.shared.services.provider.reaches(model, options)
+    }
+
     /// Looks at something outside the run, away from the caller's loop; a replay gets what was seen
     /// then.
     pub async fn observe<T, F>(&self, what: &str, look: F) -> Result<T>
@@ -281,6 +296,46 @@ impl Run {
         .await
     }
 
+    /// The documentation of a library: from its site, that of `version` if it is there; else what
+    /// the installed package says of itself, read by a script of ours in `directory`.
+    pub async fn documentation(
+        &self,
+        site: &'static Site,
+        version: Option<&str>,
+        directory: &Path,
+    ) -> Result<Document> {
+        let Services { documents, runner, clock, .. } = &self.shared.services;
+        let input = json!(["documentation", site.library, version]);
+        self.pass(Effect::Observe, &input, |stop| async move {
+            let fetched = tokio::select! {
+                biased;
+                () = stop.wait() => return Err(stop.error()),
+                fetched = documents.fetch(site, version, clock.now()) => fetched,
+            };
+            let problem = match fetched {
+                Ok(document) => return Ok(document),
+                Err(problem) => problem,
+            };
+            let text = match version {
+                Some(_) => docstrings::of_module(runner.as_ref(), site.library, directory, &stop.token).await,
+                None => Ok(String::new()),
+            };
+            let text = text.map_err(|error| self.script_error(error))?;
+            let source = match version {
+                Some(version) if !text.is_empty() => format!("docstrings of the installed version {version}"),
+                _ => problem.clone(),
+            };
+            Ok(Document { source, text, problem: Some(problem) })
+        })
+        .await
+    }
+
+    /// The same place, where a failed call of a model is a result to go on from: it is recorded, so
+    /// that a replay fails alike and does not call again.
+    pub fn tolerant(&self) -> Self {
+        Self { tolerant: true, ..self.clone() }
+    }
+
     /// Calls a model.
     pub async fn call(&self, agent: &str, request: Request, options: CallOptions) -> Result<Reply> {
         for limit in &self.limits {
@@ -296,16 +351,24 @@ impl Run {
         let about = json!({"model": &model, "prompt_characters": request.characters()});
         self.tell(agent, "call_started", about).await?;
         let input = serde_json::to_value(&request).map_err(internal)?;
-        let (reply, seconds): (Reply, f64) = self
+        let called: Called = self
             .pass(Effect::Call, &input, |stop| async move {
                 let call = llm::Call { request, options, agent: agent.into(), cancel: stop.token.clone() };
                 let watch = CallWatch { run: self, agent, model: &call.request.model };
                 let started = self.shared.services.clock.now();
-                let reply = self.shared.services.provider.call(&call, &watch).await;
-                let reply = reply.map_err(|error| self.model_error(agent, error))?;
-                Ok((reply, self.shared.services.clock.now() - started))
+                match self.shared.services.provider.call(&call, &watch).await {
+                    Ok(reply) => Ok(Called::Answered(reply, self.shared.services.clock.now() - started)),
+                    Err(error) if self.tolerant && error.kind != LlmErrorKind::Cancelled => {
+                        Ok(Called::Failed(error))
+                    }
+                    Err(error) => Err(self.model_error(agent, error)),
+                }
             })
             .await?;
+        let (reply, seconds) = match called {
+            Called::Answered(reply, seconds) => (reply, seconds),
+            Called::Failed(error) => return Err(self.model_error(agent, error)),
+        };
         self.shared.ledger.add(Line { agent: agent.into(), model: model.clone(), usage: reply.usage });
         let usage = Total::of(&[Line { agent: agent.into(), model: model.clone(), usage: reply.usage }]);
         let about = json!({"model": model, "seconds": seconds, "usage": usage.to_json(), "text": reply.text});
@@ -479,6 +542,16 @@ impl Run {
         }
         Event { kind: kind.into(), data: fields }
     }
+}
+
+/// What came of a call, as it is recorded.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Called {
+    /// The answer, and the seconds it took.
+    Answered(Reply, f64),
+    /// It failed in a place that goes on from that.
+    Failed(LlmError),
 }
 
 struct CallWatch<'a> {

@@ -27,7 +27,7 @@ use super::redact::quote;
 use super::retry::{RetryPolicy, seconds};
 use super::routing::{Env, Route, Wire, route};
 use super::wire::{Ask, body, url};
-use super::{Call, Keys, LlmError, LlmErrorKind, Provider, Reply, Watch, anthropic};
+use super::{Call, CallOptions, Keys, LlmError, LlmErrorKind, Provider, Reply, Watch, anthropic};
 
 /// Models over HTTP: OpenAI Chat Completions (and all that speaks it), Anthropic Messages, Gemini.
 ///
@@ -93,7 +93,7 @@ impl HttpProvider {
                 })?)
             }
         };
-        let client = client(&route).map_err(|m| local(LlmErrorKind::Connection, m))?;
+        let client = client(&route.base_url).map_err(|m| local(LlmErrorKind::Connection, m))?;
         let profile = Profile::of(route.wire, request, &route.model, &self.prices);
         let mut dialect = self.dialect(&route, &profile);
         let learned_before = dialect;
@@ -209,6 +209,14 @@ impl Provider for HttpProvider {
         self.prices.window(model)
     }
 
+    fn vision(&self, model: &str) -> Option<bool> {
+        self.prices.vision(model)
+    }
+
+    fn reaches(&self, model: &str, options: &CallOptions) -> bool {
+        route(model, options, &*self.env, &*self.keys).is_ok()
+    }
+
     fn call<'a>(&'a self, call: &'a Call, watch: &'a dyn Watch) -> BoxFuture<'a, Result<Reply, LlmError>> {
         let fail = |kind, message: String| LlmError {
             kind,
@@ -270,7 +278,7 @@ impl Provider for HttpProvider {
 ///
 /// Certificates are those of the system. Where there are none, servers spoken to without TLS (Ollama on this
 /// machine) still answer.
-fn client(route: &Route) -> Result<reqwest::Client, String> {
+pub(crate) fn client(url: &str) -> Result<reqwest::Client, String> {
     static CLIENT: OnceLock<Result<reqwest::Client, String>> = OnceLock::new();
     static PLAIN: OnceLock<Result<reqwest::Client, String>> = OnceLock::new();
     let builder = || {
@@ -286,7 +294,7 @@ fn client(route: &Route) -> Result<reqwest::Client, String> {
     let explain = |e: reqwest::Error| format!("cannot set up HTTP: {}", chain(&e));
     let client = CLIENT.get_or_init(|| builder().build().map_err(explain));
     match client {
-        Err(_) if route.base_url.starts_with("http://") => {
+        Err(_) if url.starts_with("http://") => {
             PLAIN.get_or_init(|| builder().tls_certs_only([]).build().map_err(explain)).clone()
         }
         client => client.clone(),

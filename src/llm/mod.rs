@@ -29,6 +29,7 @@ mod wire;
 
 use futures_util::future::BoxFuture;
 use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub use http::HttpProvider;
@@ -48,6 +49,14 @@ pub trait Provider: Send + Sync {
     /// The longest prompt `model` takes in tokens, when known.
     fn window(&self, _model: &str) -> Option<u32> {
         None
+    }
+    /// Whether `model` takes pictures, when known.
+    fn vision(&self, _model: &str) -> Option<bool> {
+        None
+    }
+    /// Whether there is a key, or a server that needs none, for `model`. Asked on the caller's thread.
+    fn reaches(&self, _model: &str, _options: &CallOptions) -> bool {
+        true
     }
 }
 
@@ -96,7 +105,7 @@ pub trait Watch: Send + Sync {
 }
 
 /// Why a call failed for good.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct LlmError {
     /// What kind of failure it is.
@@ -110,7 +119,7 @@ pub struct LlmError {
 }
 
 /// Kinds of failed calls; each has its exception class in Python.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LlmErrorKind {
     /// No key for the provider.
     MissingKey,

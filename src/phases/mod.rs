@@ -2,11 +2,13 @@
 
 mod chats;
 pub mod config;
+mod consult;
 pub mod control;
 pub mod hitl_checkpoint;
 pub mod idea_generation;
 pub mod one_shot;
 pub mod planning;
+mod plots;
 mod products;
 mod progress;
 pub mod reports;
@@ -19,6 +21,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
+use crate::agents::ideas::Idea;
 use crate::agents::prompts::{self, Prompt, Templates};
 use crate::engine::registry::Registry;
 use crate::engine::{Phase, Run, Section, State};
@@ -93,6 +96,21 @@ fn feedback(state: &dyn State) -> Vec<String> {
         all.push(latest);
     }
     all
+}
+
+/// The research idea that was selected for the task, as text; blank when there is none.
+fn idea(state: &dyn State) -> String {
+    let selected = || {
+        let input = state.read(Section::Input, "selected_idea").filter(|idea| !idea.is_null());
+        input.or_else(|| state.read(Section::Shared, "selected_idea"))
+    };
+    match selected() {
+        Some(Value::String(text)) => text,
+        Some(value) => {
+            serde_json::from_value::<Idea>(value).map_or_else(|_| String::new(), |idea| idea.text())
+        }
+        None => String::new(),
+    }
 }
 
 /// The templates of a phase; those a user replaced are told of with their hashes.

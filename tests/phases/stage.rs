@@ -16,6 +16,7 @@ use cmbagent::error::Result;
 use cmbagent::exec::scripted::{Executed, Scripted, ScriptedRunner};
 use cmbagent::exec::{Check, Function};
 use cmbagent::journal::{Journal, MemoryJournal};
+use cmbagent::library::ScriptedDocuments;
 use cmbagent::llm::{Call, Finish, LlmErrorKind, Part, Reply, ScriptedProvider, Usage};
 use cmbagent::phases;
 use futures_util::future::BoxFuture;
@@ -34,6 +35,7 @@ pub(crate) struct Stage {
     pub(crate) temp: Arc<tempfile::TempDir>,
     pub(crate) models: Arc<ScriptedProvider>,
     pub(crate) runner: Arc<ScriptedRunner>,
+    pub(crate) documents: Arc<ScriptedDocuments>,
     pub(crate) humans: Option<Arc<Humans>>,
     pub(crate) heard: Arc<Heard>,
     pub(crate) journal: Arc<dyn Journal>,
@@ -101,6 +103,7 @@ impl Stage {
             temp: Arc::new(directory()),
             models: Arc::default(),
             runner: Arc::new(ScriptedRunner::default().with_check(check)),
+            documents: Arc::default(),
             humans: None,
             heard: Arc::default(),
             journal: Arc::new(MemoryJournal::default()),
@@ -171,6 +174,7 @@ impl Stage {
         let services = Services {
             provider: self.models.clone(),
             runner: self.runner.clone(),
+            documents: self.documents.clone(),
             approvals,
             listener: self.heard.clone(),
             clock: self.clock.clone(),

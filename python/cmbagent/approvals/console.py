@@ -23,6 +23,7 @@ from cmbagent.errors import ConfigurationError
 _SLICE_SECONDS = 0.1
 # One conversation at a time: two runs of a process share the terminal.
 _TERMINAL = threading.Lock()
+_IDEAS_BLOCK = re.compile(r"\n*\*\*Ideas:\*\*\n(?:  (?:Idea \d+|Selected so far): .*\n?)*")
 _PLAN_BLOCK = re.compile(r"\n*\*\*Plan:\*\*\n(?:  Step \d+: .*\n?)*")
 
 
@@ -210,10 +211,14 @@ class ConsoleApprovalManager:
 
     def _choose_idea(self, ideas: list[Any], ask: Callable[[str], str]) -> dict[str, Any] | None:
         while True:
-            said = ask(f"which idea, 1 to {len(ideas)} (empty: as selected) > ").strip()
+            said = ask(
+                f"which idea, 1 to {len(ideas)}, or one in your own words (empty: as selected) > "
+            ).strip()
             if not said:
                 return None
-            if said.isdigit() and 1 <= int(said) <= len(ideas):
+            if not said.lstrip("-").isdigit():
+                return {"selected_idea": said}
+            if 1 <= int(said) <= len(ideas):
                 return {"selected_idea": ideas[int(said) - 1]}
             self._show(f"Please answer with a number from 1 to {len(ideas)}.\n")
 
@@ -225,8 +230,12 @@ def describe(request: ApprovalRequest) -> str:
     if steps:
         parts.append(plans.table(steps, _width()))
     ideas = request.context_snapshot.get("ideas")
-    for number, idea in enumerate(ideas if isinstance(ideas, list) else [], 1):
-        parts.append(f"  {number}. {idea.get('title', idea) if isinstance(idea, dict) else idea}")
+    if isinstance(ideas, list) and ideas:
+        parts[0] = _IDEAS_BLOCK.sub("\n", message).strip()
+        parts += [f"  {number}. {_idea(idea)}" for number, idea in enumerate(ideas, 1)]
+        selected = request.context_snapshot.get("selected_idea")
+        if isinstance(selected, dict) and selected.get("title"):
+            parts.append(f"Selected so far: {selected['title']}")
     for name in ("summary", "error"):
         text = request.context_snapshot.get(name)
         if isinstance(text, str) and text.strip() and text.strip() not in message:
@@ -239,6 +248,13 @@ def describe(request: ApprovalRequest) -> str:
         parts.append(f"Still to come (estimate): about {_calls(estimate['calls'])}, {price}")
         parts.append(f"  ({estimate['basis']})")
     return "\n" + _CONTROL.sub("", "\n".join(parts)) + "\n"
+
+
+def _idea(idea: Any) -> str:
+    if not isinstance(idea, dict):
+        return str(idea)
+    words = f"{idea.get('title', '')}\n{idea.get('description') or ''}".strip()
+    return words.replace("\n", "\n     ")
 
 
 def _calls(count: Any) -> str:

@@ -1,0 +1,65 @@
+//! Documentation of libraries, for the agents that read it.
+//!
+//! * The port: [`Documents`]. Implementations: [`web`] (sites, with a cache), [`scripted`] (tests).
+
+pub mod scripted;
+pub mod web;
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+pub use scripted::ScriptedDocuments;
+pub use web::WebDocuments;
+
+/// Where a library's documentation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Site {
+    /// The library, as it is imported and as its package is called.
+    pub library: &'static str,
+    /// Address of the documentation as one text; `{version}` stands for a version or `latest`.
+    pub address: &'static str,
+    /// The variable that names another address.
+    pub variable: &'static str,
+}
+
+const SITES: [Site; 2] = [
+    Site {
+        library: "camb",
+        address: "https://camb.readthedocs.io/en/{version}/_static/camb_docs_combined.md",
+        variable: "CMBAGENT_CAMB_DOCS",
+    },
+    Site {
+        library: "classy",
+        address: "https://raw.githubusercontent.com/santiagocasas/clapp/main/classy_docs.md",
+        variable: "CMBAGENT_CLASSY_DOCS",
+    },
+];
+
+/// The site of a library's documentation.
+pub fn site(library: &str) -> Option<&'static Site> {
+    SITES.iter().find(|site| site.library == library)
+}
+
+/// A documentation that was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Document {
+    /// What it is, in words: `version 1.6.0, https://…`.
+    pub source: String,
+    /// The text; blank when none could be had.
+    pub text: String,
+    /// Why it is not the site's, when it is not.
+    pub problem: Option<String>,
+}
+
+/// The port through which the engine reaches documentation.
+pub trait Documents: Send + Sync {
+    /// The documentation at `site`, if possible that of `version`; the error says why there is none.
+    ///
+    /// `now` is in seconds since 1970. Dropping the future abandons the look.
+    fn fetch<'a>(
+        &'a self,
+        site: &'a Site,
+        version: Option<&'a str>,
+        now: f64,
+    ) -> BoxFuture<'a, Result<Document, String>>;
+}
