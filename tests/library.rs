@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cmbagent::library::{Document, Documents, WebDocuments, site};
+use cmbagent::library::{Document, Documents, WebDocuments, home};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 
@@ -64,7 +64,7 @@ impl Site {
     }
 
     async fn fetch(&self, version: Option<&str>) -> Result<Document, String> {
-        self.documents("/{version}/camb.md").fetch(site("camb").unwrap(), version, now()).await
+        self.documents("/{version}/camb.md").fetch(home("camb").unwrap(), version, now()).await
     }
 
     fn asked(&self) -> Vec<String> {
@@ -105,7 +105,7 @@ async fn the_installed_version_comes_first_and_is_kept() {
     let web = site.documents("/{version}/camb.md");
     let later = now() + 31.0 * 86_400.0;
     site.set("/1.6.0/camb.md", page("200 OK", "", "# CAMB, corrected"));
-    let fetch = |at| web.fetch(cmbagent::library::site("camb").unwrap(), Some("1.6.0"), at);
+    let fetch = |at| web.fetch(cmbagent::library::home("camb").unwrap(), Some("1.6.0"), at);
     assert_eq!(fetch(later).await.unwrap().text, "# CAMB, corrected", "after 30 days it is fetched anew");
 }
 
@@ -136,7 +136,7 @@ async fn an_old_text_serves_when_the_site_is_down() {
     site.set("/1.6.0/camb.md", page("503 Service Unavailable", "", "later"));
     let web = site.documents("/{version}/camb.md");
     let later = now() + 31.0 * 86_400.0;
-    let old = web.fetch(cmbagent::library::site("camb").unwrap(), Some("1.6.0"), later).await.unwrap();
+    let old = web.fetch(cmbagent::library::home("camb").unwrap(), Some("1.6.0"), later).await.unwrap();
     assert_eq!(old.text, "# CAMB");
     assert!(old.problem.unwrap().contains("status 503"));
 }
@@ -161,7 +161,7 @@ async fn a_site_that_says_nothing_is_given_up_at_the_limit() {
     let mut web = site.documents("/{version}/camb.md");
     assert_eq!(web.limit, Duration::from_secs(30));
     web.limit = Duration::from_millis(50);
-    let why = web.fetch(cmbagent::library::site("camb").unwrap(), None, now()).await.unwrap_err();
+    let why = web.fetch(cmbagent::library::home("camb").unwrap(), None, now()).await.unwrap_err();
     assert_eq!(why, "the documentation of camb did not come within 0.05 s");
     let gone = Site::start(&[]).await;
     assert!(gone.fetch(None).await.unwrap_err().contains("/latest/camb.md: "));

@@ -57,6 +57,8 @@ pub struct StepRecord {
     /// The content of the step's block in `previous_steps_execution_summary`, when it came from a
     /// file of an earlier run and nothing finer is known.
     pub summary: Option<String>,
+    /// Plots that the plot judge found fault with and that were made anew, relative to the phase's directory.
+    pub rejected: Vec<String>,
 }
 
 /// A script that ran with success.

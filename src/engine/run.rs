@@ -19,7 +19,7 @@ use super::{Answer, Approvals, Event, Listener, Question};
 use crate::error::{Error, Result};
 use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings};
 use crate::journal::{Effect, Entry, Journal, Position};
-use crate::library::{Document, Documents, Site};
+use crate::library::{Document, Documents, Home};
 use crate::llm::{self, CallOptions, LlmError, LlmErrorKind, Provider, Reply, Request, Watch};
 
 /// What a run is made of: its ports.
@@ -300,24 +300,24 @@ impl Run {
     /// the installed package says of itself, read by a script of ours in `directory`.
     pub async fn documentation(
         &self,
-        site: &'static Site,
+        home: &'static Home,
         version: Option<&str>,
         directory: &Path,
     ) -> Result<Document> {
         let Services { documents, runner, clock, .. } = &self.shared.services;
-        let input = json!(["documentation", site.library, version]);
+        let input = json!(["documentation", home.library, version]);
         self.pass(Effect::Observe, &input, |stop| async move {
             let fetched = tokio::select! {
                 biased;
                 () = stop.wait() => return Err(stop.error()),
-                fetched = documents.fetch(site, version, clock.now()) => fetched,
+                fetched = documents.fetch(home, version, clock.now()) => fetched,
             };
             let problem = match fetched {
                 Ok(document) => return Ok(document),
                 Err(problem) => problem,
             };
             let text = match version {
-                Some(_) => docstrings::of_module(runner.as_ref(), site.library, directory, &stop.token).await,
+                Some(_) => docstrings::of_module(runner.as_ref(), home.library, directory, &stop.token).await,
                 None => Ok(String::new()),
             };
             let text = text.map_err(|error| self.script_error(error))?;

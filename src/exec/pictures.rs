@@ -5,13 +5,16 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use image::{DynamicImage, ImageFormat, ImageReader, Limits, imageops::FilterType};
+use image::imageops::{FilterType, overlay};
+use image::{DynamicImage, ImageFormat, ImageReader, Limits, Rgba, RgbaImage};
 use serde::{Deserialize, Serialize};
 
 /// Pixels of the longer side: beyond it, providers scale down themselves and charge for more.
 const LONGEST: u32 = 1568;
 /// A file below this many bytes goes as it is when its sides are short enough.
 const SMALL: u64 = 1_000_000;
+/// Beyond this many bytes a PNG (a map of noise) goes as JPEG: providers refuse pictures of 5 MB.
+const MOST_SENT: usize = 3_000_000;
 /// Bytes a file may have, and memory its pixels may take: more is no plot but a trap.
 const MOST_BYTES: u64 = 64 * 1024 * 1024;
 const MOST_MEMORY: u64 = 512 * 1024 * 1024;
@@ -78,11 +81,21 @@ fn read(path: &Path) -> Result<(&'static str, Vec<u8>), String> {
     } else {
         picture
     };
-    let mut out = Cursor::new(Vec::new());
     // 16 bits a channel double the file and show nothing more.
-    let plain = DynamicImage::from(scaled.to_rgba8());
-    plain.write_to(&mut out, ImageFormat::Png).map_err(|e| told(&e))?;
-    Ok(("image/png", out.into_inner()))
+    let plain = scaled.to_rgba8();
+    let encode = |picture: DynamicImage, format| {
+        let mut out = Cursor::new(Vec::new());
+        picture.write_to(&mut out, format).map_err(|e| e.to_string()).map(|()| out.into_inner())
+    };
+    let whole = encode(DynamicImage::from(plain.clone()), ImageFormat::Png)?;
+    if whole.len() <= MOST_SENT {
+        return Ok(("image/png", whole));
+    }
+    // JPEG knows no transparency: what lies behind a figure is white.
+    let mut page = RgbaImage::from_pixel(plain.width(), plain.height(), Rgba([255; 4]));
+    overlay(&mut page, &plain, 0, 0);
+    let page = DynamicImage::from(DynamicImage::from(page).to_rgb8());
+    Ok(("image/jpeg", encode(page, ImageFormat::Jpeg)?))
 }
 
 fn decode(bytes: &[u8], format: ImageFormat) -> image::ImageResult<DynamicImage> {
@@ -122,6 +135,17 @@ mod tests {
         assert_eq!(shown(&gallery), expected.map(|(kind, w, h)| (kind.to_owned(), w, h)));
         let small = std::fs::read(dir.path().join("small.png")).unwrap();
         assert_eq!(STANDARD.decode(&gallery.pictures[1].base64).unwrap(), small);
+    }
+
+    #[test]
+    fn a_map_of_noise_is_sent_small_enough() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut noise = || Rgba([random.u8(..), random.u8(..), random.u8(..), 255]);
+        RgbaImage::from_fn(1600, 1200, |_, _| noise()).save(dir.path().join("map.png")).unwrap();
+        let gallery = Gallery::read(dir.path(), ["map.png"]);
+        assert_eq!(shown(&gallery), [("image/jpeg".to_owned(), 1568, 1176)]);
+        assert!(gallery.pictures[0].base64.len() < 4_500_000, "{}", gallery.pictures[0].base64.len());
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub use web::WebDocuments;
 
 /// Where a library's documentation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Site {
+pub struct Home {
     /// The library, as it is imported and as its package is called.
     pub library: &'static str,
     /// Address of the documentation as one text; `{version}` stands for a version or `latest`.
@@ -22,13 +22,13 @@ pub struct Site {
     pub variable: &'static str,
 }
 
-const SITES: [Site; 2] = [
-    Site {
+const HOMES: [Home; 2] = [
+    Home {
         library: "camb",
         address: "https://camb.readthedocs.io/en/{version}/_static/camb_docs_combined.md",
         variable: "CMBAGENT_CAMB_DOCS",
     },
-    Site {
+    Home {
         library: "classy",
         address: "https://raw.githubusercontent.com/santiagocasas/clapp/main/classy_docs.md",
         variable: "CMBAGENT_CLASSY_DOCS",
@@ -36,8 +36,8 @@ const SITES: [Site; 2] = [
 ];
 
 /// The site of a library's documentation.
-pub fn site(library: &str) -> Option<&'static Site> {
-    SITES.iter().find(|site| site.library == library)
+pub fn home(library: &str) -> Option<&'static Home> {
+    HOMES.iter().find(|home| home.library == library)
 }
 
 /// A documentation that was read.
@@ -53,12 +53,12 @@ pub struct Document {
 
 /// The port through which the engine reaches documentation.
 pub trait Documents: Send + Sync {
-    /// The documentation at `site`, if possible that of `version`; the error says why there is none.
+    /// The documentation at `home`, if possible that of `version`; the error says why there is none.
     ///
     /// `now` is in seconds since 1970. Dropping the future abandons the look.
     fn fetch<'a>(
         &'a self,
-        site: &'a Site,
+        home: &'a Home,
         version: Option<&'a str>,
         now: f64,
     ) -> BoxFuture<'a, Result<Document, String>>;

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 
-use super::{Document, Documents, Site};
+use super::{Document, Documents, Home};
 
 /// Answers by library, and remembers what it was asked; libraries it was told nothing of are offline.
 #[derive(Debug, Default)]
@@ -30,15 +30,15 @@ impl ScriptedDocuments {
 impl Documents for ScriptedDocuments {
     fn fetch<'a>(
         &'a self,
-        site: &'a Site,
+        home: &'a Home,
         version: Option<&'a str>,
         _: f64,
     ) -> BoxFuture<'a, Result<Document, String>> {
         Box::pin(async move {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            asked.push((site.library.to_owned(), version.map(str::to_owned)));
+            asked.push((home.library.to_owned(), version.map(str::to_owned)));
             let texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
-            let text = texts.get(site.library).cloned().ok_or("the network is down")?;
+            let text = texts.get(home.library).cloned().ok_or("the network is down")?;
             let source = format!("version {}, scripted", version.unwrap_or("latest"));
             Ok(Document { source, text, problem: None })
         })

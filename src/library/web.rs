@@ -10,7 +10,7 @@ use reqwest::header::LOCATION;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-use super::{Document, Documents, Site};
+use super::{Document, Documents, Home};
 use crate::llm::http::{chain, client};
 use crate::llm::routing::Env;
 
@@ -58,8 +58,8 @@ impl WebDocuments {
         Some(base.join("cmbagent").join("documentation"))
     }
 
-    async fn look(&self, site: &Site, version: Option<&str>, now: f64) -> Result<Document, String> {
-        let address = self.set(site.variable).unwrap_or_else(|| site.address.to_owned());
+    async fn look(&self, home: &Home, version: Option<&str>, now: f64) -> Result<Document, String> {
+        let address = self.set(home.variable).unwrap_or_else(|| home.address.to_owned());
         let versions: Vec<&str> = if address.contains("{version}") {
             version.into_iter().chain(["latest"]).collect()
         } else {
@@ -69,7 +69,7 @@ impl WebDocuments {
         let mut why = Vec::new();
         for version in versions {
             let url = address.replace("{version}", version);
-            let kept = cache.as_ref().map(|cache| cache.join(file_name(site.library, &url)));
+            let kept = cache.as_ref().map(|cache| cache.join(file_name(home.library, &url)));
             let source = match version {
                 "" => url.clone(),
                 "latest" => format!("latest version, {url}"),
@@ -113,20 +113,20 @@ impl Drop for Leash {
 impl Documents for WebDocuments {
     fn fetch<'a>(
         &'a self,
-        site: &'a Site,
+        home: &'a Home,
         version: Option<&'a str>,
         now: f64,
     ) -> BoxFuture<'a, Result<Document, String>> {
         async move {
             let runtime =
                 Handle::try_current().map_err(|e| format!("documentation needs a tokio runtime: {e}"))?;
-            let (this, site, version) = (self.clone(), *site, version.map(str::to_owned));
+            let (this, home, version) = (self.clone(), *home, version.map(str::to_owned));
             let work = runtime.spawn(async move {
                 let looked =
-                    tokio::time::timeout(this.limit, this.look(&site, version.as_deref(), now)).await;
+                    tokio::time::timeout(this.limit, this.look(&home, version.as_deref(), now)).await;
                 looked.unwrap_or_else(|_| {
                     let seconds = this.limit.as_secs_f64();
-                    Err(format!("the documentation of {} did not come within {seconds} s", site.library))
+                    Err(format!("the documentation of {} did not come within {seconds} s", home.library))
                 })
             });
             let _leash = Leash(work.abort_handle());

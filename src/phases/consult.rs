@@ -19,14 +19,14 @@ impl Site<'_> {
         done: &mut Done,
     ) -> Result<String> {
         let agent = done.record.agent.clone();
-        let site = library::site(library).ok_or_else(|| {
+        let home = library::home(library).ok_or_else(|| {
             Error::Configuration(format!("{agent}: it is not known where the documentation of {library} is"))
         })?;
         let packages = &case.briefing.facts.packages;
         let installed =
             packages.iter().find(|(name, _)| name == library).map(|(_, version)| version.as_str());
         let logs = self.space.directory("logs")?;
-        let document = run.documentation(site, installed, &logs).await?;
+        let document = run.documentation(home, installed, &logs).await?;
         if let Some(problem) = &document.problem {
             let instead = if document.text.is_empty() { "there is none" } else { document.source.as_str() };
             let message = format!("{problem}. The {agent} reads instead: {instead}");

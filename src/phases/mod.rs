@@ -105,11 +105,13 @@ fn idea(state: &dyn State) -> String {
         input.or_else(|| state.read(Section::Shared, "selected_idea"))
     };
     match selected() {
+        None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text,
-        Some(value) => {
-            serde_json::from_value::<Idea>(value).map_or_else(|_| String::new(), |idea| idea.text())
-        }
-        None => String::new(),
+        // A phase of a user's may give ideas another shape: then the idea is told as it is.
+        Some(value) => match serde_json::from_value::<Idea>(value.clone()) {
+            Ok(idea) if !idea.title.trim().is_empty() => idea.text(),
+            _ => value.to_string(),
+        },
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::step::{Done, Site};
 use super::template;
-use crate::agents::judgement::Judgement;
+use crate::agents::judgement::{Judgement, Verdict};
 use crate::agents::turn::Speaker;
 use crate::agents::{JudgeCase, ScriptRecord, StepCase, parse, plan};
 use crate::engine::Run;
@@ -42,6 +42,8 @@ impl Site<'_> {
         let plots: Vec<String> =
             files.iter().filter(|path| path.starts_with("data/") && is_image(path)).cloned().collect();
         let Some(limit) = self.plot_evals.filter(|_| !plots.is_empty()) else { return Ok(None) };
+        // Made anew under the same name, it is another plot.
+        done.record.rejected.retain(|plot| !plots.contains(plot));
         if done.judged.rounds >= limit {
             let reason = format!("the limit max_n_plot_evals={limit} is reached");
             return accepted(run, &plots, &reason).await;
@@ -69,7 +71,11 @@ impl Site<'_> {
         for pictures in gallery.pictures.chunks(MOST) {
             let prompt = self.templates.plot_judge(&case, pictures).map_err(template)?;
             match judge.structured(&run.tolerant(), &prompt, &schema, parse::judgement).await {
-                Ok((verdicts, _)) => judgement.verdicts.extend(verdicts),
+                Ok((verdicts, _)) => {
+                    let spelt =
+                        |verdict: Verdict| Verdict { plot: spelt(&verdict.plot, pictures), ..verdict };
+                    judgement.verdicts.extend(verdicts.into_iter().map(spelt));
+                }
                 // The plots are there and the step is done: a judge who cannot be asked undoes neither.
                 Err(error @ (Error::Model { .. } | Error::Limit(_))) => failed = Some(error),
                 Err(error) => return Err(error),
@@ -88,6 +94,8 @@ impl Site<'_> {
         run.tell("plot_judge", "plots_judged", about).await?;
         done.transcript.said("plot_judge", &judgement.text());
         if judgement.retry() {
+            let rejected = judgement.verdicts.iter().filter(|verdict| verdict.retry());
+            done.record.rejected.extend(rejected.map(|verdict| verdict.plot.clone()));
             done.transcript.said("plot_debugger", &judgement.feedback());
         }
         done.judged.last = Some(judgement.clone());
@@ -123,18 +131,32 @@ impl Site<'_> {
     }
 
     /// The newest pictures of the run for the researcher; none where its model is not known to take them.
-    pub(super) async fn pictures(&self, run: &Run, researcher: &Speaker) -> Result<Vec<Picture>> {
+    pub(super) async fn pictures(
+        &self,
+        run: &Run,
+        case: &StepCase,
+        researcher: &Speaker,
+    ) -> Result<Vec<Picture>> {
+        let rejected: Vec<String> = case.records.iter().flat_map(|record| record.rejected.clone()).collect();
         let sees = run.vision(&researcher.model) == Some(true);
         let read = move |space: &super::workspace::Workspace| {
             let images = if sees { space.images()? } else { Vec::new() };
             let below = images.iter().filter_map(|path| path.strip_prefix(&space.root).ok()?.to_str());
-            let names: Vec<&str> = below.filter(|name| is_picture(name)).collect();
+            let names: Vec<&str> =
+                below.filter(|name| is_picture(name) && !rejected.iter().any(|plot| plot == name)).collect();
             Ok(Gallery::read(&space.root, names[names.len().saturating_sub(MOST)..].iter().copied()))
         };
         let gallery = self.space.look(run, "pictures for the researcher", read).await?;
         warn(run, "researcher", &gallery.unreadable).await?;
         Ok(gallery.pictures)
     }
+}
+
+/// A plot's name as we gave it, where the judge gave it without its directory.
+fn spelt(plot: &str, pictures: &[Picture]) -> String {
+    let file = |name: &str| name.rsplit('/').next().unwrap_or(name).trim().to_owned();
+    let known = pictures.iter().find(|picture| picture.name == plot || file(&picture.name) == file(plot));
+    known.map_or(plot, |picture| &picture.name).to_owned()
 }
 
 /// Records that plots are taken as they are.

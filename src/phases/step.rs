@@ -252,6 +252,7 @@ impl Site<'_> {
             let reason = error.map_or(failure.diagnosis.clone(), str::to_owned);
             case.failures.push(failure);
             if let Some(script) = kept.take_if(|_| last) {
+                done.record.rejected.clear();
                 let text = format!("# filename: {}\n{}", script.file, script.code);
                 confine::write(&self.space.root, Path::new(&script.file), &text)?;
                 let message =
@@ -340,7 +341,7 @@ impl Site<'_> {
     async fn research(&self, run: &Run, case: &StepCase, done: &mut Done) -> Result<()> {
         let here = run.at_turn(1);
         let speaker = self.speaker("researcher");
-        let pictures = self.pictures(&here, &speaker).await?;
+        let pictures = self.pictures(&here, case, &speaker).await?;
         let prompt = self.templates.researcher(case, &pictures).map_err(template)?;
         tell_shortened(&here, "researcher", &prompt).await?;
         let answer = if pictures.is_empty() {

@@ -264,6 +264,20 @@ async fn the_researcher_sees_plots_when_its_model_takes_them() {
 }
 
 #[tokio::test]
+async fn a_plot_that_was_made_anew_is_not_shown_to_the_researcher() {
+    let stage = stage();
+    stage.engineer("plot.py", "plot(l)", plotting(&["a.png"]));
+    stage.engineer("plot.py", "plot(ell)", plotting(&["b.png"]));
+    stage.say("plot_judge", &judged(&[("a.png", "no units")]));
+    stage.say("researcher", "# N\nIt is so.");
+    let steps = plan(&[("engineer", "plot", "save"), ("researcher", "write", "be brief")]);
+    stage.control(&steps, json!({"evaluate_plots": true})).await.completed();
+    let asked = &stage.prompts("researcher")[0];
+    assert!(asked.contains("Attached plots, in this order: data/b.png\n"), "{asked}");
+    assert!(asked.contains("step 1): rejected by the plot judge, and made anew"), "{asked}");
+}
+
+#[tokio::test]
 async fn a_server_that_refuses_pictures_gets_the_text_alone() {
     let stage = stage();
     stage.engineer("plot.py", "plot()", plotting(&["a.png"]));
