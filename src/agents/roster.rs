@@ -45,16 +45,11 @@ const ROSTER: [Agent; 10] = [
     },
     Agent {
         name: "camb_context",
-        abilities: "reads the documentation of CAMB: functions with docstrings and units, draft code. Runs nothing; an engineer step must follow. Only for tasks with CAMB.",
+        abilities: "reads the documentation of CAMB for the engineer, whose step must follow. Runs nothing.",
         model: GENERAL,
         can_step: true,
     },
-    Agent {
-        name: "classy_context",
-        abilities: "the same for CLASS (classy).",
-        model: GENERAL,
-        can_step: true,
-    },
+    Agent { name: "classy_context", abilities: "the same for CLASS.", model: GENERAL, can_step: true },
     Agent { name: "planner", abilities: "writes and updates the plan.", model: GENERAL, can_step: false },
     Agent {
         name: "plan_reviewer",
