@@ -23,5 +23,7 @@ mod plots;
 mod replay;
 #[path = "phases/stage.rs"]
 mod stage;
+#[path = "phases/steering.rs"]
+mod steering;
 #[path = "phases/turns.rs"]
 mod turns;

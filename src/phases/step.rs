@@ -19,6 +19,7 @@ use crate::agents::{
     roster, suspect,
 };
 use crate::engine::Run;
+use crate::engine::ledger::Total;
 use crate::error::{Error, Result};
 use crate::exec::extract::{self, Answer, Status};
 use crate::exec::{Check, Execution, Exit, clean, confine};
@@ -89,19 +90,25 @@ impl Site<'_> {
         done.transcript.task(task);
         let at = At { number: case.step, of: case.plan.len(), step: &step };
         done.transcript.step_begins(at);
-        match step.sub_task_agent.as_str() {
-            "researcher" => self.research(run, &case, &mut done).await?,
-            "idea_maker" | "idea_hater" => self.ideas(run, &case, &mut done).await?,
-            agent => {
-                let library = roster::library(agent);
-                if let Some(library) = library {
-                    case.guidance = Some(self.consult(run, &case, library, &mut done).await?);
-                }
-                // What was read is for the engineer: at once, where the plan has no step of its own for that.
-                let later = case.plan.get(case.step..).unwrap_or_default();
-                if library.is_none() || !later.iter().any(|step| step.sub_task_agent == "engineer") {
-                    self.engineer(run, case, at, &mut done).await?;
-                }
+        let (begun, mark) = (run.clock().now(), run.ledger().mark());
+        let worked = match step.sub_task_agent.as_str() {
+            "researcher" => self.research(run, &case, &mut done).await,
+            "idea_maker" | "idea_hater" => self.ideas(run, &case, &mut done).await,
+            _ => self.compute(run, case, at, &mut done).await,
+        };
+        match worked {
+            Ok(()) => {}
+            // What was cut short did not fail.
+            Err(error) if error.is_stop() || run.control().cancelled() => return Err(error),
+            Err(error) => {
+                let about = json!({
+                    "number": at.number, "total": at.of, "sub_task": step.sub_task,
+                    "step_agent": step.sub_task_agent, "status": "failed",
+                    "seconds": run.clock().now() - begun, "summary": "", "error": error.to_string(), "files": [],
+                    "usage": Total::of(&run.ledger().since(mark)).to_json(),
+                });
+                run.tell("", "step_finished", about).await?;
+                return Err(error);
             }
         }
         if done.failure.is_none() {
@@ -109,6 +116,19 @@ impl Site<'_> {
             done.transcript.terminator();
         }
         Ok(done)
+    }
+
+    /// An engineer's step, or one that reads for the engineer.
+    async fn compute(&self, run: &Run, mut case: StepCase, at: At<'_>, done: &mut Done) -> Result<()> {
+        if let Some(library) = roster::library(&at.step.sub_task_agent) {
+            case.guidance = Some(self.consult(run, &case, library, done).await?);
+            // What was read is for the engineer: at once, where the plan has no step of its own for that.
+            let later = case.plan.get(case.step..).unwrap_or_default();
+            if later.iter().any(|step| step.sub_task_agent == "engineer") {
+                return Ok(());
+            }
+        }
+        self.engineer(run, case, at, done).await
     }
 
     async fn engineer(&self, run: &Run, mut case: StepCase, at: At<'_>, done: &mut Done) -> Result<()> {
