@@ -1,6 +1,5 @@
 """Plots before models that take pictures, in all three wire formats."""
 
-import base64
 import struct
 import zlib
 
@@ -8,7 +7,8 @@ import pytest
 
 from cmbagent import one_shot, planning_and_control_context_carryover
 from cmbagent.callbacks import WorkflowCallbacks
-from cmbagent.testing import Fault, code, notes
+from cmbagent.testing import Fault, code, judgement, notes
+from cmbagent.workflows import WorkflowDefinition, WorkflowExecutor
 from scripted import models, run
 
 
@@ -37,47 +37,6 @@ def plot(name, width=40, height=30, filename="plot.py"):
     )
 
 
-def judged(name, problem=""):
-    return {
-        "plots": [
-            {
-                "plot": f"data/{name}",
-                "criteria": [],
-                "problems": [problem] if problem else [],
-                "fixes": ["line 5: write in K"] if problem else [],
-                "verdict": "retry" if problem else "continue",
-            }
-        ]
-    }
-
-
-def pictures(call):
-    """The pictures of a request as bytes."""
-    if call.provider == "openai":
-        parts = [
-            part
-            for turn in call.body["messages"]
-            if isinstance(turn["content"], list)
-            for part in turn["content"]
-        ]
-        urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
-        return [base64.b64decode(url.removeprefix("data:image/png;base64,")) for url in urls]
-    if call.provider == "anthropic":
-        sources = [
-            part["source"]
-            for turn in call.body["messages"]
-            for part in turn["content"]
-            if part["type"] == "image"
-        ]
-        assert all(source["type"] == "base64" and source["media_type"] == "image/png" for source in sources)
-        return [base64.b64decode(source["data"]) for source in sources]
-    parts = [
-        part["inlineData"] for turn in call.body["contents"] for part in turn["parts"] if "inlineData" in part
-    ]
-    assert all(part["mimeType"] == "image/png" for part in parts)
-    return [base64.b64decode(part["data"]) for part in parts]
-
-
 def size(picture):
     return struct.unpack(">II", picture[16:24])
 
@@ -87,7 +46,7 @@ def test_plots_are_judged_and_mended(tmp_path, judge):
     server = models(
         [],
         engineer=[plot("a.png", 3000, 1500), plot("b.png")],
-        plot_judge=[judged("a.png", "the axis has no units"), judged("b.png")],
+        plot_judge=[judgement(("data/a.png", "the axis has no units")), judgement("data/b.png")],
     )
     keys = {"OPENAI": "x", "ANTHROPIC": "x", "GEMINI": "x"}
     settings = {"evaluate_plots": True, "max_n_plot_evals": 2, "plot_judge_model": judge}
@@ -95,10 +54,9 @@ def test_plots_are_judged_and_mended(tmp_path, judge):
     server.assert_calls(["engineer", "plot_judge", "engineer", "plot_judge"])
     calls = [call for call in server.calls if call.agent == "plot_judge"]
     assert [call.model for call in calls] == [judge, judge]
-    assert [size(picture) for picture in pictures(calls[0])] == [(1568, 784)]
-    assert pictures(calls[1]) == [png(40, 30)]
-    retry = server.prompts("engineer")[1]
-    assert "data/a.png: the axis has no units" in retry and "data/a.png: line 5: write in K" in retry
+    assert [size(picture) for picture in calls[0].pictures] == [(1568, 784)]
+    assert calls[1].pictures == [png(40, 30)]
+    assert "data/a.png: the axis has no units" in server.prompts("engineer")[1]
     context = result["final_context"].data
     assert (context["n_attempts"], context["n_plot_evals"], context["vlm_verdict"]) == (0, 2, "continue")
     assert context["displayed_images"][-2:] == [str(tmp_path / "data" / name) for name in ("a.png", "b.png")]
@@ -108,7 +66,7 @@ def test_plots_are_judged_and_mended(tmp_path, judge):
 
 
 def test_the_default_judge_is_one_that_sees(tmp_path):
-    server = models([], engineer=plot("a.png"), plot_judge=judged("a.png"))
+    server = models([], engineer=plot("a.png"), plot_judge=judgement("data/a.png"))
     run(server, one_shot, "t", work_dir=tmp_path, evaluate_plots=True, engineer_model="claude-sonnet-4-5",
         api_keys={"ANTHROPIC": "x"})  # fmt: skip
     assert [call.model for call in server.calls] == ["claude-sonnet-4-5"] * 2
@@ -129,12 +87,24 @@ def test_in_a_plan_every_step_is_judged_and_the_researcher_sees_the_plots(tmp_pa
     server = models(
         [("engineer", "plot"), ("engineer", "plot again"), ("researcher", "write")],
         engineer=[plot("a.png", filename="a.py"), plot("b.png", filename="b.py")],
-        plot_judge=[judged("a.png"), judged("b.png")],
+        plot_judge=[judgement("data/a.png"), judgement("data/b.png")],
         researcher=notes("# Report\n\nThe power is 4.25 K."),
     )
     run(server, planning_and_control_context_carryover, "t", work_dir=tmp_path, evaluate_plots=True)
     calls = [call for call in server.calls if call.agent == "plot_judge"]
-    assert [len(pictures(call)) for call in calls] == [1, 1]
+    assert [len(call.pictures) for call in calls] == [1, 1]
     (researcher,) = [call for call in server.calls if call.agent == "researcher"]
-    assert pictures(researcher) == [png(40, 30)] * 2
+    assert researcher.pictures == [png(40, 30)] * 2
     assert "Attached plots, in this order: data/a.png, data/b.png" in researcher.prompt
+
+
+def test_steps_with_a_human_are_judged_too(tmp_path):
+    phases = [
+        {"type": "planning", "config": {"n_plan_reviews": 0}},
+        {"type": "hitl_control", "config": {"approval_mode": "on_error", "evaluate_plots": True}},
+    ]
+    workflow = WorkflowDefinition(id="w", name="W", phases=phases)
+    server = models([("engineer", "plot")], engineer=plot("a.png"), plot_judge=judgement("data/a.png"))
+    with server, server.environment():
+        WorkflowExecutor(workflow, "t", tmp_path, {"OPENAI": "x"}).run_sync()
+    server.assert_calls(["planner", "engineer", "plot_judge"])
