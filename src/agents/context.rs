@@ -188,8 +188,10 @@ pub fn step_ends(map: &mut Map<String, Value>, records: &[StepRecord], end: &Ste
     if let Some(image) = end.images.last() {
         set(map, "latest_plot_path", json!(image));
     }
-    for record in records.iter().filter(|record| roster::library(&record.agent).is_some()) {
-        set(map, &record.agent, json!(record.notes));
+    // A step that a restart restored from its summary has no notes: what the context holds of it stays.
+    let read = records.iter().filter(|record| roster::library(&record.agent).is_some());
+    for (record, notes) in read.filter_map(|record| record.notes.as_ref().map(|notes| (record, notes))) {
+        set(map, &record.agent, json!(notes));
     }
     set(map, "n_plot_evals", json!(end.plot_rounds));
     if let Some(judgement) = &end.judgement {
@@ -248,6 +250,17 @@ mod tests {
         assert_eq!(map["current_status"], "completed");
         assert_eq!(map["previous_steps_execution_summary"], "### Step 1\ns");
         assert_eq!(map["displayed_images"], json!(["/w/data/a.png"]));
+    }
+
+    #[test]
+    fn what_was_read_stays_when_a_restart_knows_only_its_summary() {
+        let mut map = initial(&Seed::default());
+        let read = StepRecord { agent: "camb_context".into(), ..StepRecord::default() };
+        let with_notes = StepRecord { notes: Some("get_results".into()), ..read.clone() };
+        for record in [with_notes, read] {
+            step_ends(&mut map, &[record], &StepEnd::default());
+            assert_eq!(map["camb_context"], "get_results");
+        }
     }
 
     #[test]

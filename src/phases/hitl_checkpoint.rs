@@ -191,8 +191,8 @@ fn usable(changes: Option<Value>, question: &Question) -> std::result::Result<Op
     if let Some(error) = plan_in(&changes).and_then(|plan| parse::plan_of(plan).err()) {
         return Err(format!("the changed plan cannot be used: {error}"));
     }
-    if let Some(choice) = idea_in(&changes) {
-        let ideas = question.context_snapshot["ideas"].as_array().map(Vec::as_slice).unwrap_or_default();
+    // Where no ideas were put before the human, the words are a phase's own.
+    if let (Some(choice), Some(ideas)) = (idea_in(&changes), question.context_snapshot["ideas"].as_array()) {
         changes["selected_idea"] = ideas::selected(choice, ideas)?;
     }
     Ok(Some(changes))

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cmbagent::engine::Why;
 use cmbagent::exec::scripted::{Scripted, ScriptedRunner};
 use serde_json::{Value, json};
 
@@ -110,4 +111,20 @@ async fn a_plan_that_ends_with_reading_is_sent_back() {
     stage.run(&[("planning", json!({"n_plan_reviews": 0}))]).await.completed();
     assert!(stage.prompts("planner")[1].contains("a step of the engineer must follow"));
     assert!(stage.prompts("planner")[0].contains("- camb_context: reads the documentation of CAMB"));
+}
+
+#[tokio::test]
+async fn a_cancel_ends_a_look_that_is_under_way() {
+    let stage = stage();
+    stage.documents.hangs("camb");
+    let steps = steps();
+    let cancelling = async {
+        while stage.documents.asked().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        stage.control.cancel(Why::Requested);
+    };
+    let (ended, ()) = tokio::join!(stage.control(&steps, json!({})), cancelling);
+    assert!(ended.error().contains("the run was cancelled"), "{}", ended.error());
+    assert!(stage.models.calls().is_empty());
 }
