@@ -16,21 +16,25 @@ pub use web::WebDocuments;
 pub struct Home {
     /// The library, as it is imported and as its package is called.
     pub library: &'static str,
-    /// Address of the documentation as one text; `{version}` stands for a version or `latest`.
-    pub address: &'static str,
-    /// The variable that names another address.
+    /// Addresses of the documentation as one text, the likeliest first; `{version}` stands for a version
+    /// or `latest`.
+    pub addresses: &'static [&'static str],
+    /// The variable that names another address in their place.
     pub variable: &'static str,
 }
 
 const HOMES: [Home; 2] = [
     Home {
         library: "camb",
-        address: "https://camb.readthedocs.io/en/{version}/_static/camb_docs_combined.md",
+        addresses: &["https://camb.readthedocs.io/en/{version}/_static/camb_docs_combined.md"],
         variable: "CMBAGENT_CAMB_DOCS",
     },
     Home {
         library: "classy",
-        address: "https://raw.githubusercontent.com/santiagocasas/clapp/main/classy_docs.md",
+        addresses: &[
+            "https://raw.githubusercontent.com/santiagocasas/clapp/main/class-data/classy_docs.md",
+            "https://raw.githubusercontent.com/santiagocasas/clapp/main/classy_docs.md",
+        ],
         variable: "CMBAGENT_CLASSY_DOCS",
     },
 ];

@@ -58,19 +58,27 @@ impl WebDocuments {
         Some(base.join("cmbagent").join("documentation"))
     }
 
-    async fn look(&self, home: &Home, version: Option<&str>, now: f64) -> Result<Document, String> {
-        let address = self.set(home.variable).unwrap_or_else(|| home.address.to_owned());
-        let versions: Vec<&str> = if address.contains("{version}") {
-            version.into_iter().chain(["latest"]).collect()
-        } else {
-            vec![""]
+    /// Where to look, in order, each with the version that is there; blank where an address names none.
+    fn pages(&self, home: &Home, version: Option<&str>) -> Vec<(String, String)> {
+        let addresses = match self.set(home.variable) {
+            Some(address) => vec![address],
+            None => home.addresses.iter().map(|address| (*address).to_owned()).collect(),
         };
+        let mut pages = Vec::new();
+        for address in addresses {
+            let named = address.contains("{version}");
+            let versions = if named { version.into_iter().chain(["latest"]).collect() } else { vec![""] };
+            pages.extend(versions.into_iter().map(|v| (address.replace("{version}", v), v.to_owned())));
+        }
+        pages
+    }
+
+    async fn look(&self, home: &Home, version: Option<&str>, now: f64) -> Result<Document, String> {
         let cache = self.cache();
         let mut why = Vec::new();
-        for version in versions {
-            let url = address.replace("{version}", version);
+        for (url, version) in self.pages(home, version) {
             let kept = cache.as_ref().map(|cache| cache.join(file_name(home.library, &url)));
-            let source = match version {
+            let source = match version.as_str() {
                 "" => url.clone(),
                 "latest" => format!("latest version, {url}"),
                 version => format!("version {version}, {url}"),
@@ -197,4 +205,22 @@ fn keep(path: &Path, text: &str) -> std::io::Result<()> {
     let draft = directory.join(format!(".{}.tmp", uuid::Uuid::new_v4().simple()));
     std::fs::write(&draft, text)?;
     std::fs::rename(&draft, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn addresses_without_a_version_are_tried_one_after_the_other() {
+        let web = WebDocuments::new(Arc::new(|_| None));
+        let pages = |library: &str, version| {
+            let home = super::super::home(library).expect("a library of the table");
+            web.pages(home, version).into_iter().map(|(_, version)| version).collect::<Vec<_>>()
+        };
+        assert_eq!(pages("camb", Some("1.6.0")), ["1.6.0", "latest"]);
+        assert_eq!(pages("camb", None), ["latest"]);
+        assert_eq!(pages("classy", Some("3.3")), ["", ""]);
+    }
 }
