@@ -253,6 +253,9 @@ fn prompts_about_plots_are_the_golden_ones() {
     let judgement = Judgement { file: "codebase/step_3.py".into(), code: script(3, "").code, verdicts };
     let mended = StepCase { plots: Some(judgement), ..at_step(3) };
     golden("engineer_plots", &templates.engineer(&mended).unwrap());
+    let again =
+        JudgeCase { step: mended, script: script(3, "data/fit_2.png: counts and fit against energy") };
+    golden("plot_judge_again", &templates.plot_judge(&again, &[picture("data/fit_2.png")]).unwrap());
     let mut last = at_step(2);
     last.plan.truncate(2);
     golden("researcher_pictures", &templates.researcher(&last, &pictures).unwrap());

@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use minijinja::value::merge_maps;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 
+use super::judgement::Judgement;
 use super::{
     Briefing, ConsultCase, IdeaCase, JudgeCase, PlanStep, PlannerCase, ReviewerCase, ScriptRecord, StepCase,
     carry, diagnosis, documents, excerpt, formats, roster,
@@ -197,6 +198,7 @@ impl Templates {
             code => carry::fenced("python", &numbered(&script.code)),
             output => carry::fenced("", &excerpt::excerpt(&script.output, OUTPUT_LIMIT, log)),
             plots => pictures.iter().map(|picture| &picture.name).collect::<Vec<_>>(),
+            before => case.step.plots.as_ref().map(Judgement::problems).unwrap_or_default(),
             ..values
         };
         Ok(Prompt { pictures: pictures.to_vec(), ..self.render("plot_judge", &values)? })

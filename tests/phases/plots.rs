@@ -84,6 +84,7 @@ async fn every_new_plot_is_judged_and_mended_without_costing_a_try() {
     {
         assert!(asked.contains(part), "{part} in {asked}");
     }
+    assert!(stage.prompts("plot_judge")[1].contains("was to mend\n- data/a.png: the peak is at 22\n"));
     let again = &stage.prompts("engineer")[1];
     for part in ["data/a.png: the peak is at 22", "data/a.png: line 2: use ell", "plot(l)", "Attempt"] {
         assert_eq!(again.contains(part), part != "Attempt", "{part} in {again}");
