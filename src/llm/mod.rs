@@ -59,6 +59,10 @@ pub trait Provider: Send + Sync {
     fn reaches(&self, _model: &str, _options: &CallOptions) -> bool {
         true
     }
+    /// What a call may cost at most in dollars, when that is known.
+    fn bound(&self, _request: &Request) -> Option<f64> {
+        None
+    }
 }
 
 /// A call as the engine hands it to a [`Provider`].

@@ -8,7 +8,7 @@ from typing import Any
 from cmbagent.errors import ConfigurationError
 from cmbagent.utils import default_agents_llm_model
 from cmbagent.workflows import _calls
-from cmbagent.workflows.results import Result, control_result, whole_control_times
+from cmbagent.workflows.results import RunResult, control_result, whole_control_times
 from cmbagent.workflows.utils import load_plan, plan_steps
 
 _MODELS = default_agents_llm_model
@@ -41,8 +41,9 @@ def control(
     verbose: bool | None = None,
     evaluate_plots: bool = False,
     max_n_plot_evals: int = 1,
+    resume: bool = False,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Carry out a plan without planning.
 
     Args:
@@ -68,6 +69,8 @@ def control(
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
         evaluate_plots: have a model that takes pictures judge new plots; the engineer mends what it finds.
         max_n_plot_evals: how many scripts' plots are judged in a step at most; later ones are accepted.
+        resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
+            error has ended; one that is completed gives its results again.
         **ignored: the planning arguments of earlier versions; a warning names them.
 
     Returns:
@@ -119,6 +122,7 @@ def control(
         api_keys=api_keys,
         callbacks=callbacks,
         verbose=verbose,
+        resume=resume,
         shared_state={"planning_context": {"hardware_constraints": _calls.text(hardware_constraints)}},
     )
     return whole_control_times(control_result(executor, planned=False))

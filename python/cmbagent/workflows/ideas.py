@@ -7,7 +7,7 @@ from typing import Any
 
 from cmbagent.utils import default_agents_llm_model
 from cmbagent.workflows import _calls
-from cmbagent.workflows.results import Result, control_result, idea_result
+from cmbagent.workflows.results import RunResult, control_result, idea_result
 
 _MODELS = default_agents_llm_model
 _SELECT = "Which idea shall be pursued? Choose or rewrite one."
@@ -27,7 +27,8 @@ def idea_generation(
     callbacks: Any = None,
     approval_manager: Any = None,
     verbose: bool | None = None,
-) -> Result:
+    resume: bool = False,
+) -> RunResult:
     """Make research ideas on a topic, have them criticised and improved, and select one.
 
     Args:
@@ -44,6 +45,8 @@ def idea_generation(
         callbacks: see `cmbagent.callbacks`.
         approval_manager: asks the human; `None` as in `WorkflowExecutor`.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
+            error has ended; one that is completed gives its results again.
 
     Returns:
         A dict with `ideas`, `reviews`, `selected_idea` (the human's where there was one), `chat_history`,
@@ -67,6 +70,7 @@ def idea_generation(
         callbacks=callbacks,
         approval_manager=approval_manager,
         verbose=verbose,
+        resume=resume,
     )
     return idea_result(executor)
 
@@ -96,7 +100,8 @@ def idea_to_execution(
     callbacks: Any = None,
     approval_manager: Any = None,
     verbose: bool | None = None,
-) -> Result:
+    resume: bool = False,
+) -> RunResult:
     """Make research ideas, select one, plan it and carry it out.
 
     Args:
@@ -124,6 +129,8 @@ def idea_to_execution(
         callbacks: see `cmbagent.callbacks`.
         approval_manager: asks the human; `None` as in `WorkflowExecutor`.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
+            error has ended; one that is completed gives its results again.
 
     Returns:
         What `planning_and_control_context_carryover` returns, with `ideas`, `reviews`, `selected_idea` and
@@ -175,6 +182,7 @@ def idea_to_execution(
         callbacks=callbacks,
         approval_manager=approval_manager,
         verbose=verbose,
+        resume=resume,
     )
     ideas = idea_result(executor)
     result = control_result(executor, planned=True)
