@@ -3,6 +3,8 @@
 
 #[path = "phases/checkpoint.rs"]
 mod checkpoint;
+#[path = "phases/consult.rs"]
+mod consult;
 #[path = "phases/control.rs"]
 mod control;
 #[path = "phases/engineer.rs"]
@@ -15,6 +17,8 @@ mod limits;
 mod one_shot;
 #[path = "phases/planning.rs"]
 mod planning;
+#[path = "phases/plots.rs"]
+mod plots;
 #[path = "phases/replay.rs"]
 mod replay;
 #[path = "phases/stage.rs"]

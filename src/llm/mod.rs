@@ -58,6 +58,14 @@ pub trait Provider: Send + Sync {
     fn window(&self, _model: &str) -> Option<u32> {
         None
     }
+    /// Whether `model` takes pictures, when known.
+    fn vision(&self, _model: &str) -> Option<bool> {
+        None
+    }
+    /// Whether there is a key, or a server that needs none, for `model`. Asked on the caller's thread.
+    fn reaches(&self, _model: &str, _options: &CallOptions) -> bool {
+        true
+    }
     /// The provider of a run that is made at `place` within this one's and would use `own`: a tape is one for all.
     fn within(&self, _place: &Place, own: Arc<dyn Provider>) -> Arc<dyn Provider> {
         own
@@ -119,7 +127,7 @@ pub trait Watch: Send + Sync {
 }
 
 /// Why a call failed for good.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct LlmError {
     /// What kind of failure it is.

@@ -40,6 +40,8 @@ def control(
     api_keys: Any = None,
     callbacks: Any = None,
     verbose: bool | None = None,
+    evaluate_plots: bool = False,
+    max_n_plot_evals: int = 1,
     record: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
     strict: bool = False,
@@ -62,12 +64,15 @@ def control(
         retrieve_assistant_model: kept for older programs; no agent uses it.
         idea_maker_model: model that makes ideas.
         idea_hater_model: model that criticises them.
-        plot_judge_model: kept for older programs; no agent uses it.
+        plot_judge_model: model that judges plots; where it takes no pictures, the engineer's does, or one
+            of a provider that there is a key for.
         work_dir: where files go; `None` means `cmbagent_output` in the current directory.
         clear_work_dir: `True` deletes the contents of `work_dir` first; nothing is deleted without it.
         api_keys: provider name → key, or any object that can be subscripted so; `None` reads the environment.
         callbacks: see `cmbagent.callbacks`.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        evaluate_plots: have a model that takes pictures judge new plots; the engineer mends what it finds.
+        max_n_plot_evals: how many scripts' plots are judged in a step at most; later ones are accepted.
         record: a new file in which every model call is written down, see `docs/replay.md`.
         replay: a file written so: calls are answered from it, without a model, a key or a network.
         strict: whether a request that differs from the recorded one is an error; else it is a warning.
@@ -106,6 +111,8 @@ def control(
         "idea_maker_model": idea_maker_model,
         "idea_hater_model": idea_hater_model,
         "plot_judge_model": plot_judge_model,
+        "evaluate_plots": evaluate_plots,
+        "max_n_plot_evals": max_n_plot_evals,
         "engineer_instructions": _calls.text(engineer_instructions),
         "researcher_instructions": _calls.text(researcher_instructions),
         "params": {

@@ -50,6 +50,8 @@ def planning_and_control_context_carryover(
     parent_run_id: str | None = None,
     stage_name: str | None = None,
     verbose: bool | None = None,
+    evaluate_plots: bool = False,
+    max_n_plot_evals: int = 1,
     record: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
     strict: bool = False,
@@ -75,8 +77,9 @@ def planning_and_control_context_carryover(
         researcher_model: model of the researcher.
         idea_maker_model: model that makes ideas.
         idea_hater_model: model that criticises them.
-        camb_context_model: kept for older programs; no agent uses it.
-        plot_judge_model: kept for older programs; no agent uses it.
+        camb_context_model: model of `camb_context` and `classy_context`.
+        plot_judge_model: model that judges plots; where it takes no pictures, the engineer's does, or one
+            of a provider that there is a key for.
         web_surfer_model: kept for older programs; no agent uses it.
         retrieve_assistant_model: kept for older programs; no agent uses it.
         default_llm_model: model of agents without a setting of their own.
@@ -93,6 +96,8 @@ def planning_and_control_context_carryover(
         parent_run_id: noted in the run's metadata.
         stage_name: noted in the run's metadata.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        evaluate_plots: have a model that takes pictures judge new plots; the engineer mends what it finds.
+        max_n_plot_evals: how many scripts' plots are judged in a step at most; later ones are accepted.
         record: a new file in which every model call is written down, see `docs/replay.md`.
         replay: a file written so: calls are answered from it, without a model, a key or a network.
         strict: whether a request that differs from the recorded one is an error; else it is a warning.
@@ -130,6 +135,8 @@ def planning_and_control_context_carryover(
         idea_hater_model=idea_hater_model,
         camb_context_model=camb_context_model,
         plot_judge_model=plot_judge_model,
+        evaluate_plots=evaluate_plots,
+        max_n_plot_evals=max_n_plot_evals,
         web_surfer_model=web_surfer_model,
         retrieve_assistant_model=retrieve_assistant_model,
         engineer_instructions=_calls.text(engineer_instructions),

@@ -10,7 +10,7 @@ use super::differ::diff;
 use super::home::Home;
 use super::request::{shown, written};
 use super::{Came, Failure, Head, Line, Subject, Tape, TapeError, tape_error};
-use crate::llm::{Call, LlmError, LlmErrorKind, Place, Provider, Reply, Request, Usage, Watch};
+use crate::llm::{Call, CallOptions, LlmError, LlmErrorKind, Place, Provider, Reply, Request, Usage, Watch};
 
 /// A provider that answers each call as it was answered at the same place of the recorded run.
 ///
@@ -31,20 +31,20 @@ struct Reel {
     last_attempt: u32,
     /// Told with the first call.
     foreign: Mutex<Option<String>>,
-    /// Knows the models' windows, and is never called.
-    windows: Arc<dyn Provider>,
+    /// Knows what the models take, and is never called.
+    models: Arc<dyn Provider>,
 }
 
 impl Player {
     /// Reads the tape at `path` for the run `subject`. With `strict` every difference is an error, else it is told.
     ///
-    /// `windows` is asked for nothing but [`Provider::window`].
+    /// `models` is asked for nothing but [`Provider::window`] and [`Provider::vision`].
     ///
     /// Fails when there is no tape, when it cannot be read, and with `strict` when another workflow or task was
     /// recorded.
     pub fn open(
         path: &Path,
-        windows: Arc<dyn Provider>,
+        models: Arc<dyn Provider>,
         subject: &Subject,
         strict: bool,
     ) -> Result<Self, TapeError> {
@@ -56,7 +56,7 @@ impl Player {
         let last_attempt = tape.calls.keys().map(|place| place.attempt).max().unwrap_or(0);
         let home = Home::new(&subject.work_dir);
         let foreign = Mutex::new(foreign);
-        let reel = Reel { path: path.to_owned(), tape, home, strict, last_attempt, foreign, windows };
+        let reel = Reel { path: path.to_owned(), tape, home, strict, last_attempt, foreign, models };
         Ok(Self { reel: Arc::new(reel), inside: String::new() })
     }
 
@@ -146,7 +146,16 @@ impl Provider for Player {
     }
 
     fn window(&self, model: &str) -> Option<u32> {
-        self.reel.windows.window(model)
+        self.reel.models.window(model)
+    }
+
+    fn vision(&self, model: &str) -> Option<bool> {
+        self.reel.models.vision(model)
+    }
+
+    /// What was not reached when it was recorded is not asked now.
+    fn reaches(&self, model: &str, _: &CallOptions) -> bool {
+        self.reel.tape.calls.values().any(|line| line.request.model == model)
     }
 
     fn bound(&self, _: &Request) -> Option<f64> {

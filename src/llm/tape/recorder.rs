@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use super::home::Home;
 use super::request::written;
 use super::{Came, Failure, Head, Line, Subject, Tape, TapeError, tape_error};
-use crate::llm::{Call, LlmError, LlmErrorKind, Place, Provider, Reply, Request, Watch};
+use crate::llm::{Call, CallOptions, LlmError, LlmErrorKind, Place, Provider, Reply, Request, Watch};
 
 /// A provider that records the calls of another one.
 #[derive(Clone)]
@@ -96,6 +96,14 @@ impl Provider for Recorder {
 
     fn bound(&self, request: &Request) -> Option<f64> {
         self.inner.bound(request)
+    }
+
+    fn vision(&self, model: &str) -> Option<bool> {
+        self.inner.vision(model)
+    }
+
+    fn reaches(&self, model: &str, options: &CallOptions) -> bool {
+        self.inner.reaches(model, options)
     }
 
     fn within(&self, place: &Place, own: Arc<dyn Provider>) -> Arc<dyn Provider> {
