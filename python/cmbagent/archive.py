@@ -84,7 +84,9 @@ def export_run(
     part = target.with_name(f".{target.name}.part")
     try:
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("records.jsonl", _lines(store.records(info.id), secrets))
+            records = store.records(info.id)
+            archive.writestr("records.jsonl", _lines(records, secrets))
+            archive.writestr("tape.jsonl", _tape(info, records, secrets))
             archive.writestr("timeline.json", _text(story, secrets))
             for name, path in _files(info, story["files"], left_out):
                 _add(archive, name, path, max_file_bytes, secrets, left_out)
@@ -193,6 +195,21 @@ def _text(value: Any, secrets: list[bytes]) -> str:
 
 def _lines(values: list[Any], secrets: list[bytes]) -> str:
     return "".join(json.dumps(_hidden(each, secrets)) + "\n" for each in values)
+
+
+def _tape(info: RunInfo, records: list[dict[str, Any]], secrets: list[bytes]) -> str:
+    """Write what the models were asked and answered, as recording the run would have."""
+    sent: dict[tuple[int, ...], dict[str, Any]] = {}
+    calls = []
+    for record in records:
+        entry, place = record["entry"], tuple(record["position"].values())
+        if entry["entry"] == "started" and entry["effect"] == "call":
+            sent[place] = entry["about"]
+        elif entry["entry"] == "finished" and entry["effect"] == "call" and place in sent:
+            came = {how: said[0] for how, said in entry["output"].items()}
+            call = {"place": sent[place]["place"], "request": sent[place]["request"], **came}
+            calls.append(json.dumps(_hidden(call, secrets)))
+    return _core.tape_of(info.id, info.workflow_id, info.task, info.work_dir, calls)
 
 
 def _files(info: RunInfo, known: list[str], left_out: dict[str, str]) -> Iterator[tuple[str, Path]]:

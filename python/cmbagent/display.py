@@ -410,6 +410,14 @@ class Display:
         self._files_shown.add(path)
         return f"  → {self._path(path)}"
 
+    def _on_plots_judged(self, data: dict[str, Any]) -> str:
+        lines = [f"  plots: {data['verdict']}" + (f", {data['reason']}" if data.get("reason") else "")]
+        lines += [f"    {problem}" for problem in data.get("problems") or []]
+        return "\n".join(map(_clean, lines))
+
+    def _on_documentation_read(self, data: dict[str, Any]) -> str:
+        return f"  documentation of {data['library']}: {data['source']}"
+
     def _on_approval_requested(self, data: dict[str, Any]) -> str:
         self._end()
         # The question itself is shown by the approval manager, to whoever is to answer it.
@@ -428,7 +436,9 @@ class Display:
         return f"  own prompt templates: {', '.join(replaced)}"
 
     def _on_warning(self, data: dict[str, Any]) -> str:
-        return self._style(f"  warning: {_clean(str(data.get('message', '')))}", "yellow")
+        told = self._style(f"  warning: {_clean(str(data.get('message', '')))}", "yellow")
+        diff = _clean(str(data.get("diff") or ""))
+        return "\n".join([told, *(self._style(f"    {line}", "dim") for line in diff.splitlines())])
 
 
 def _clean(text: str) -> str:

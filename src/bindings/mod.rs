@@ -15,6 +15,7 @@ mod services;
 mod snapshot;
 mod state;
 mod store;
+mod tape;
 mod wake;
 
 use pyo3::prelude::*;
@@ -35,6 +36,8 @@ mod _core {
     use super::services::{prompt_hashes, redact, route, supervise_scripts};
     #[pymodule_export]
     use super::store::{PyJournal, PyStore, default_store};
+    #[pymodule_export]
+    use super::tape::tape_of;
     #[pymodule_export]
     use super::wake::{Wake, end_wakeups};
 

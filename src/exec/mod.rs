@@ -7,6 +7,7 @@
 //! * [`environment`] — what a script sees of the host's environment.
 //! * [`supervisor`] — the process that runs scripts and outlives none of them.
 //! * [`clean`] — output as prompts quote it.
+//! * [`pictures`] — plots as models take them.
 //! * [`products`] — the files a script left, and what is in its tables.
 //! * [`scripted`] — a runner for tests.
 
@@ -18,6 +19,7 @@ pub mod extract;
 mod fences;
 pub mod normalise;
 mod output;
+pub mod pictures;
 pub mod products;
 mod scan;
 pub mod scripted;

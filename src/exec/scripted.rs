@@ -17,6 +17,7 @@ pub struct ScriptedRunner {
     queue: Mutex<VecDeque<Scripted>>,
     executed: Mutex<Vec<Executed>>,
     check: CheckFn,
+    packages: Vec<(String, String)>,
 }
 
 /// What one execution is to do.
@@ -86,6 +87,7 @@ impl ScriptedRunner {
             queue: Mutex::new(executions.into_iter().collect()),
             executed: Mutex::default(),
             check: Box::new(|_, _| Check::default()),
+            packages: Vec::new(),
         }
     }
 
@@ -93,6 +95,13 @@ impl ScriptedRunner {
     #[must_use]
     pub fn with_check(mut self, check: impl Fn(&str, &str) -> Check + Send + Sync + 'static) -> Self {
         self.check = Box::new(check);
+        self
+    }
+
+    /// Has a package installed.
+    #[must_use]
+    pub fn with_package(mut self, name: &str, version: &str) -> Self {
+        self.packages.push((name.to_owned(), version.to_owned()));
         self
     }
 
@@ -124,7 +133,8 @@ impl Runner for ScriptedRunner {
     }
 
     fn facts(&self) -> BoxFuture<'_, Result<Facts, ExecError>> {
-        let facts = Facts { python: "3.11.0".to_owned(), cores: 1, ..Facts::default() };
+        let packages = self.packages.clone();
+        let facts = Facts { python: "3.11.0".to_owned(), cores: 1, packages, ..Facts::default() };
         Box::pin(async move { Ok(facts) })
     }
 

@@ -115,6 +115,14 @@ config! {
         idea_maker_model: String = GENERAL.into(),
         /// The idea hater's model.
         idea_hater_model: String = REASONING.into(),
+        /// The model of agents that read documentation.
+        camb_context_model: String = GENERAL.into(),
+        /// The plot judge's model.
+        plot_judge_model: String = REASONING.into(),
+        /// Whether new plots are judged.
+        evaluate_plots: bool = false,
+        /// At most this many judgements a step.
+        max_n_plot_evals: usize = 1,
         /// Instructions for the engineer.
         #[serde(deserialize_with = "text")]
         engineer_instructions: String = String::new(),
@@ -137,6 +145,14 @@ config! {
         engineer_model: String = GENERAL.into(),
         /// The researcher's model.
         researcher_model: String = GENERAL.into(),
+        /// The model of agents that read documentation.
+        camb_context_model: String = GENERAL.into(),
+        /// The plot judge's model.
+        plot_judge_model: String = REASONING.into(),
+        /// Whether new plots are judged.
+        evaluate_plots: bool = false,
+        /// At most this many judgements.
+        max_n_plot_evals: usize = 1,
         /// The model of agents without a setting of their own, unless `params` names one.
         default_llm_model: String = GENERAL.into(),
         /// The model that gives a second opinion, unless `params` names one.
@@ -206,6 +222,8 @@ pub struct Params {
     pub default_llm_model: Option<String>,
     /// The model that gives a second opinion.
     pub default_formatter_model: Option<String>,
+    /// The model that judges plots; outranks `plot_judge_model`.
+    pub vlm_model: Option<String>,
     /// Agent name → path of a template that replaces the built-in one.
     pub prompts: BTreeMap<String, PathBuf>,
     /// Agents a plan may use.

@@ -108,6 +108,7 @@ impl Control {
         };
         Briefing {
             task: task.into(),
+            idea: progress.idea.clone(),
             instructions,
             hardware_constraints: text("hardware_constraints"),
             facts,
@@ -136,7 +137,11 @@ impl Control {
                 ("researcher", &config.researcher_model),
                 ("idea_maker", &config.idea_maker_model),
                 ("idea_hater", &config.idea_hater_model),
+                ("camb_context", &config.camb_context_model),
+                ("classy_context", &config.camb_context_model),
+                ("plot_judge", config.params.vlm_model.as_ref().unwrap_or(&config.plot_judge_model)),
             ],
+            plot_evals: config.evaluate_plots.then_some(config.max_n_plot_evals),
             max_n_attempts: config.max_n_attempts,
         };
         for directory in ["codebase", "data", "chats", "time", "cost"] {

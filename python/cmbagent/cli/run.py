@@ -13,6 +13,7 @@ from cmbagent.cli._told import Told
 
 if TYPE_CHECKING:
     from cmbagent.workflows import WorkflowDefinition, WorkflowExecutor
+    from cmbagent.workflows._tape import Tape
 
 
 @app.command()
@@ -41,10 +42,19 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with this workflow's newest run there, if there is one.")
     ] = False,
+    record: Annotated[
+        Path | None, typer.Option(help="Write every model call to this new file, a tape.")
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="Answer calls from this tape: no model, no key, no network.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail when a call differs from the tape's.")
+    ] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Run a workflow on real models.
+    """Run a workflow on real models, or replay one from a tape.
 
     Keys are read from OPENAI_API_KEY, ANTHROPIC_API_KEY and GEMINI_API_KEY; a server of your own is named in
     OPENAI_BASE_URL and needs no key.
@@ -62,11 +72,17 @@ def run(
         "plan_instructions": plan_instructions,
         "hardware_constraints": hardware_constraints,
     }
+    from cmbagent.workflows._tape import Tape
+
     told = Told(debug)
     with told:
         definition = find_workflow(workflow)
         if not task.strip():
             raise UsageError("The task is empty; say in your words what is to be done.")
+        if record and replay:
+            raise UsageError("--record and --replay exclude each other: a replay asks no model.")
+        if strict and not replay:
+            raise UsageError("--strict is about differences from a tape; name it with --replay.")
         if resume and restart_at_step is not None:
             raise UsageError(
                 "--resume goes on where the run was, --restart-at-step elsewhere; give one of them."
@@ -74,13 +90,15 @@ def run(
         if restart_at_step is not None:
             definition = restarted(definition, work_dir.expanduser(), restart_at_step)
         definition = configured(definition, {k: v for k, v in settings.items() if v is not None}, model)
-        executor = _executor(definition, task, work_dir, quiet)
+        executor = _executor(definition, task, work_dir, quiet, Tape.of(record, replay, strict))
         if resume:
             executor.take_up_earlier_run()
         told.perform(executor, quiet)
 
 
-def _executor(definition: WorkflowDefinition, task: str, work_dir: Path, quiet: bool) -> WorkflowExecutor:
+def _executor(
+    definition: WorkflowDefinition, task: str, work_dir: Path, quiet: bool, tape: Tape
+) -> WorkflowExecutor:
     from cmbagent.approvals import default_manager
     from cmbagent.utils import get_api_keys_from_env
     from cmbagent.workflows import WorkflowExecutor
@@ -101,8 +119,11 @@ def _executor(definition: WorkflowDefinition, task: str, work_dir: Path, quiet: 
         api_keys=keys,
         approval_manager=manager,
         verbose=False if quiet else None,
+        record=tape.record,
+        replay=tape.replay,
+        strict=tape.strict,
     )
-    lacks = missing_keys(executor.phases, keys)
+    lacks = [] if tape.replay else missing_keys(executor.phases, keys)
     if lacks:
         raise UsageError("No key for " + "; for ".join(lacks) + ". Other models can be chosen with --model.")
     return executor

@@ -73,6 +73,7 @@ def describe(executor: WorkflowExecutor) -> dict[str, Any]:
         "task": executor.task,
         "options": masked(executor.options, secrets),
         "initial_shared_state": masked(private, secrets),
+        "tape": {"record": executor.record, "replay": executor.replay, "strict": executor.strict},
         "package": _core.__version__,
         "python": platform.python_version(),
         "argv": sys.argv[:1],
@@ -261,6 +262,7 @@ def executor_of(
         verbose=verbose,
         store=opened,
         options=about["options"],
+        **about["tape"],
     )
     executor.context.run_id = info.id
     executor._resuming, executor._forced = True, force

@@ -112,6 +112,28 @@ def control_result(executor: WorkflowExecutor, *, planned: bool) -> RunResult:
     return result
 
 
+def idea_result(executor: WorkflowExecutor) -> RunResult:
+    """Build the result of a run that made ideas.
+
+    Args:
+        executor: the executor after its run.
+
+    Returns:
+        `ideas`, `reviews`, `selected_idea` (as a human left it), `chat_history`, `final_context`, and what
+        else the run produced.
+    """
+    phase = _find(executor, "idea_generation")
+    output = phase.output_data if phase else {}
+    selected = executor.context.shared_state.get("selected_idea") or output.get("selected_idea")
+    result = _common(executor, phase)
+    result["chat_history"] = list(phase.chat_history) if phase else []
+    result["ideas"] = output.get("ideas") or []
+    result["reviews"] = output.get("reviews") or []
+    result["selected_idea"] = selected
+    result["final_context"] = FinalContext({**(output.get("final_context") or {}), "selected_idea": selected})
+    return result
+
+
 def whole_control_times(result: RunResult) -> RunResult:
     """Replace the last step's times by those of all steps together."""
     for name in ("initialization_time", "execution_time"):
