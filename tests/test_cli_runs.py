@@ -55,6 +55,15 @@ def test_resume_goes_on_at_the_step_that_failed(invoke, store, failed):
     assert store.run(failed).status == "completed"
 
 
+def test_a_phase_without_steps_that_failed_is_done_anew(invoke, store, tmp_path):
+    arguments = ["--work-dir", tmp_path / "work", "--max-attempts", "0", "--quiet"]
+    with ModelServer(BROKEN) as server, server.environment():
+        assert invoke("run", "one_shot", "Six times seven?", *arguments).exit_code == 1
+    (info,) = store.runs()
+    result, agents = going_on(invoke, info.id)
+    assert (result.exit_code, agents) == (0, ["engineer"])
+
+
 def test_resume_of_a_directory(invoke, failed, tmp_path):
     result, agents = going_on(invoke, tmp_path / "work", "--quiet")
     assert (result.exit_code, agents) == (0, ["engineer", "researcher"])
@@ -187,7 +196,7 @@ def test_show_after_a_resume(invoke, failed):
     steps = [entry for entry in found["phases"][1]["entries"] if entry["what"] == "step"]
     assert [(step["number"], step["status"]) for step in steps][-2:] == [(1, "completed"), (2, "completed")]
     assert found["unfinished"] == []
-    assert any(path.endswith("answer.py") for path in found["files"]) or found["files"]
+    assert any(path.endswith("answer.md") for path in found["files"])
 
 
 def test_prune_shows_and_deletes_only_when_told(invoke, store, failed, tmp_path):
@@ -276,7 +285,7 @@ def test_stop_from_elsewhere(invoke, store, elsewhere):
         lambda: store.run(run).status == "stopping" or elsewhere.go.wait(1) or elsewhere.go.set() or True
     )
     elsewhere.go.set()
-    status, output, error = made.end()
+    status, _, error = made.end()
     assert status == 3, error
     assert error.endswith(f"The run was stopped.\nTo go on: cmbagent resume {run}\n")
     assert store.run(run).status == "stopped"
@@ -347,7 +356,7 @@ def test_a_question_is_answered_from_another_process(invoke, store, elsewhere):
     assert invoke("approve", info.id, "--question", "9").exit_code == 2
     done = invoke("approve", info.id, "--feedback", "Use SI units.")
     assert (done.exit_code, done.output) == (0, f"Answered approve to run {info.id}; it goes on.\n")
-    status, output, error = made.end()
+    status, _, error = made.end()
     assert status == 0, error
     assert "Use SI units." in elsewhere.server.prompts("engineer")[0]
     again = invoke("approve", info.id)

@@ -18,8 +18,8 @@ VARIABLE = "CMBAGENT_HITL"
 def default_manager() -> Any:
     """Return the manager of a workflow that was given none.
 
-    The environment variable `CMBAGENT_HITL` decides: `ask` asks at the terminal or notebook, `queue` waits for
-    an answer from elsewhere, such as `cmbagent approve`, and `approve` and `reject` answer so. Unset, an
+    The environment variable `CMBAGENT_HITL` decides: `ask` asks at the terminal or notebook, `queue` waits
+    for an answer from elsewhere, such as `cmbagent approve`, and `approve` and `reject` answer so. Unset, an
     interactive terminal or notebook is asked.
 
     Returns:

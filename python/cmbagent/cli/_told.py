@@ -73,6 +73,9 @@ class Told:
         if problem is None or isinstance(problem, (typer.Exit, typer.Abort, SystemExit)):
             return
         if isinstance(problem, KeyboardInterrupt):
+            if self._executor is not None and self._executor.durable:
+                # The run itself has said how to go on.
+                raise typer.Exit(INTERRUPTED) from None
             how = self._how_to_go_on()
             done = (
                 "what is finished is in the work directory"

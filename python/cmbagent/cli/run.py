@@ -108,8 +108,8 @@ def _executor(
     if asking and manager is None:
         raise UsageError(
             f"The workflow {definition.id} asks you questions, and standard input is no terminal. "
-            "Run it in a terminal, set CMBAGENT_HITL to queue (then cmbagent approve answers), approve or reject, "
-            "or use a workflow without hitl."
+            "Run it in a terminal, set CMBAGENT_HITL to queue (then cmbagent approve answers), approve or "
+            "reject, or use a workflow without hitl."
         )
     keys = get_api_keys_from_env()
     executor = WorkflowExecutor(

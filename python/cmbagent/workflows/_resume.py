@@ -193,9 +193,13 @@ def without_hidden(value: Any) -> Any:
 
 
 def tell_how_to_go_on(executor: WorkflowExecutor, why: str) -> None:
-    """Say on standard error how the run is resumed, when it is kept and its display is not turned off."""
-    if executor.durable and executor._resume_words is None and make_display(executor.verbose) is not None:
-        sys.stderr.write(f"{why}. To go on: {resume_call(executor)}\n")
+    """Say on standard error how the run is resumed, when it is kept and its display is not turned off.
+
+    The command line has words of its own, and says them always.
+    """
+    words = executor._resume_words
+    if executor.durable and (words or make_display(executor.verbose) is not None):
+        sys.stderr.write(f"{why}. To go on: {words or resume_call(executor)}\n")
         sys.stderr.flush()
 
 
