@@ -17,7 +17,8 @@ SCRIPT = {
     "plan_reviewer": review("Print the number."),
     "engineer": code(
         "from pathlib import Path\nPath('data').mkdir(exist_ok=True)\n"
-        f"Path('data/table.csv').write_text('42')\nPath('data/key.txt').write_text('{KEY[:9]}' + '{KEY[9:]}')\n"
+        "Path('data/table.csv').write_text('42')\n"
+        f"Path('data/key.txt').write_text('{KEY[:9]}' + '{KEY[9:]}')\n"
         "print('answer = 42')",
         filename="answer.py",
     ),
@@ -158,7 +159,7 @@ def test_what_is_too_large_is_refused_also_when_it_lies(exported, store, monkeyp
         (lambda e: e.update({"run.json": b"[" * 100_000}), "RecursionError"),
         (lambda e: swap(e, "run.json", b'"format": 1', b'"format": 9'), "update cmbagent"),
         (lambda e: e.update({"records.jsonl": b"{}\n"}), "record 1 cannot be read"),
-        (lambda e: swap(e, "records.jsonl", b'"seconds": ', b'"seconds": "x", "x": '), "not what cmbagent writes"),
+        (lambda e: swap(e, "records.jsonl", b'"seconds": ', b'"seconds": "x", "x": '), "not what cmbagent"),
     ],
 )  # fmt: skip
 def test_what_is_no_export_is_refused_and_nothing_stays(exported, store, tmp_path, change, words):

@@ -1,9 +1,9 @@
 """What the command line says of a store that cannot be used: one sentence, and its exit status."""
 
+import ctypes
 import os
 import resource
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -15,7 +15,13 @@ from cmbagent.errors import ConfigurationError, JournalError
 from cmbagent.store import Store
 from cmbagent.testing import ModelServer, notes
 
-NOBODY = 65534
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
+
+
+def bound_by_permissions():
+    """Gives up what root has over others, in a process about to start."""
+    if os.geteuid() == 0:
+        assert ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0) == 0
 
 
 def refused(result):
@@ -27,12 +33,17 @@ def refused(result):
     return result.stderr
 
 
-def changed(store, *statements):
-    connection = sqlite3.connect(store.path)
-    for statement in statements:
-        connection.execute(statement)
-    connection.commit()
-    connection.close()
+CHANGE = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute(sys.argv[2])
+connection.commit()
+"""
+
+
+def changed(path, statement):
+    """Changes a database from another process: two copies of SQLite in one do not see each other's locks."""
+    subprocess.run([sys.executable, "-c", CHANGE, str(path), statement], check=True)
 
 
 def elsewhere(*arguments, **options):
@@ -49,13 +60,9 @@ def elsewhere(*arguments, **options):
 
 @pytest.fixture
 def stranger():
-    """A directory that all may enter, and how to be somebody who owns nothing in it."""
+    """A directory, and how to start a process that permissions hold for."""
     place = Path(tempfile.mkdtemp())
-    place.chmod(0o755)
-    if os.geteuid() == 0:
-        yield place, {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-    else:
-        yield place, {}
+    yield place, {"preexec_fn": bound_by_permissions}
     for each in [place, *place.rglob("*")]:
         each.chmod(0o700)
     shutil.rmtree(place)
@@ -63,11 +70,8 @@ def stranger():
 
 def test_a_store_of_a_newer_version(invoke, tmp_path, monkeypatch):
     path = tmp_path / "s.db"
-    store = Store(path)
-    del store
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 99")
-    connection.close()
+    Store(path)
+    changed(path, "PRAGMA user_version = 99")
     monkeypatch.setenv("CMBAGENT_STORE", str(path))
     for verb in ("runs", "show", "resume"):
         words = refused(invoke(verb, *["x"][: verb != "runs"]))
@@ -76,9 +80,7 @@ def test_a_store_of_a_newer_version(invoke, tmp_path, monkeypatch):
 
 
 def test_a_database_of_another_program(invoke, tmp_path, monkeypatch):
-    connection = sqlite3.connect(tmp_path / "s.db")
-    connection.execute("CREATE TABLE theirs (x)")
-    connection.close()
+    changed(tmp_path / "s.db", "CREATE TABLE theirs (x)")
     monkeypatch.setenv("CMBAGENT_STORE", str(tmp_path / "s.db"))
     assert "is a database of another program: name another file" in refused(invoke("runs"))
 
@@ -97,8 +99,8 @@ def test_a_damaged_run_leaves_the_others_alone(invoke, store, tmp_path):
             arguments = ("one_shot_researcher", name, "--work-dir", tmp_path / name, "-q")
             assert invoke("run", *arguments).exit_code == 0
     later, earlier = store.runs()
-    number = "(SELECT no FROM runs WHERE id = '%s')"
-    changed(store, f"UPDATE events SET body = '[[0,' WHERE seq = 3 AND run = {number % earlier.id}")
+    number = f"(SELECT no FROM runs WHERE id = '{earlier.id}')"
+    changed(store.path, f"UPDATE events SET body = '[[0,' WHERE seq = 3 AND run = {number}")
     words = refused(invoke("show", earlier.id))
     assert f"is damaged at run {earlier.id}: record 3 cannot be read" in words
     assert f"cmbagent prune --run {earlier.id}" in words
@@ -180,7 +182,8 @@ def test_answers_are_checked_before_they_are_kept(store, tmp_path):
         '"message": "Well?", "options": ["approve", "reject"], "timeout_seconds": 9}'
     )
     changed(
-        store, f"INSERT INTO questions (run, id, asked, question) VALUES ({number}, 'q', 1, '{question}')"
+        store.path,
+        f"INSERT INTO questions (run, id, asked, question) VALUES ({number}, 'q', 1, '{question}')",
     )
     for answer in ({"resolution": "perhaps"}, {"resolution": "approve", "modifications": {"plan": [7]}}):
         with pytest.raises(ConfigurationError):
