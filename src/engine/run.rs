@@ -21,7 +21,7 @@ use super::waits::{Wait, Waits};
 use super::watch::CallWatch;
 use super::{Answer, Approvals, Event, Listener, Question, RunStatus};
 use crate::error::{Error, Result};
-use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings};
+use crate::exec::{Check, ExecError, Execution, Exit, Facts, Runner, Script, docstrings};
 use crate::journal::{Demand, Effect, Entry, History, Journal, Position};
 use crate::library::{Document, Documents, Home};
 use crate::llm::place::{Calls, Place};
@@ -570,7 +570,9 @@ impl Run {
             let output = |text: &str| self.whisper(agent, "script_output", json!({"text": text}));
             let execution = self.shared.services.runner.run(script, &output, &control.token).await;
             let execution = execution.map_err(|error| self.script_error(error))?;
-            if execution.exit == crate::exec::Exit::Cancelled {
+            // A signal to the whole job reaches the script as well as the process that runs it.
+            let cut = matches!(execution.exit, Exit::Signal(_)) && control.cancelled();
+            if cut || execution.exit == Exit::Cancelled {
                 return Err(control.error());
             }
             Ok(execution)
