@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
 use std::time::Duration;
@@ -468,10 +469,15 @@ impl Place {
             builder.create(directory).map_err(failed)?;
         }
         let mut options = fs::OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
+        // Only a file that is not there: whoever closes one that is in use drops all of this process's locks
+        // on it, and another process could then take its log away.
+        options.write(true).create_new(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options.open(path).map_err(failed)?;
+        match options.open(path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed(error)),
+            _ => {}
+        }
         let path = path.canonicalize().map_err(failed)?;
         let network = path.parent().and_then(place::network);
         Ok(Self { path, network })
