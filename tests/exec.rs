@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use cmbagent::exec::sandbox::Sandbox;
 use cmbagent::exec::supervisor::{Supervised, supervise};
 use cmbagent::exec::{Check, ExecError, Execution, Exit, Facts, Function, Runner, Script};
 use futures_util::future::BoxFuture;
@@ -44,7 +45,7 @@ fn supervisor_process() {
                 functions: vec![Function { signature: "f()".to_owned(), doc: None }],
             })
         };
-        std::process::exit(supervise(check, || Ok(Facts { cores: 3, ..Facts::default() })));
+        std::process::exit(supervise(check, || Ok(Facts { cores: 3, ..Facts::default() }), || Ok(())));
     }
 }
 
@@ -73,6 +74,7 @@ fn script_at(folder: &Path) -> Script {
         timeout_seconds: None,
         env_passthrough: Vec::new(),
         log_path: folder.join("logs/step_1.log"),
+        sandbox: Sandbox::default(),
     }
 }
 

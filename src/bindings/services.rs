@@ -105,7 +105,8 @@ pub(super) fn supervise_scripts(py: Python<'_>, helper: PathBuf) -> i32 {
     };
     let check = |source: &str, filename: &str| read::<Check>(&ask("check", &[source, filename])?);
     let facts = || read::<Facts>(&ask("facts", &[])?);
-    py.detach(|| supervise::supervise(check, facts))
+    let raise_loopback = || ask("raise_loopback", &[]).map(drop);
+    py.detach(|| supervise::supervise(check, facts, raise_loopback))
 }
 
 fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {

@@ -5,6 +5,7 @@
 //! * [`confine`] — where a script may be written, and writing it there.
 //! * [`docstrings`] — installed documentation of the functions in a traceback.
 //! * [`environment`] — what a script sees of the host's environment.
+//! * [`sandbox`] — what a script may do to the machine, and how that is enforced.
 //! * [`supervisor`] — the process that runs scripts and outlives none of them.
 //! * [`clean`] — output as prompts quote it.
 //! * [`products`] — the files a script left, and what is in its tables.
@@ -19,6 +20,7 @@ mod fences;
 pub mod normalise;
 mod output;
 pub mod products;
+pub mod sandbox;
 mod scan;
 pub mod scripted;
 pub mod supervise;
@@ -31,6 +33,8 @@ use std::path::PathBuf;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+
+use sandbox::{Confinement, Sandbox};
 
 /// The port through which the engine reaches the Python interpreter that runs scripts.
 ///
@@ -65,6 +69,9 @@ pub struct Script {
     pub env_passthrough: Vec<String>,
     /// Where the full output goes, absolute.
     pub log_path: PathBuf,
+    /// What it may do to the machine.
+    #[serde(default)]
+    pub sandbox: Sandbox,
 }
 
 /// How a script ended.
@@ -80,6 +87,9 @@ pub struct Execution {
     pub seconds: f64,
     /// Peak resident memory in bytes, where known.
     pub peak_rss: Option<u64>,
+    /// What was enforced on it.
+    #[serde(default)]
+    pub confinement: Confinement,
 }
 
 /// The exit state of a script.
@@ -92,6 +102,8 @@ pub enum Exit {
     Signal(i32),
     /// Our limit in seconds ended it.
     Timeout(u64),
+    /// Another limit ended it; in words, such as `it held more than 20 GB of memory`.
+    Limit(String),
     /// The run was stopped.
     Cancelled,
 }

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use super::sandbox::Confinement;
 use super::{Check, ExecError, Execution, Exit, Facts, Runner, Script};
 
 type CheckFn = Box<dyn Fn(&str, &str) -> Check + Send + Sync>;
@@ -40,8 +41,14 @@ impl Scripted {
     /// Ends with this exit state after printing `output`.
     pub fn ending(exit: Exit, output: &str) -> Self {
         let output = output.to_owned();
-        let outcome =
-            Ok(Execution { exit, output, truncated: false, seconds: 0.25, peak_rss: Some(1 << 20) });
+        let outcome = Ok(Execution {
+            exit,
+            output,
+            truncated: false,
+            seconds: 0.25,
+            peak_rss: Some(1 << 20),
+            confinement: Confinement::default(),
+        });
         Self { outcome, files: Vec::new(), hangs: false }
     }
 
@@ -189,6 +196,7 @@ mod tests {
             timeout_seconds: None,
             env_passthrough: Vec::new(),
             log_path: folder.join("logs/a.log"),
+            sandbox: crate::exec::sandbox::Sandbox::default(),
         }
     }
 

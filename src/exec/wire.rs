@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::sandbox::Policy;
 use super::{Check, Execution, Facts, Script};
 
 /// Engine to supervisor, on its standard input; the end of the input ends the supervisor.
@@ -14,8 +15,8 @@ pub(super) enum Request {
     Check { id: u64, source: String, filename: String },
     /// Describe the machine.
     Facts { id: u64 },
-    /// Run a script with exactly this environment.
-    Run { id: u64, python: PathBuf, script: Script, environment: Vec<(String, String)> },
+    /// Run a script with exactly this environment, confined by this policy.
+    Run { id: u64, python: PathBuf, script: Script, environment: Vec<(String, String)>, policy: Policy },
     /// End the script of that request.
     Cancel { id: u64 },
 }

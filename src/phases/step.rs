@@ -147,7 +147,7 @@ impl Site<'_> {
                 };
                 let output = clean::clean(&execution.output);
                 let success = execution.exit.success();
-                interrupted = matches!(execution.exit, Exit::Timeout(_) | Exit::Cancelled);
+                interrupted = matches!(execution.exit, Exit::Timeout(_) | Exit::Limit(_) | Exit::Cancelled);
                 let executor = formats::executor(success, &output);
                 let executed = formats::executed(&attempt.file, &attempt.code, &executor);
                 done.nested.push(transcript::nested(&formatted, &executor));
