@@ -17,7 +17,8 @@ use super::ledger::{Ledger, Line, Total};
 use super::stop::{Stop, Why};
 use super::{Answer, Approvals, Event, Listener, Question};
 use crate::error::{Error, Result};
-use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings};
+use crate::exec::sandbox::Confinement;
+use crate::exec::{Check, ExecError, Execution, Facts, Package, Runner, Script, docstrings};
 use crate::journal::{Effect, Entry, Journal, Position};
 use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request, Watch};
 
@@ -43,6 +44,8 @@ struct Shared {
     ledger: Ledger,
     facts: tokio::sync::OnceCell<Facts>,
     asking: Mutex<Asking>,
+    /// What was enforced on the latest script.
+    confinement: Mutex<Confinement>,
 }
 
 /// Seconds spent waiting for humans.
@@ -87,6 +90,7 @@ impl Run {
                 ledger: Ledger::default(),
                 facts: tokio::sync::OnceCell::new(),
                 asking: Mutex::default(),
+                confinement: Mutex::default(),
             }),
             position: Position::default(),
             phase_type: "".into(),
@@ -343,16 +347,46 @@ impl Run {
         started["limit_seconds"] = json!(script.timeout_seconds);
         self.tell(agent, "script_started", started).await?;
         let input = json!([script, started_hash(&script.path)?]);
-        self.pass(Effect::Execute, &input, |stop| async move {
+        let act = |stop: Stop| async move {
             let output = |text: &str| self.whisper(agent, "script_output", json!({"text": text}));
             let execution = self.shared.services.runner.run(script, &output, &stop.token).await;
-            let execution = execution.map_err(|error| self.script_error(error))?;
-            if execution.exit == crate::exec::Exit::Cancelled {
-                return Err(stop.error());
+            self.ran(&stop, execution)
+        };
+        let execution: Execution = self.pass(Effect::Execute, &input, act).await?;
+        self.tell_confinement(agent, &execution.confinement).await?;
+        Ok(execution)
+    }
+
+    /// Installs a package for the scripts of this run.
+    pub async fn install(&self, package: &Package) -> Result<Execution> {
+        let runner = self.shared.services.runner.clone();
+        let act = |stop: Stop| async move {
+            let execution = runner.install(package, &stop.token).await;
+            self.ran(&stop, execution)
+        };
+        self.pass(Effect::Execute, &json!(["install", package]), act).await
+    }
+
+    fn ran(&self, stop: &Stop, execution: Result<Execution, ExecError>) -> Result<Execution> {
+        let execution = execution.map_err(|error| self.script_error(error))?;
+        if execution.exit == crate::exec::Exit::Cancelled { Err(stop.error()) } else { Ok(execution) }
+    }
+
+    /// What was enforced on the latest script; blank before the first.
+    pub fn confinement(&self) -> Confinement {
+        self.shared.confinement.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells what holds for scripts, when it is not what held before.
+    async fn tell_confinement(&self, agent: &str, now: &Confinement) -> Result<()> {
+        {
+            let mut before = self.shared.confinement.lock().unwrap_or_else(PoisonError::into_inner);
+            if *before == *now {
+                return Ok(());
             }
-            Ok(execution)
-        })
-        .await
+            before.clone_from(now);
+        }
+        self.tell(agent, "sandbox", json!(now)).await
     }
 
     /// Asks a human.

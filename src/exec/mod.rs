@@ -1,6 +1,7 @@
 //! Running code that models wrote.
 //!
 //! * [`extract`] — an engineer's answer: explanation, code, file name, status line.
+//! * [`install`] — a missing package, for the scripts of one run.
 //! * [`normalise`] — typographic repairs to code that does not compile.
 //! * [`confine`] — where a script may be written, and writing it there.
 //! * [`docstrings`] — installed documentation of the functions in a traceback.
@@ -17,6 +18,7 @@ pub mod docstrings;
 pub mod environment;
 pub mod extract;
 mod fences;
+mod install;
 pub mod normalise;
 mod output;
 pub mod products;
@@ -52,6 +54,23 @@ pub trait Runner: Send + Sync {
         output: &'a (dyn Fn(&str) + Send + Sync),
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, Result<Execution, ExecError>>;
+    /// Installs a package where only the scripts of this runner find it.
+    fn install<'a>(
+        &'a self,
+        package: &'a Package,
+        cancel: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<Execution, ExecError>>;
+}
+
+/// A package that a script misses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Package {
+    /// The name under which it is installed.
+    pub name: String,
+    /// Whether it may be built from source, which runs the package's own code.
+    pub sources: bool,
+    /// What the installation may do to the machine.
+    pub sandbox: Sandbox,
 }
 
 /// A script that is ready to run.

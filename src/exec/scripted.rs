@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::sandbox::Confinement;
-use super::{Check, ExecError, Execution, Exit, Facts, Runner, Script};
+use super::{Check, ExecError, Execution, Exit, Facts, Package, Runner, Script};
 
 type CheckFn = Box<dyn Fn(&str, &str) -> Check + Send + Sync>;
 
@@ -17,6 +17,7 @@ type CheckFn = Box<dyn Fn(&str, &str) -> Check + Send + Sync>;
 pub struct ScriptedRunner {
     queue: Mutex<VecDeque<Scripted>>,
     executed: Mutex<Vec<Executed>>,
+    installed: Mutex<Vec<Package>>,
     check: CheckFn,
 }
 
@@ -92,6 +93,7 @@ impl ScriptedRunner {
         Self {
             queue: Mutex::new(executions.into_iter().collect()),
             executed: Mutex::default(),
+            installed: Mutex::default(),
             check: Box::new(|_, _| Check::default()),
         }
     }
@@ -111,6 +113,11 @@ impl ScriptedRunner {
     /// What was executed so far, in order.
     pub fn executed(&self) -> Vec<Executed> {
         lock(&self.executed).clone()
+    }
+
+    /// The packages that were to be installed so far, in order; each takes an execution from the queue.
+    pub fn installed(&self) -> Vec<Package> {
+        lock(&self.installed).clone()
     }
 
     /// How many executions are still in the queue.
@@ -167,6 +174,18 @@ impl Runner for ScriptedRunner {
                 cancel.cancelled().await;
             }
             Ok(execution)
+        })
+    }
+
+    fn install<'a>(
+        &'a self,
+        package: &'a Package,
+        _cancel: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<Execution, ExecError>> {
+        Box::pin(async move {
+            lock(&self.installed).push(package.clone());
+            let next = lock(&self.queue).pop_front();
+            next.unwrap_or_else(|| Scripted::failure("no such package")).outcome
         })
     }
 }

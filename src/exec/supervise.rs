@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::io::{self, BufRead, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -17,8 +16,8 @@ use super::output::Sink;
 use super::sandbox::limits::{self, Watch};
 use super::sandbox::{self, Confinement, Means, Mode, Policy, grants, kernel};
 use super::tree;
-use super::wire::{Event, Request};
-use super::{Check, Execution, Exit, Facts, Script};
+use super::wire::{Event, Job, Request};
+use super::{Check, Execution, Exit, Facts};
 
 /// How long a script may take to end after its time limit interrupted it: enough for a traceback
 /// that tells where it was.
@@ -109,9 +108,7 @@ pub fn supervise(
                 let facts = facts().map(|facts| Event::Facts { id, facts });
                 shared.send(&facts.unwrap_or_else(|message| Event::Failed { id, message }));
             }
-            Request::Run { id, python, script, environment, policy } => {
-                shared.start(id, python, script, environment, policy);
-            }
+            Request::Run { id, job } => shared.start(id, *job),
             Request::Cancel { id } => shared.cancel(id),
         }
     }
@@ -144,14 +141,7 @@ impl Shared {
         }
     }
 
-    fn start(
-        self: &Arc<Self>,
-        id: u64,
-        python: PathBuf,
-        script: Script,
-        environment: Vec<(String, String)>,
-        policy: Policy,
-    ) {
+    fn start(self: &Arc<Self>, id: u64, job: Job) {
         let mut current = lock(&self.current);
         if let Some(running) = current.as_ref() {
             let message = format!("script {} is still running; a supervisor runs one at a time", running.id);
@@ -166,7 +156,7 @@ impl Shared {
         std::thread::spawn(move || {
             let life =
                 Life { shared: &shared, id, cancelled: &cancelled, wake, messages, silent: Cell::new(false) };
-            let event = match life.run(&python, &script, environment, &policy) {
+            let event = match life.run(&job) {
                 Ok(execution) => Event::Done { id, execution },
                 Err(message) => Event::Failed { id, message },
             };
@@ -210,22 +200,15 @@ enum Ending {
 }
 
 impl Life<'_> {
-    fn run(
-        self,
-        python: &PathBuf,
-        script: &Script,
-        environment: Vec<(String, String)>,
-        policy: &Policy,
-    ) -> Result<Execution, String> {
+    fn run(self, job: &Job) -> Result<Execution, String> {
+        let Job { script, policy, .. } = job;
         let (shared, id) = (self.shared, self.id);
         let mut sink = Sink::open(&script.log_path, |text| shared.send(&Event::Output { id, text }))
-            .map_err(|error| {
-                format!("the log file {} cannot be opened: {error}", script.log_path.display())
-            })?;
+            .map_err(|error| format!("the log file of a script cannot be made: {error}"))?;
         let limit = script.timeout_seconds.map(duration).transpose()?;
         let watch = Watch::new(policy.limits.clone(), &policy.write);
         let begun = Instant::now();
-        let (pid, confinement) = self.spawn(python, script, environment, policy)?;
+        let (pid, confinement) = self.spawn(job)?;
         limits::bind(pid, &policy.limits, watch.room());
         let (ending, peak_rss) = self.follow(pid, limit.map(|limit| begun + limit), &watch, &mut sink);
         let seconds = begun.elapsed().as_secs_f64();
@@ -252,13 +235,8 @@ impl Life<'_> {
     }
 
     /// Starts the script and the two threads that report its output and its end.
-    fn spawn(
-        &self,
-        python: &PathBuf,
-        script: &Script,
-        environment: Vec<(String, String)>,
-        policy: &Policy,
-    ) -> Result<(Pid, Confinement), String> {
+    fn spawn(&self, job: &Job) -> Result<(Pid, Confinement), String> {
+        let Job { python, script, environment, policy } = job;
         let cannot = |error: io::Error| {
             format!(
                 "{} could not be started with {} in {}: {error}",
@@ -273,7 +251,7 @@ impl Life<'_> {
             .arg(&script.path)
             .current_dir(&script.cwd)
             .env_clear()
-            .envs(environment)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(writer.try_clone().map_err(cannot)?)
             .stderr(writer)
@@ -288,7 +266,8 @@ impl Life<'_> {
             let confined = std::thread::scope(|scope| {
                 scope.spawn(|| confine(policy, isolated).map(|told| (command.spawn(), told))).join()
             });
-            let (child, told) = confined.map_err(|_| "the thread that starts scripts broke off".to_owned())??;
+            let (child, told) =
+                confined.map_err(|_| "the thread that starts scripts broke off".to_owned())??;
             (child.map_err(cannot)?, told)
         };
         // Our copies of the pipe's end go with the command: else its output would never end.

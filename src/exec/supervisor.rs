@@ -19,13 +19,13 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-pub use super::supervise::supervise;
 use super::sandbox::places::Host;
 use super::sandbox::scratch::Scratch;
 use super::sandbox::{Mode, Policy};
 use super::supervise::NO_NETWORK;
-use super::wire::{Event, Request};
-use super::{Check, ExecError, Execution, Facts, Runner, Script, environment, tree};
+pub use super::supervise::supervise;
+use super::wire::{Event, Job, Request};
+use super::{Check, ExecError, Execution, Facts, Package, Runner, Script, environment, install, tree};
 
 /// Live chunks that wait for a future that is not polled; beyond it they are counted, not kept.
 const CHUNKS: usize = 64;
@@ -186,7 +186,8 @@ impl Runner for Supervised {
             let scratch = self.scratch()?;
             let mut path = script.python_path.clone();
             path.push(scratch.packages());
-            let mut environment = environment::for_script(std::env::vars_os(), &path, &script.env_passthrough);
+            let mut environment =
+                environment::for_script(std::env::vars_os(), &path, &script.env_passthrough);
             if script.sandbox.mode != Mode::Off {
                 scratch.lead(&mut environment, &script.env_passthrough);
             }
@@ -197,7 +198,10 @@ impl Runner for Supervised {
             let mut claim = Claim { owner: self, link, id: None };
             let answer = self.send(claim.link.clone(), |id, mark| {
                 environment.push((MARK.to_owned(), mark.to_owned()));
-                Request::Run { id, python, script: script.clone(), environment, policy }
+                Request::Run {
+                    id,
+                    job: Box::new(Job { python, script: script.clone(), environment, policy }),
+                }
             })?;
             let Answer { id, link, mut chunks, mut done } = answer;
             claim.id = Some(id);
@@ -230,7 +234,24 @@ impl Runner for Supervised {
             }
         })
     }
+
+    fn install<'a>(
+        &'a self,
+        package: &'a Package,
+        cancel: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<Execution, ExecError>> {
+        Box::pin(async move {
+            let scratch = self.scratch()?;
+            let script = install::script(package, scratch.root(), &scratch.packages()).map_err(|error| {
+                ExecError::Io(format!("{} cannot be written: {error}", scratch.root().display()))
+            })?;
+            self.run(&script, &unseen, cancel).await
+        })
+    }
 }
+
+/// Nobody watches an installation line by line.
+fn unseen(_: &str) {}
 
 /// The use of a supervisor for one script. Dropped before the script's end, it cancels the script
 /// and lets the supervisor go: how long it takes to end the script is then nobody's concern.

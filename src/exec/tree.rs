@@ -5,8 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use super::sandbox::limits::Census;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group};
 
 /// One living or dead descendant.

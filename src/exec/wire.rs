@@ -15,10 +15,22 @@ pub(super) enum Request {
     Check { id: u64, source: String, filename: String },
     /// Describe the machine.
     Facts { id: u64 },
-    /// Run a script with exactly this environment, confined by this policy.
-    Run { id: u64, python: PathBuf, script: Script, environment: Vec<(String, String)>, policy: Policy },
+    /// Run a script.
+    Run { id: u64, job: Box<Job> },
     /// End the script of that request.
     Cancel { id: u64 },
+}
+
+/// A script to run.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Job {
+    /// The interpreter.
+    pub(super) python: PathBuf,
+    pub(super) script: Script,
+    /// The environment, exactly.
+    pub(super) environment: Vec<(String, String)>,
+    /// What confines it.
+    pub(super) policy: Policy,
 }
 
 /// Supervisor to engine, on its standard output.

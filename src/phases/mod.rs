@@ -5,6 +5,7 @@ pub mod config;
 pub mod control;
 pub mod hitl_checkpoint;
 pub mod idea_generation;
+mod install;
 pub mod one_shot;
 pub mod planning;
 mod products;

@@ -62,6 +62,7 @@ impl OneShot {
                 ("idea_hater", ""),
             ],
             max_n_attempts: config.max_n_attempts,
+            asks: false,
         };
         let mut context = context::initial(&Seed {
             task: task.clone(),

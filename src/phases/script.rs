@@ -51,14 +51,20 @@ impl Bench<'_> {
         (about["file"], about["code"]) = (json!(file), json!(code));
         let execution = run.execute(self.agent, &script, about).await?;
         let changed = move |space: &Workspace| {
+            let touched = space.restore()?;
             let now = space.inventory()?;
             let changed = now.changed_since(&before).into_iter().map(|file| file.path.clone());
             // The log is ours, not the script's.
             let paths = changed.filter(|path| !path.starts_with("logs/")).collect();
-            Ok((paths, now.incomplete))
+            Ok((paths, now.incomplete, touched))
         };
-        let (files, unseen): (Vec<String>, Vec<String>) =
+        let (files, unseen, touched): (Vec<String>, Vec<String>, bool) =
             self.space.look(run, "files that a script wrote", changed).await?;
+        if touched {
+            let message =
+                format!("{file} changed or removed the record of the run's files; it was written anew");
+            run.tell(self.agent, "warning", json!({"message": message})).await?;
+        }
         if !unseen.is_empty() {
             let message = format!(
                 "not all files of the working directory can be listed as products: {}",

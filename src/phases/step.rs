@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::config::{Models, Params};
+use super::install::Installer;
 use super::products::products;
 use super::script::{Bench, Ran};
 use super::workspace::{Workspace, write};
@@ -38,6 +39,8 @@ pub(super) struct Site<'a> {
     pub(super) fields: [(&'a str, &'a str); 4],
     /// `max_n_attempts`: tries beyond the first.
     pub(super) max_n_attempts: usize,
+    /// Whether a human is asked before a package is installed.
+    pub(super) asks: bool,
 }
 
 /// What a step came to.
@@ -68,7 +71,7 @@ impl Site<'_> {
         let step = case.plan.get(case.step - 1).cloned().unwrap_or_default();
         case.max_attempts = self.max_n_attempts + 1;
         case.carry_budget = carry::budget(run.window(&self.speaker(&step.sub_task_agent).model));
-        case.network = Some(true);
+        case.network = Some(self.params.sandbox(&self.space.work_dir)?.network());
         let mut done = Done {
             record: StepRecord {
                 number: case.step,
@@ -100,6 +103,8 @@ impl Site<'_> {
         let speaker = self.speaker("engineer");
         case.timeout_seconds = self.params.script_timeout_seconds;
         case.writable = vec!["the working directory".into()];
+        case.writable.extend(self.params.write_paths.iter().map(|path| path.display().to_string()));
+        let mut installer = Installer::new(self.asks);
         let bullets = at.step.bullet_points.clone();
         // Neither an earlier step's script nor a file of the user's is ever overwritten.
         let earlier = case.records.iter().flat_map(|r| r.scripts.iter().map(|s| PathBuf::from(&s.file)));
@@ -140,10 +145,10 @@ impl Site<'_> {
                 );
                 (failure.ended, failure.diagnosis) = ("it was not run".into(), complaint);
             } else {
-                let Ran { execution, files, log } = {
+                let (Ran { execution, files, log }, missing) = {
                     let about = json!({"attempt": case.failures.len() + 1, "attempts": case.max_attempts});
                     let bench = Bench { space: self.space, params: self.params, agent: "engineer" };
-                    bench.run(&here, &attempt.file, &attempt.code, about).await?
+                    installer.run(&bench, &here, &attempt.file, &attempt.code, about).await?
                 };
                 let output = clean::clean(&execution.output);
                 let success = execution.exit.success();
@@ -208,6 +213,9 @@ impl Site<'_> {
                         case.documents.extend((!told.is_empty()).then_some(told));
                     }
                     failure.diagnosis = diagnosis.to_string();
+                    if let Some(why) = missing {
+                        failure.diagnosis = format!("{} {why}", failure.diagnosis);
+                    }
                 }
                 failure.output = output;
             }

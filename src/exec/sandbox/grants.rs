@@ -25,14 +25,34 @@ pub(crate) enum Right {
 
 /// Where every system keeps programs and settings.
 const SYSTEM: &[&str] = &[
-    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/nix", "/gnu", "/proc", "/sys",
-    "/run/systemd/resolve", "/run/resolvconf",
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/etc",
+    "/opt",
+    "/nix",
+    "/gnu",
+    "/proc",
+    "/sys",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
 ];
 
 /// Devices that computing needs.
 const DEVICES: &[&str] = &[
-    "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom",
-    "/dev/dri", "/dev/kfd", "/dev/infiniband", "/dev/nvidia-caps", "/dev/dxg",
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/dri",
+    "/dev/kfd",
+    "/dev/infiniband",
+    "/dev/nvidia-caps",
+    "/dev/dxg",
 ];
 
 /// Sockets that looking up users, names and batch systems needs.

@@ -31,8 +31,8 @@ mod linux {
     use std::path::{Path, PathBuf};
 
     use landlock::{
-        ABI, Access, AccessFs, AccessNet, BitFlags, LandlockStatus, PathBeneath, PathFd, Ruleset, RulesetAttr,
-        RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
+        ABI, Access, AccessFs, AccessNet, BitFlags, LandlockStatus, PathBeneath, PathFd, Ruleset,
+        RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
     };
     use rustix::thread::{CapabilitySet, UnshareFlags};
 
@@ -66,9 +66,8 @@ mod linux {
     }
 
     fn landlock(grants: &[(PathBuf, Right)], network: bool) -> Result<Option<i32>, RulesetError> {
-        let mut rules = Ruleset::default()
-            .handle_access(AccessFs::from_all(KNOWN))?
-            .scope(Scope::from_all(KNOWN))?;
+        let mut rules =
+            Ruleset::default().handle_access(AccessFs::from_all(KNOWN))?.scope(Scope::from_all(KNOWN))?;
         if !network {
             rules = rules.handle_access(AccessNet::from_all(KNOWN))?;
         }
@@ -106,7 +105,9 @@ mod linux {
 
     /// Takes from root what it does not need to compute. Nobody else has anything to lose.
     fn drop_capabilities() {
-        for capability in CapabilitySet::all().iter_names().map(|(_, one)| one).filter(|one| !KEPT.contains(*one)) {
+        for capability in
+            CapabilitySet::all().iter_names().map(|(_, one)| one).filter(|one| !KEPT.contains(*one))
+        {
             // Refused to all but root, who gains nothing by a refusal.
             let _ = rustix::thread::remove_capability_from_bounding_set(capability);
         }

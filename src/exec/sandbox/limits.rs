@@ -41,7 +41,9 @@ fn machine_memory() -> Option<u64> {
     let mut all: Vec<u64> = Vec::new();
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    all.extend(total.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()).map(|k| k * 1024));
+    all.extend(
+        total.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()).map(|k| k * 1024),
+    );
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     for line in groups.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -53,7 +55,10 @@ fn machine_memory() -> Option<u64> {
         };
         let group = PathBuf::from(root).join(group.trim_start_matches('/'));
         let above = group.ancestors().take_while(|path| path.starts_with(root));
-        all.extend(above.filter_map(|path| std::fs::read_to_string(path.join(file)).ok()?.trim().parse::<u64>().ok()));
+        all.extend(
+            above
+                .filter_map(|path| std::fs::read_to_string(path.join(file)).ok()?.trim().parse::<u64>().ok()),
+        );
     }
     all.into_iter().filter(|bytes| *bytes > 0).min()
 }
@@ -111,7 +116,7 @@ mod elsewhere {
 #[cfg(target_os = "linux")]
 mod linux {
     use std::path::{Path, PathBuf};
-    use std::time::SystemTime;
+    use std::time::{Duration, SystemTime};
 
     use rustix::io::Errno;
     use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -172,7 +177,8 @@ mod linux {
             let watched = limits != Limits::default();
             let places = places.iter().filter(|_| watched);
             let disks = places.filter_map(|place| Some((place.clone(), free(place)?.0))).collect();
-            Self { limits, disks, begun: SystemTime::now() }
+            // The clock of files is a little behind.
+            Self { limits, disks, begun: SystemTime::now() - Duration::from_secs(1) }
         }
 
         /// Most bytes that one file may have.

@@ -190,6 +190,8 @@ pub(super) fn confinement(policy: &Policy, means: Means) -> Result<Confinement, 
         ("signals to other programs", 6, true),
         ("connections to sockets of other programs by path", 9, false),
     ];
+    told.not_enforced
+        .push("permissions and times of files outside (Landlock has no rule for them)".to_owned());
     for (what, since, strict) in rules {
         if abi >= since {
             told.enforced.push(what.to_owned());
@@ -232,4 +234,63 @@ pub(super) fn confinement(policy: &Policy, means: Means) -> Result<Confinement, 
         ));
     }
     Ok(told)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn policy(mode: Mode, network: bool) -> Policy {
+        Policy {
+            mode,
+            write: vec!["/w".into()],
+            read: Vec::new(),
+            secrets: Vec::new(),
+            network,
+            limits: Limits::default(),
+            python: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// What is told as not enforced, in short.
+    fn missing(mode: Mode, network: bool, means: Means) -> String {
+        confinement(&policy(mode, network), means)
+            .map_or_else(|error| error, |told| told.not_enforced.join("\n"))
+    }
+
+    #[test]
+    fn what_an_old_kernel_lacks_is_told() {
+        let means = |landlock| Means { landlock, isolated: false, bounded: true };
+        let lacks = |landlock| missing(Mode::Default, true, means(landlock));
+        assert!(lacks(None).contains("writes outside") && lacks(None).contains("none is enabled"));
+        assert!(!lacks(Some(1)).contains("writes outside") && lacks(Some(1)).contains("shortening"));
+        assert!(!lacks(Some(3)).contains("shortening") && lacks(Some(5)).contains("signals"));
+        assert!(!lacks(Some(6)).contains("signals") && lacks(Some(6)).contains("by path"));
+        assert!(!lacks(Some(9)).contains("by path") && lacks(Some(9)).contains("permissions"));
+    }
+
+    #[test]
+    fn a_network_that_cannot_be_kept_away_is_told() {
+        let means = |landlock, isolated| Means { landlock: Some(landlock), isolated, bounded: true };
+        let lacks = |landlock, isolated| missing(Mode::Default, false, means(landlock, isolated));
+        assert!(!lacks(7, true).contains("network"));
+        assert!(lacks(7, false).contains("other than TCP"));
+        assert!(lacks(3, false).contains("network (neither"));
+        assert!(!lacks(10, false).contains("network"));
+        assert!(!missing(Mode::Default, true, means(3, false)).contains("network"));
+    }
+
+    #[test]
+    fn strict_runs_nothing_where_it_cannot_be_enforced_and_off_says_so() {
+        let means = Means { landlock: Some(5), isolated: true, bounded: false };
+        let refused = confinement(&policy(Mode::Strict, true), means).unwrap_err();
+        assert!(refused.contains("signals") && refused.contains("sandbox=\"default\""), "{refused}");
+        let means = Means { landlock: Some(6), ..means };
+        let told = confinement(&policy(Mode::Strict, false), means).unwrap();
+        assert!(told.enforced.contains(&"network".to_owned()));
+        assert!(told.not_enforced.iter().any(|what| what.contains("root")), "{told:?}");
+        assert!(missing(Mode::Off, true, means).contains("off"));
+    }
 }

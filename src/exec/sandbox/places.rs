@@ -35,8 +35,7 @@ const HOME: &[&str] = &[
 const MACHINE: &[&str] = &["/run/secrets", "/var/run/secrets"];
 
 /// Names of files with keys that programs read into their environment.
-const DOTENV: &[&str] =
-    &[".env", ".env.local", ".env.development", ".env.production", ".env.test", ".envrc"];
+const DOTENV: &[&str] = &[".env", ".env.local", ".env.development", ".env.production", ".env.test", ".envrc"];
 
 /// Directories whose neighbours are searched for such files, at most.
 const MOST_NEIGHBOURS: usize = 500;
@@ -76,9 +75,8 @@ impl Host {
 pub(super) fn named(setting: &str, path: &Path, host: &Host) -> Result<PathBuf, ExecError> {
     let below = path.strip_prefix("~").ok().and_then(|rest| Some(host.home.as_ref()?.join(rest)));
     let path = below.unwrap_or_else(|| path.to_owned());
-    let refuse = |why: String| {
-        Err(ExecError::Confinement(format!("{setting} names {}, {why}", path.display())))
-    };
+    let refuse =
+        |why: String| Err(ExecError::Confinement(format!("{setting} names {}, {why}", path.display())));
     if !path.is_absolute() {
         return refuse("which is not absolute; give the full path".to_owned());
     }
@@ -116,7 +114,8 @@ pub(super) fn secrets(open: &[PathBuf], host: &Host) -> Vec<PathBuf> {
         let Some(start) = start.and_then(|path| path.canonicalize().ok()) else { continue };
         searched.extend(start.ancestors().map(Path::to_owned));
         // Projects often lie beside each other.
-        let neighbours = if Some(&start) == host.home.as_ref() { Some(start.as_path()) } else { start.parent() };
+        let neighbours =
+            if Some(&start) == host.home.as_ref() { Some(start.as_path()) } else { start.parent() };
         let Some(entries) = neighbours.and_then(|path| std::fs::read_dir(path).ok()) else { continue };
         let folders = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         searched.extend(folders.take(MOST_NEIGHBOURS).map(|entry| entry.path()));
@@ -155,8 +154,7 @@ fn both(path: &Path) -> Vec<PathBuf> {
 fn resolved(path: &Path) -> PathBuf {
     let mut missing = Vec::new();
     let mut known = path;
-    loop {
-        let (Some(parent), Some(name)) = (known.parent(), known.file_name()) else { break };
+    while let (Some(parent), Some(name)) = (known.parent(), known.file_name()) {
         missing.push(name.to_owned());
         known = parent;
         if let Ok(real) = known.canonicalize() {
@@ -204,8 +202,9 @@ mod tests {
     #[test]
     fn the_store_is_where_the_variables_say() {
         let host = |pairs: &'static [(&'static str, &'static str)]| {
-            let variable =
-                |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value));
+            let variable = |name: &str| {
+                pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+            };
             Host::of(&variable, Some("/here".into())).store.unwrap()
         };
         assert_eq!(host(&[("HOME", "/h")]), Path::new("/h/.local/state/cmbagent"));

@@ -77,7 +77,8 @@ impl Scratch {
         let tmp = self.root.join("tmp");
         ours.extend(["TMPDIR", "TMP", "TEMP"].map(|name| (name, tmp.clone())));
         let cache = self.root.join("cache");
-        let value = |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        let value =
+            |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         let home = value("HOME").map(PathBuf::from);
         let before = value("XDG_CACHE_HOME").map(PathBuf::from);
         let before = before.or_else(|| Some(home.as_ref()?.join(".cache")));
@@ -160,13 +161,10 @@ mod tests {
         std::fs::create_dir_all(home.path().join(".cache/huggingface")).unwrap();
         std::fs::create_dir_all(home.path().join(".config/matplotlib")).unwrap();
         std::fs::write(home.path().join(".config/matplotlib/matplotlibrc"), "").unwrap();
-        let mut environment: Vec<(String, String)> = [
-            ("HOME", home.path().to_str().unwrap()),
-            ("TMPDIR", "/tmp"),
-            ("NUMBA_CACHE_DIR", "/mine"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .to_vec();
+        let mut environment: Vec<(String, String)> =
+            [("HOME", home.path().to_str().unwrap()), ("TMPDIR", "/tmp"), ("NUMBA_CACHE_DIR", "/mine")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec();
         scratch.lead(&mut environment, &["NUMBA_CACHE_DIR".to_owned()]);
         let value = |name: &str| {
             let found: Vec<_> = environment.iter().filter(|(key, _)| key == name).collect();
