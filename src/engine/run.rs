@@ -386,7 +386,11 @@ impl Run {
             }
             before.clone_from(now);
         }
-        self.tell(agent, "sandbox", json!(now)).await
+        self.tell(agent, "sandbox", json!(now)).await?;
+        for message in &now.warnings {
+            self.tell(agent, "warning", json!({"message": message})).await?;
+        }
+        Ok(())
     }
 
     /// Asks a human.

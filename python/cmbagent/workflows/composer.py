@@ -152,7 +152,9 @@ class WorkflowExecutor:
         initial_shared_state: put into `shared_state` before the first phase.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
         options: settings for every phase's `config.params` that the phase does not set itself, such as
-            `script_timeout_seconds`, `env_passthrough`, `agent_llm_configs`, `prompts`, `allowed_agents`.
+            `script_timeout_seconds`, `env_passthrough`, `agent_llm_configs`, `prompts`, `allowed_agents`, and
+            those of `docs/sandbox.md`: `sandbox`, `write_paths`, `read_paths`, `network`, `allow_install`,
+            `script_memory_gb`, `script_disk_gb`, `script_processes`.
 
     Attributes:
         phases: the phases, built.

@@ -72,6 +72,34 @@ impl Sandbox {
     pub fn network(&self) -> bool {
         self.network.unwrap_or(self.mode != Mode::Strict)
     }
+
+    /// Checks the paths that the settings name, for scripts that are to run in `directory`.
+    ///
+    /// # Errors
+    /// [`ExecError::Confinement`] for a path that cannot be used, or a place for writing that holds the
+    /// record of runs.
+    pub fn check(&self, directory: &Path) -> Result<(), ExecError> {
+        self.paths(directory, &Host::here()).map(drop)
+    }
+
+    /// What may be written and what read, as the settings name it.
+    fn paths(&self, directory: &Path, host: &Host) -> Result<[Vec<PathBuf>; 2], ExecError> {
+        let work_dir = self.work_dir.as_deref().unwrap_or(directory);
+        let [mut write, mut read] = [vec![real(directory)?], vec![real(work_dir)?]];
+        if self.mode == Mode::Off {
+            return Ok([write, read]);
+        }
+        for path in &self.write_paths {
+            write.push(places::named("write_paths", path, host)?);
+        }
+        for place in &write {
+            places::refuse_store(place, host)?;
+        }
+        for path in &self.read_paths {
+            read.push(places::named("read_paths", path, host)?);
+        }
+        Ok([write, read])
+    }
 }
 
 /// What holds for one script: the settings, resolved on this machine.
@@ -96,11 +124,11 @@ impl Policy {
     /// Resolves a script's settings; `scratch` is the run's own temporary directory.
     pub(super) fn of(script: &Script, scratch: &Path, python: &Path, host: &Host) -> Result<Self, ExecError> {
         let settings = &script.sandbox;
-        let work_dir = settings.work_dir.as_deref().unwrap_or(&script.cwd);
+        let [write, read] = settings.paths(&script.cwd, host)?;
         let mut policy = Self {
             mode: settings.mode,
-            write: vec![real(&script.cwd)?],
-            read: vec![real(work_dir)?],
+            write,
+            read,
             secrets: Vec::new(),
             network: settings.network(),
             limits: Limits::of(settings),
@@ -110,16 +138,7 @@ impl Policy {
         if settings.mode == Mode::Off {
             return Ok(policy);
         }
-        for path in &settings.write_paths {
-            policy.write.push(places::named("write_paths", path, host)?);
-        }
-        for place in &policy.write {
-            places::refuse_store(place, host)?;
-        }
         policy.write.extend([scratch.join("tmp"), scratch.join("cache")]);
-        for path in &settings.read_paths {
-            policy.read.push(places::named("read_paths", path, host)?);
-        }
         policy.read.push(scratch.to_owned());
         policy.secrets = places::secrets(&policy.read, host);
         policy.warnings = places::exposed(&policy.read[0]);

@@ -104,7 +104,7 @@ pub(super) fn refuse_store(place: &Path, host: &Host) -> Result<(), ExecError> {
 /// What may not be read, except below `open`: the places of secrets, and files with keys beside the
 /// work directory, beside the host's and in the home directory.
 pub(super) fn secrets(open: &[PathBuf], host: &Host) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = host.store.iter().flat_map(|store| both(store)).collect();
+    let mut found: Vec<PathBuf> = host.store.iter().flat_map(|store| record(store)).collect();
     found.extend(MACHINE.iter().flat_map(|place| both(Path::new(place))));
     if let Some(home) = &host.home {
         found.extend(HOME.iter().flat_map(|below| both(&home.join(below))));
@@ -129,6 +129,16 @@ pub(super) fn secrets(open: &[PathBuf], host: &Host) -> Vec<PathBuf> {
     found.sort();
     found.dedup();
     found
+}
+
+/// The files of the record of runs: a database has a log and an index beside it.
+fn record(store: &Path) -> Vec<PathBuf> {
+    let beside = ["", "-wal", "-shm", "-journal"].map(|end| {
+        let mut name = store.as_os_str().to_owned();
+        name.push(end);
+        PathBuf::from(name)
+    });
+    beside.iter().flat_map(|path| both(path)).collect()
 }
 
 /// Warnings of files with keys where every script can read them.
