@@ -224,8 +224,8 @@ def test_what_holds_is_an_event_and_what_does_not_stands_in_the_report(tmp_path)
     assert told["mode"] == "default" and told["network"] is True
     assert told["write"][0] == str(tmp_path)
     assert any("writes outside" in what for what in told["enforced"] + told["not_enforced"])
-    [report] = (tmp_path / "time").glob("timing_report_*.json")
-    assert json.loads(report.read_text())["sandbox_not_enforced"] == told["not_enforced"]
+    report = json.loads((tmp_path / "logs" / "sandbox.json").read_text())
+    assert report["not_enforced"] == told["not_enforced"] and report["mode"] == "default"
     assert "Network: yes" in server.prompts("engineer")[0]
 
 

@@ -397,6 +397,12 @@ class Display:
         what = "1 file" if data["files"] == 1 else f"{data['files']} files"
         return f"  {what} of the earlier run in this directory: set aside in {self._path(data['path'])}"
 
+    def _on_sandbox(self, data: dict[str, Any]) -> str | None:
+        # What else is not enforced stands in the event and in the report beside the scripts' logs.
+        if any(what.startswith("writes outside") for what in data["enforced"]):
+            return None
+        return self._style("  scripts are not confined: docs/sandbox.md says what that means", "yellow")
+
     def _on_install_started(self, data: dict[str, Any]) -> str:
         return f"  installing {_clean(str(data['package']))} for this run"
 

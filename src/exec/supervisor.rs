@@ -19,7 +19,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::sandbox::places::Host;
+use super::sandbox::places::{self, Host};
 use super::sandbox::scratch::Scratch;
 use super::sandbox::{Mode, Policy};
 use super::supervise::NO_NETWORK;
@@ -48,6 +48,8 @@ pub struct Supervised {
     links: Mutex<Vec<Link>>,
     /// The run's own directories, made for its first script.
     scratch: Mutex<Option<Arc<Scratch>>>,
+    /// Places that may be read, and the secrets beside them: looked for once a run.
+    secrets: Mutex<Vec<(Vec<PathBuf>, Vec<PathBuf>)>>,
     next: AtomicU64,
 }
 
@@ -91,7 +93,14 @@ impl Supervised {
     /// [`supervise`] in the new process. Its first element is also the interpreter of scripts.
     pub fn new(command: Vec<OsString>) -> Self {
         let python = command.first().map(PathBuf::from).unwrap_or_default();
-        Self { command, python, links: Mutex::default(), scratch: Mutex::default(), next: AtomicU64::new(1) }
+        Self {
+            command,
+            python,
+            links: Mutex::default(),
+            scratch: Mutex::default(),
+            secrets: Mutex::default(),
+            next: AtomicU64::new(1),
+        }
     }
 
     /// Runs scripts with this interpreter instead of the command's first element.
@@ -116,6 +125,17 @@ impl Supervised {
             ))
         })?;
         Ok(Arc::clone(scratch.insert(Arc::new(made))))
+    }
+
+    /// What may not be read beside these places.
+    fn secrets(&self, open: &[PathBuf], host: &Host) -> Vec<PathBuf> {
+        let mut known = lock(&self.secrets);
+        if let Some((_, secrets)) = known.iter().find(|(places, _)| places == open) {
+            return secrets.clone();
+        }
+        let found = places::secrets(open, host);
+        known.push((open.to_owned(), found.clone()));
+        found
     }
 
     /// The first supervisor that `fits`, or a new one, with a network or without.
@@ -192,7 +212,9 @@ impl Runner for Supervised {
                 scratch.lead(&mut environment, &script.env_passthrough);
             }
             let python = self.python.clone();
-            let policy = Policy::of(script, scratch.root(), &python, &Host::here())?;
+            let host = Host::here();
+            let secrets = |open: &[PathBuf]| self.secrets(open, &host);
+            let policy = Policy::of(script, scratch.root(), &python, &host, secrets)?;
             let isolated = !policy.network && policy.mode != Mode::Off;
             let link = self.link(isolated, |link| link.isolated == isolated && link.claim())?;
             let mut claim = Claim { owner: self, link, id: None };

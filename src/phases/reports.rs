@@ -38,20 +38,26 @@ pub(super) async fn fresh(run: &Run, directory: &Path, stem: &str, stamp: &str) 
     run.observe("a free file name", move || Ok(free(&directory, &stem, &stamp))).await
 }
 
-/// Writes a timing report and returns its path. It also says what could not be enforced on scripts, where
-/// there is such a thing.
+/// Writes a timing report and returns its path.
 pub async fn times(run: &Run, directory: &Path, stem: &str, fields: &[(&str, f64)]) -> Result<PathBuf> {
     let stamp = run.stamp(run.now().await?);
     let total: f64 = fields.iter().map(|(_, seconds)| seconds).sum();
     let mut map: Map<String, Value> = fields.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
     map.insert("total_time".into(), json!(total));
-    let missing = run.confinement().not_enforced;
-    if !missing.is_empty() {
-        map.insert("sandbox_not_enforced".into(), json!(missing));
-    }
     let path = fresh(run, directory, stem, &stamp).await?;
     self::json(&path, &map, 2)?;
     Ok(path)
+}
+
+/// Writes what holds for scripts, and what could not be enforced; gives the path, unless nothing ran yet.
+pub fn sandbox(run: &Run, directory: &Path) -> Result<Option<PathBuf>> {
+    let confinement = run.confinement();
+    if confinement.mode.is_empty() {
+        return Ok(None);
+    }
+    let path = directory.join("sandbox.json");
+    json(&path, &confinement, 2)?;
+    Ok(Some(path))
 }
 
 /// What a cost report says, and where it is.

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::config::{self, Params};
+use super::reports;
 use super::workspace::Workspace;
 use crate::agents::diagnosis;
 use crate::engine::Run;
@@ -73,7 +74,9 @@ impl Bench<'_> {
             run.tell(self.agent, "warning", json!({"message": message})).await?;
         }
         // At once: a run that breaks off here leaves no product that a later one takes for the user's.
-        self.space.record(files.iter().map(|file| root.join(file)).chain([log.clone()]))?;
+        let sandbox = reports::sandbox(run, &self.space.directory("logs")?)?;
+        let ours = [log.clone()].into_iter().chain(sandbox);
+        self.space.record(files.iter().map(|file| root.join(file)).chain(ours))?;
         let about = json!({
             "file": file, "success": execution.exit.success(), "exit": diagnosis::ended(&execution.exit),
             "seconds": execution.seconds, "output": execution.output, "code": code, "log_path": log,

@@ -121,8 +121,15 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    /// Resolves a script's settings; `scratch` is the run's own temporary directory.
-    pub(super) fn of(script: &Script, scratch: &Path, python: &Path, host: &Host) -> Result<Self, ExecError> {
+    /// Resolves a script's settings; `scratch` is the run's own temporary directory, `secrets` tells what
+    /// may not be read of all but the given places.
+    pub(super) fn of(
+        script: &Script,
+        scratch: &Path,
+        python: &Path,
+        host: &Host,
+        secrets: impl FnOnce(&[PathBuf]) -> Vec<PathBuf>,
+    ) -> Result<Self, ExecError> {
         let settings = &script.sandbox;
         let [write, read] = settings.paths(&script.cwd, host)?;
         let mut policy = Self {
@@ -140,7 +147,7 @@ impl Policy {
         }
         policy.write.extend([scratch.join("tmp"), scratch.join("cache")]);
         policy.read.push(scratch.to_owned());
-        policy.secrets = places::secrets(&policy.read, host);
+        policy.secrets = secrets(&policy.read);
         policy.warnings = places::exposed(&policy.read[0]);
         if settings.mode == Mode::Strict {
             policy.python = places::interpreter(python);

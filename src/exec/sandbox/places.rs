@@ -103,7 +103,7 @@ pub(super) fn refuse_store(place: &Path, host: &Host) -> Result<(), ExecError> {
 
 /// What may not be read, except below `open`: the places of secrets, and files with keys beside the
 /// work directory, beside the host's and in the home directory.
-pub(super) fn secrets(open: &[PathBuf], host: &Host) -> Vec<PathBuf> {
+pub(crate) fn secrets(open: &[PathBuf], host: &Host) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = host.store.iter().flat_map(|store| record(store)).collect();
     found.extend(MACHINE.iter().flat_map(|place| both(Path::new(place))));
     if let Some(home) = &host.home {
