@@ -6,8 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{Mode, Sandbox};
 
-const GIB: u64 = 1 << 30;
-
 /// The limits of a script.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Limits {
@@ -121,7 +119,10 @@ mod linux {
     use rustix::io::Errno;
     use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-    use super::{Census, GIB, Limits};
+    use super::{Census, Limits};
+
+    const GIB: u64 = 1 << 30;
+    const SHARED: &str = "/dev/shm";
 
     /// Threads a script may have beyond its processes: libraries start one a core in each.
     const THREADS: u64 = 4096;
@@ -183,8 +184,9 @@ mod linux {
 
         /// Most bytes that one file may have.
         pub(crate) fn room(&self) -> Option<u64> {
+            let shared = free(Path::new(SHARED)).map_or(0, |(free, _)| free);
             let free = self.disks.iter().map(|(_, free)| *free).max();
-            self.limits.disk.or_else(|| free.map(|free| free.max(GIB)))
+            self.limits.disk.or_else(|| free.map(|free| free.max(shared).max(GIB)))
         }
 
         /// Which limit was passed, in words.
@@ -238,7 +240,7 @@ mod linux {
         /// Bytes of this user's files in shared memory that were written since the start: memory that
         /// no process needs to hold.
         fn in_shared_memory(&self) -> u64 {
-            self.written(Path::new("/dev/shm"))
+            self.written(Path::new(SHARED))
         }
     }
 

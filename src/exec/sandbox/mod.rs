@@ -152,6 +152,9 @@ impl Policy {
         if settings.mode == Mode::Strict {
             policy.python = places::interpreter(python);
             policy.python.extend(script.python_path.iter().cloned());
+            let lists = ["PYTHONPATH", "LD_LIBRARY_PATH"].into_iter().filter_map(std::env::var_os);
+            let named = lists.flat_map(|list| std::env::split_paths(&list).collect::<Vec<_>>());
+            policy.python.extend(named.filter(|path| path.is_absolute()));
         }
         Ok(policy)
     }

@@ -31,6 +31,19 @@ const HOME: &[&str] = &[
     ".pypirc",
 ];
 
+/// Variables that name a file or directory with secrets.
+const VARIABLES: &[&str] = &[
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "CLOUDSDK_CONFIG",
+    "GNUPGHOME",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "HF_TOKEN_PATH",
+    "KUBECONFIG",
+    "NETRC",
+    "PGPASSFILE",
+];
+
 /// Secrets of the machine.
 const MACHINE: &[&str] = &["/run/secrets", "/var/run/secrets"];
 
@@ -49,6 +62,8 @@ pub struct Host {
     pub cwd: Option<PathBuf>,
     /// The record of all runs; it need not exist.
     pub store: Option<PathBuf>,
+    /// Secrets that variables name.
+    pub keys: Vec<PathBuf>,
 }
 
 impl Host {
@@ -63,11 +78,10 @@ impl Host {
         let home = set("HOME").or_else(std::env::home_dir);
         let state = set("XDG_STATE_HOME").or_else(|| Some(home.as_ref()?.join(".local/state")));
         let store = set("CMBAGENT_STORE").or_else(|| Some(state?.join("cmbagent")));
-        let store = store.map(|store| match &cwd {
-            Some(cwd) => cwd.join(store),
-            None => store,
-        });
-        Self { home, cwd, store }
+        let full = |path: PathBuf| cwd.as_ref().map_or(path.clone(), |cwd| cwd.join(path));
+        let store = store.map(full);
+        let keys = VARIABLES.iter().filter_map(|name| set(name)).map(full).collect();
+        Self { home, cwd, store, keys }
     }
 }
 
@@ -105,6 +119,7 @@ pub(super) fn refuse_store(place: &Path, host: &Host) -> Result<(), ExecError> {
 /// work directory, beside the host's and in the home directory.
 pub(crate) fn secrets(open: &[PathBuf], host: &Host) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = host.store.iter().flat_map(|store| record(store)).collect();
+    found.extend(host.keys.iter().flat_map(|path| both(path)));
     found.extend(MACHINE.iter().flat_map(|place| both(Path::new(place))));
     if let Some(home) = &host.home {
         found.extend(HOME.iter().flat_map(|below| both(&home.join(below))));
@@ -199,7 +214,11 @@ mod tests {
     fn host(root: &Path) -> Host {
         let home = root.join("home/me");
         std::fs::create_dir_all(&home).unwrap();
-        let variables = move |name: &str| (name == "HOME").then(|| home.clone().into_os_string());
+        let variables = move |name: &str| match name {
+            "HOME" => Some(home.clone().into_os_string()),
+            "GOOGLE_APPLICATION_CREDENTIALS" => Some("key.json".into()),
+            _ => None,
+        };
         Host::of(&variables, Some(root.join("home/me")))
     }
 
@@ -242,7 +261,9 @@ mod tests {
         for secret in [&home.join(".ssh"), &keys, &home.join(".aws"), &beside, &above, &in_home] {
             assert!(found.contains(secret), "{} is missing", secret.display());
         }
-        assert!(found.contains(&home.join(".local/state/cmbagent")));
+        assert!(
+            found.contains(&home.join(".local/state/cmbagent")) && found.contains(&home.join("key.json"))
+        );
         assert!(!found.contains(&inside) && !found.contains(&home.join("venv/.env")));
         let told = exposed(&work_dir);
         assert!(told.len() == 1 && told[0].contains(&*inside.to_string_lossy()), "{told:?}");

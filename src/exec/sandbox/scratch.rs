@@ -34,6 +34,8 @@ const COLLECTIONS: &[(&str, &str)] = &[("HF_HOME", "huggingface"), ("TORCH_HOME"
 #[derive(Debug)]
 pub(crate) struct Scratch {
     root: PathBuf,
+    /// The process that made them: a fork of it has this value too, but not the directories.
+    owner: u32,
     _lock: File,
 }
 
@@ -59,7 +61,7 @@ impl Scratch {
         for (_, below) in CACHES.iter().filter(|(_, below)| !below.is_empty()) {
             private.create(root.join("cache").join(below))?;
         }
-        Ok(Self { root, _lock: lock })
+        Ok(Self { root, owner: std::process::id(), _lock: lock })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -106,8 +108,10 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What cannot be removed now is removed by the next run.
-        let _ = std::fs::remove_dir_all(&self.root);
+        if self.owner == std::process::id() {
+            // What cannot be removed now is removed by the next run.
+            let _ = std::fs::remove_dir_all(&self.root);
+        }
     }
 }
 
