@@ -11,12 +11,11 @@ from cmbagent.workflows import _calls
 
 
 @pytest.fixture(autouse=True)
-def quiet_environment(monkeypatch, tmp_path):
+def quiet_environment(monkeypatch, tmp_path_factory):
     for variable in [*API_KEY_VARIABLES.values(), "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "GEMINI_BASE_URL"]:
         monkeypatch.delenv(variable, raising=False)
-    # Beside the directory, not in it: runs work there, and their scripts must not reach the record.
-    store = tmp_path.with_name(f"{tmp_path.name}-store") / "store.db"
-    monkeypatch.setenv("CMBAGENT_STORE", str(store))
+    # Beside the tests' directories, for executed code may not reach it.
+    monkeypatch.setenv("CMBAGENT_STORE", str(tmp_path_factory.getbasetemp() / "store.db"))
     # Nothing is installed from anywhere but this machine.
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         load_context,
         load_plan,
     )
+    from cmbagent.workflows._resume import resume
     from cmbagent.workflows.control import control
     from cmbagent.workflows.one_shot import one_shot
     from cmbagent.workflows.planning_control import (
@@ -69,6 +70,7 @@ _HOMES = {
     "one_shot": "workflows",
     "planning_and_control": "workflows",
     "planning_and_control_context_carryover": "workflows",
+    "resume": "workflows._resume",
 }
 
 __all__ = [
@@ -97,6 +99,7 @@ __all__ = [
     "one_shot",
     "planning_and_control",
     "planning_and_control_context_carryover",
+    "resume",
     "work_dir_default",
 ]
 

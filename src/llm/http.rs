@@ -28,7 +28,7 @@ use super::retry::{RetryPolicy, seconds};
 use super::routing::{Env, Route, Wire, route};
 use super::spent::Spent;
 use super::wire::{Ask, body, url};
-use super::{Call, Keys, LlmError, LlmErrorKind, Provider, Reply, Watch, anthropic};
+use super::{Call, Keys, LlmError, LlmErrorKind, Provider, Reply, Request, Watch, anthropic};
 
 /// Models over HTTP: OpenAI Chat Completions (and all that speaks it), Anthropic Messages, Gemini.
 ///
@@ -208,6 +208,10 @@ impl Drop for Leash {
 impl Provider for HttpProvider {
     fn window(&self, model: &str) -> Option<u32> {
         self.prices.window(model)
+    }
+
+    fn bound(&self, request: &Request) -> Option<f64> {
+        self.prices.bound(&request.model, request.characters(), request.max_output_tokens)
     }
 
     fn call<'a>(&'a self, call: &'a Call, watch: &'a dyn Watch) -> BoxFuture<'a, Result<Reply, LlmError>> {

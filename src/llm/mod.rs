@@ -50,6 +50,10 @@ pub trait Provider: Send + Sync {
     fn window(&self, _model: &str) -> Option<u32> {
         None
     }
+    /// What a call may cost at most in dollars, when that is known.
+    fn bound(&self, _request: &Request) -> Option<f64> {
+        None
+    }
 }
 
 /// A call as the engine hands it to a [`Provider`].

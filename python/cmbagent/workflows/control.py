@@ -8,7 +8,7 @@ from typing import Any
 from cmbagent.errors import ConfigurationError
 from cmbagent.utils import default_agents_llm_model
 from cmbagent.workflows import _calls
-from cmbagent.workflows.results import Result, control_result, whole_control_times
+from cmbagent.workflows.results import RunResult, control_result, whole_control_times
 from cmbagent.workflows.utils import load_plan, plan_steps
 
 _MODELS = default_agents_llm_model
@@ -39,8 +39,9 @@ def control(
     api_keys: Any = None,
     callbacks: Any = None,
     verbose: bool | None = None,
+    resume: bool = False,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Carry out a plan without planning.
 
     Args:
@@ -63,6 +64,8 @@ def control(
         api_keys: provider name → key, or any object that can be subscripted so; `None` reads the environment.
         callbacks: see `cmbagent.callbacks`.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
+            error has ended; one that is completed gives its results again.
         **ignored: the planning arguments of earlier versions; a warning names them.
 
     Returns:
@@ -112,6 +115,7 @@ def control(
         api_keys=api_keys,
         callbacks=callbacks,
         verbose=verbose,
+        resume=resume,
         shared_state={"planning_context": {"hardware_constraints": _calls.text(hardware_constraints)}},
     )
     return whole_control_times(control_result(executor, planned=False))
