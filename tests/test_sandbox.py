@@ -150,6 +150,23 @@ def test_a_work_dir_that_holds_the_record_of_runs_is_refused_before_any_call(tmp
     assert not server.calls
 
 
+def test_a_record_that_the_caller_names_is_out_of_reach_too(tmp_path):
+    store = tmp_path / "own" / "store.db"
+    store.parent.mkdir()
+    script = (
+        f"{TRY}store = Path({str(store)!r})\nattempt('read', lambda: store.read_bytes())\nprint('x = 1 m')"
+    )
+    server = ModelServer({"engineer": code(script, filename="a.py")})
+    workflow = WorkflowDefinition(id="w", name="w", phases=[{"type": "one_shot", "config": {}}])
+    with server, server.environment():
+        executor = WorkflowExecutor(
+            workflow, "t", tmp_path / "work", server.api_keys, verbose=False, store=store
+        )
+        executor.run_sync()
+    assert store.exists()
+    assert events(executor, "script_finished")[0]["output"] == "read refused\nx = 1 m\n"
+
+
 # --- the run's own files ---
 
 

@@ -46,7 +46,7 @@ pub(super) fn build(
     let prices = Prices::load(&*environment).map_err(|e| PyValueError::new_err(e.to_string()))?;
     Ok(Services {
         provider: Arc::new(HttpProvider::new(Arc::new(PyKeys(api_keys)), environment, Arc::new(prices))),
-        runner: Arc::new(Supervised::new(supervisor_command(py)?)),
+        runner: Arc::new(Supervised::new(supervisor_command(py)?).recorded_in(journal.file())),
         approvals: Arc::new(PyApprovals { manager: approval_manager, bridge: bridge.clone() }),
         listener: Arc::new(PyListener { listener, bridge: bridge.clone() }),
         clock: Arc::new(SystemClock),

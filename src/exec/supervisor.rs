@@ -46,6 +46,8 @@ pub struct Supervised {
     command: Vec<OsString>,
     python: PathBuf,
     links: Mutex<Vec<Link>>,
+    /// The record of the run, which scripts may not reach.
+    record: Option<PathBuf>,
     /// The run's own directories, made for its first script.
     scratch: Mutex<Option<Arc<Scratch>>>,
     /// Places that may be read, and the secrets beside them: looked for once a run.
@@ -97,6 +99,7 @@ impl Supervised {
             command,
             python,
             links: Mutex::default(),
+            record: None,
             scratch: Mutex::default(),
             secrets: Mutex::default(),
             next: AtomicU64::new(1),
@@ -107,6 +110,13 @@ impl Supervised {
     #[must_use]
     pub fn with_python(mut self, python: impl Into<PathBuf>) -> Self {
         self.python = python.into();
+        self
+    }
+
+    /// Keeps scripts from this file, the record of the run.
+    #[must_use]
+    pub fn recorded_in(mut self, record: Option<PathBuf>) -> Self {
+        self.record = record;
         self
     }
 
@@ -212,7 +222,7 @@ impl Runner for Supervised {
                 scratch.lead(&mut environment, &script.env_passthrough);
             }
             let python = self.python.clone();
-            let host = Host::here();
+            let host = Host::here().recording(self.record.clone());
             let secrets = |open: &[PathBuf]| self.secrets(open, &host);
             let policy = Policy::of(script, scratch.root(), &python, &host, secrets)?;
             let isolated = !policy.network && policy.mode != Mode::Off;

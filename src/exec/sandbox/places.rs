@@ -72,14 +72,28 @@ impl Host {
         Self::of(&|name| std::env::var_os(name), std::env::current_dir().ok())
     }
 
+    /// The host with the record of this run elsewhere; the one that variables name is a secret still.
+    #[must_use]
+    pub fn recording(mut self, record: Option<PathBuf>) -> Self {
+        if let Some(record) = record {
+            self.keys.extend(self.store.replace(record));
+        }
+        self
+    }
+
     /// The host with these variables and this directory.
     pub fn of(variable: &dyn Fn(&str) -> Option<OsString>, cwd: Option<PathBuf>) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let home = set("HOME").or_else(std::env::home_dir);
-        let state = set("XDG_STATE_HOME").or_else(|| Some(home.as_ref()?.join(".local/state")));
+        let state = set("XDG_STATE_HOME").filter(|path| path.is_absolute());
+        let state = state.or_else(|| Some(home.as_ref()?.join(".local/state")));
         let store = set("CMBAGENT_STORE").or_else(|| Some(state?.join("cmbagent")));
-        let full = |path: PathBuf| cwd.as_ref().map_or(path.clone(), |cwd| cwd.join(path));
-        let store = store.map(full);
+        let full = |path: PathBuf| {
+            let below = path.strip_prefix("~").ok().and_then(|rest| Some(home.as_ref()?.join(rest)));
+            below.or_else(|| Some(cwd.as_ref()?.join(&path))).unwrap_or(path)
+        };
+        // A record in memory has no place.
+        let store = store.filter(|path| path != Path::new(":memory:")).map(full);
         let keys = VARIABLES.iter().filter_map(|name| set(name)).map(full).collect();
         Self { home, cwd, store, keys }
     }
@@ -240,6 +254,9 @@ mod tests {
         assert_eq!(host(&[("HOME", "/h"), ("XDG_STATE_HOME", "/s")]), Path::new("/s/cmbagent"));
         assert_eq!(host(&[("HOME", "/h"), ("CMBAGENT_STORE", "/x/a.db")]), Path::new("/x/a.db"));
         assert_eq!(host(&[("HOME", "/h"), ("CMBAGENT_STORE", "a.db")]), Path::new("/here/a.db"));
+        assert_eq!(host(&[("HOME", "/h"), ("CMBAGENT_STORE", "~/a.db")]), Path::new("/h/a.db"));
+        let memory = |name: &str| (name == "CMBAGENT_STORE").then(|| OsString::from(":memory:"));
+        assert_eq!(Host::of(&memory, None).store, None);
     }
 
     #[test]
