@@ -19,6 +19,9 @@ def quiet_environment(monkeypatch, tmp_path, tmp_path_factory):
     # Beside the tests' directories, for executed code may not reach it.
     monkeypatch.setenv("CMBAGENT_STORE", str(tmp_path_factory.getbasetemp() / "store.db"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
+    # Nothing is installed from anywhere but this machine.
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
 
 
 @pytest.fixture

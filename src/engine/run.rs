@@ -21,7 +21,8 @@ use super::waits::{Wait, Waits};
 use super::watch::CallWatch;
 use super::{Answer, Approvals, Event, Listener, Question, RunStatus};
 use crate::error::{Error, Result};
-use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings};
+use crate::exec::sandbox::Confinement;
+use crate::exec::{Check, ExecError, Execution, Facts, Package, Runner, Script, docstrings};
 use crate::journal::{Demand, Effect, Entry, History, Journal, Position};
 use crate::library::{Document, Documents, Home};
 use crate::llm::place::{Calls, Place};
@@ -68,6 +69,8 @@ struct Shared {
     told: Mutex<HashMap<Position, u64>>,
     /// Whether to go on where what was cut short differs from what follows now.
     forced: bool,
+    /// What was enforced on the latest script.
+    confinement: Mutex<Confinement>,
 }
 
 /// An upper limit of model calls, and the setting it comes from.
@@ -136,6 +139,7 @@ impl Run {
                 told: Mutex::new(history.told().clone()),
                 history,
                 forced,
+                confinement: Mutex::default(),
             }),
             position: Position::of_attempt(0),
             phase_type: "".into(),
@@ -565,16 +569,50 @@ impl Run {
         started["limit_seconds"] = json!(script.timeout_seconds);
         self.tell(agent, "script_started", started).await?;
         let input = json!([script, started_hash(&script.path)?]);
-        self.pass(Effect::Execute, &input, Value::Null, |control| async move {
+        let act = |control: Control| async move {
             let output = |text: &str| self.whisper(agent, "script_output", json!({"text": text}));
             let execution = self.shared.services.runner.run(script, &output, &control.token).await;
-            let execution = execution.map_err(|error| self.script_error(error))?;
-            if execution.exit == crate::exec::Exit::Cancelled {
-                return Err(control.error());
+            self.ran(&control, execution)
+        };
+        let execution: Execution = self.pass(Effect::Execute, &input, Value::Null, act).await?;
+        self.tell_confinement(agent, &execution.confinement).await?;
+        Ok(execution)
+    }
+
+    /// Installs a package for the scripts of this run.
+    pub async fn install(&self, package: &Package) -> Result<Execution> {
+        let runner = self.shared.services.runner.clone();
+        let act = |control: Control| async move {
+            let execution = runner.install(package, &control.token).await;
+            self.ran(&control, execution)
+        };
+        self.pass(Effect::Execute, &json!(["install", package]), Value::Null, act).await
+    }
+
+    fn ran(&self, control: &Control, execution: Result<Execution, ExecError>) -> Result<Execution> {
+        let execution = execution.map_err(|error| self.script_error(error))?;
+        if execution.exit == crate::exec::Exit::Cancelled { Err(control.error()) } else { Ok(execution) }
+    }
+
+    /// What was enforced on the latest script; blank before the first.
+    pub fn confinement(&self) -> Confinement {
+        self.shared.confinement.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells what holds for scripts, when it is not what held before.
+    async fn tell_confinement(&self, agent: &str, now: &Confinement) -> Result<()> {
+        {
+            let mut before = self.shared.confinement.lock().unwrap_or_else(PoisonError::into_inner);
+            if *before == *now {
+                return Ok(());
             }
-            Ok(execution)
-        })
-        .await
+            before.clone_from(now);
+        }
+        self.tell(agent, "sandbox", json!(now)).await?;
+        for message in &now.warnings {
+            self.tell(agent, "warning", json!({"message": message})).await?;
+        }
+        Ok(())
     }
 
     /// What the run has spent so far.
