@@ -59,6 +59,9 @@ pub enum Error {
     /// The work directory cannot be used.
     #[error("{0}")]
     WorkDir(String),
+    /// A document could not be downloaded.
+    #[error("{0}")]
+    Download(String),
     /// The run was asked to end: `stop()`, a callback, or cancellation of the task that awaits it.
     #[error("{0}")]
     Stopped(String),

@@ -2,6 +2,7 @@
 
 pub mod approval;
 pub mod clock;
+mod documents;
 pub mod event;
 pub mod executor;
 pub mod ledger;

@@ -281,8 +281,8 @@ impl Run {
         .await
     }
 
-    /// Calls a model.
-    pub async fn call(&self, agent: &str, request: Request, options: CallOptions) -> Result<Reply> {
+    /// Counts a call, and fails where it is one too many.
+    pub(super) fn count_call(&self) -> Result<()> {
         for limit in &self.limits {
             if limit.used.fetch_add(1, Ordering::Relaxed) >= limit.limit {
                 return Err(Error::Limit(format!(
@@ -292,6 +292,16 @@ impl Run {
                 )));
             }
         }
+        Ok(())
+    }
+
+    pub(super) fn provider(&self) -> &dyn Provider {
+        self.shared.services.provider.as_ref()
+    }
+
+    /// Calls a model.
+    pub async fn call(&self, agent: &str, request: Request, options: CallOptions) -> Result<Reply> {
+        self.count_call()?;
         let model = request.model.clone();
         let about = json!({"model": &model, "prompt_characters": request.characters()});
         self.tell(agent, "call_started", about).await?;
@@ -313,7 +323,7 @@ impl Run {
         Ok(reply)
     }
 
-    fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
+    pub(super) fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
         if error.kind == LlmErrorKind::Cancelled {
             return self.stop.error();
         }
@@ -408,7 +418,7 @@ impl Run {
         if stop.stopped() { Err(stop.error()) } else { Ok(()) }
     }
 
-    async fn pass<T, F>(&self, effect: Effect, input: &Value, act: impl FnOnce(Stop) -> F) -> Result<T>
+    pub(super) async fn pass<T, F>(&self, effect: Effect, input: &Value, act: impl FnOnce(Stop) -> F) -> Result<T>
     where
         T: Serialize + DeserializeOwned,
         F: Future<Output = Result<T>>,

@@ -5,13 +5,16 @@
 //!   `dialect` (what its server does not understand), [`schema`] (structured answers).
 //! * The formats: `openai`, `anthropic`, `gemini`; `wire` is what they share.
 //! * On the way back: `receive`, [`sse`], [`think`]; `fault` when it fails (in the words of `said`), [`retry`] when it may go better.
+//! * Documents: [`fetch`] downloads them, [`ocr`] reads PDFs.
 //! * Beside it: [`pricing`] and [`redact`].
 
 mod anthropic;
 mod dialect;
 mod fault;
+pub mod fetch;
 mod gemini;
 pub mod http;
+pub mod ocr;
 mod openai;
 pub mod pricing;
 mod profile;
@@ -26,6 +29,8 @@ pub mod sse;
 pub mod think;
 pub mod types;
 mod wire;
+
+use std::path::Path;
 
 use futures_util::future::BoxFuture;
 use secrecy::SecretString;
@@ -48,6 +53,12 @@ pub trait Provider: Send + Sync {
     /// The longest prompt `model` takes in tokens, when known.
     fn window(&self, _model: &str) -> Option<u32> {
         None
+    }
+    /// Has `model` read the PDF at `path`, with the retries it needs. Dropping the future abandons it.
+    fn read_pdf<'a>(&'a self, path: &'a Path, model: &'a str) -> BoxFuture<'a, Result<ocr::Reading, LlmError>> {
+        let message = format!("{model} cannot read {} here: this provider reads no PDFs", path.display());
+        let error = LlmError { kind: LlmErrorKind::BadRequest, message, status: None, model: model.to_owned() };
+        Box::pin(std::future::ready(Err(error)))
     }
 }
 

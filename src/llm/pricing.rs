@@ -77,7 +77,7 @@ impl ModelFacts {
     }
 }
 
-// Token counts stay far below 2^52, where a float is exact.
+// Such counts stay far below 2^52, where a float is exact.
 #[allow(clippy::cast_precision_loss)]
 fn tokens(n: u64) -> f64 {
     n as f64
@@ -94,12 +94,16 @@ pub struct PricesError {
 #[serde(deny_unknown_fields)]
 struct Table {
     models: HashMap<String, ModelFacts>,
+    /// Dollars per thousand pages.
+    #[serde(default)]
+    pages: HashMap<String, f64>,
 }
 
 /// The table of models: the built-in rows under the user's own.
 #[derive(Debug, Clone)]
 pub struct Prices {
     rows: HashMap<String, ModelFacts>,
+    pages: HashMap<String, f64>,
 }
 
 impl Prices {
@@ -107,7 +111,7 @@ impl Prices {
     pub fn builtin() -> Self {
         static ROWS: LazyLock<Prices> = LazyLock::new(|| {
             let table: Table = toml::from_str(BUILTIN).expect("the built-in table is checked by a test");
-            Prices { rows: table.models }
+            Prices { rows: table.models, pages: table.pages }
         });
         ROWS.clone()
     }
@@ -148,6 +152,7 @@ impl Prices {
             let below = self.facts(&name).unwrap_or_default();
             self.rows.insert(name.to_lowercase(), row.over(below));
         }
+        self.pages.extend(table.pages);
         Ok(self)
     }
 
@@ -186,6 +191,11 @@ impl Prices {
     /// [`Prices::cost`], when `cache_writes` of the prompt's tokens were written to the provider's cache.
     pub fn cost_with_writes(&self, model: &str, usage: &Usage, cache_writes: u64) -> Option<f64> {
         self.facts(model)?.cost(usage, cache_writes)
+    }
+
+    /// Dollars for so many pages that `model` read; `None` when its price is unknown.
+    pub fn page_cost(&self, model: &str, pages: u64) -> Option<f64> {
+        Some(tokens(pages) / 1e3 * self.pages.get(model)?)
     }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from cmbagent.errors import ConfigurationError
@@ -39,6 +40,7 @@ def control(
     api_keys: Any = None,
     callbacks: Any = None,
     verbose: bool | None = None,
+    options: Mapping[str, Any] | None = None,
     **ignored: Any,
 ) -> Result:
     """Carry out a plan without planning.
@@ -63,6 +65,7 @@ def control(
         api_keys: provider name → key, or any object that can be subscripted so; `None` reads the environment.
         callbacks: see `cmbagent.callbacks`.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        options: settings for every phase, see `WorkflowExecutor`.
         **ignored: the planning arguments of earlier versions; a warning names them.
 
     Returns:
@@ -112,6 +115,7 @@ def control(
         api_keys=api_keys,
         callbacks=callbacks,
         verbose=verbose,
+        options=options,
         shared_state={"planning_context": {"hardware_constraints": _calls.text(hardware_constraints)}},
     )
     return whole_control_times(control_result(executor, planned=False))

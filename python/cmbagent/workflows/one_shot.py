@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
@@ -36,6 +37,7 @@ def one_shot(
     initial_agent: str | None = None,
     model: str | None = None,
     verbose: bool | None = None,
+    options: Mapping[str, Any] | None = None,
     **ignored: Any,
 ) -> Result:
     """Have one agent do a task at once.
@@ -62,6 +64,7 @@ def one_shot(
         initial_agent: another name for `agent`.
         model: model of the agent, whichever it is.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        options: settings for every phase, see `WorkflowExecutor`.
         **ignored: arguments of earlier versions without effect here; a warning names them.
 
     Returns:
@@ -80,7 +83,7 @@ def one_shot(
     if evaluate_plots:
         ignored["evaluate_plots"] = evaluate_plots
     _calls.set_aside(one_shot, ignored, _IGNORED)
-    agent = initial_agent or agent
+    agent = _calls.known_agent(initial_agent or agent)
     place = _calls.prepare_work_dir(work_dir, clear_work_dir)
     settings = {
         "max_rounds": max_rounds,
@@ -108,6 +111,7 @@ def one_shot(
         api_keys=api_keys,
         callbacks=callbacks,
         verbose=verbose,
+        options=options,
     )
     return one_shot_result(
         executor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
@@ -49,6 +50,7 @@ def planning_and_control_context_carryover(
     parent_run_id: str | None = None,
     stage_name: str | None = None,
     verbose: bool | None = None,
+    options: Mapping[str, Any] | None = None,
     **ignored: Any,
 ) -> Result:
     """Plan a task and carry the plan out, each step knowing what the steps before it found.
@@ -88,6 +90,7 @@ def planning_and_control_context_carryover(
         parent_run_id: noted in the run's metadata.
         stage_name: noted in the run's metadata.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        options: settings for every phase, see `WorkflowExecutor`.
         **ignored: arguments of earlier versions without effect here; a warning names them.
 
     Returns:
@@ -155,6 +158,7 @@ def planning_and_control_context_carryover(
         callbacks=callbacks,
         approval_manager=approval_manager,
         verbose=verbose,
+        options=options,
         metadata={"parent_run_id": parent_run_id, "stage_name": stage_name},
     )
     return control_result(executor, planned=True)
@@ -190,6 +194,7 @@ def planning_and_control(
     clear_work_dir: bool = False,
     callbacks: Any = None,
     verbose: bool | None = None,
+    options: Mapping[str, Any] | None = None,
     **ignored: Any,
 ) -> Result:
     """Plan a task and carry the plan out, reporting the control phase as a whole.
@@ -246,6 +251,7 @@ def planning_and_control(
         api_keys=api_keys,
         callbacks=callbacks,
         verbose=verbose,
+        options=options,
     )
     return whole_control_times(control_result(executor, planned=True))
 
