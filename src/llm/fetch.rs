@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::fault::Fault;
 use super::http::{builder, chain};
+use super::redact;
 use super::retry::RetryPolicy;
 
 /// How many redirections are followed.
@@ -152,6 +153,12 @@ async fn once(client: &Client, address: &Url, part: &Path, limit: u64) -> Result
         if error.is_redirect() { Fault::bad_request(chain(&error)) } else { Fault::connection(chain(&error)) }
     })?;
     let status = response.status();
+    if status.is_redirection() {
+        // The client itself stops at addresses it does not speak.
+        let to = response.headers().get("location").and_then(|v| v.to_str().ok()).unwrap_or("nowhere");
+        let what = format!("it was redirected to {}, and only http and https are followed", redact::address(to));
+        return Err(Fault::bad_request(what));
+    }
     if !status.is_success() {
         return Err(Fault::of_status(status.as_u16(), response.headers(), b"", None));
     }
