@@ -175,8 +175,8 @@ def test_all_arguments_of_all_versions_are_accepted_with_one_warning(tmp_path):
         )  # fmt: skip
     (warning,) = caught
     assert str(warning.message) == (
-        "CMBAgent() ignores agent_instructions['camb_agent'], agent_llm_configs['engineer']['seed'], cache_seed, "
-        "make_vector_stores, managed_mode: without effect here"
+        "CMBAgent() ignores agent_instructions['camb_agent'], agent_llm_configs['engineer']['seed'], "
+        "cache_seed, make_vector_stores, managed_mode: without effect here"
     )
     assert warning.filename == __file__
 

@@ -11,7 +11,8 @@ from cmbagent.testing import Fault, ModelServer, code, notes
 from scripted import run
 
 FIRST = code(
-    "from pathlib import Path\nPath('data').mkdir(exist_ok=True)\nPath('data/a.txt').write_text('1')\nprint('A = 41')",
+    "from pathlib import Path\nPath('data').mkdir(exist_ok=True)\nPath('data/a.txt').write_text('1')\n"
+    "print('A = 41')",
     filename="a.py",
 )
 SECOND = code(

@@ -22,9 +22,9 @@ from cmbagent.testing import Fault, ModelServer
 from papers import pdf, serve
 
 SUMMARY = {
-    "title": "Dust", "authors": ["A. One", "et al."], "date": "2024", "journal": "", "abstract": "Dust is seen.",
-    "keywords": ["dust", "CMB"], "key_findings": ["T = 19.6 K"], "scientific_software": [], "data_sources": [],
-    "data_sets": ["Planck PR3"], "data_analysis_methods": [],
+    "title": "Dust", "authors": ["A. One", "et al."], "date": "2024", "journal": "",
+    "abstract": "Dust is seen.", "keywords": ["dust", "CMB"], "key_findings": ["T = 19.6 K"],
+    "scientific_software": [], "data_sources": [], "data_sets": ["Planck PR3"], "data_analysis_methods": [],
 }  # fmt: skip
 TEXT = "See https://arxiv.org/abs/2401.01234v2 and https://www.arxiv.org/pdf/astro-ph/0601001.pdf, please."
 
@@ -301,7 +301,7 @@ def test_stages_can_be_left_out(papers, tmp_path):
     (tmp_path / "docs_processed").mkdir()
     (tmp_path / "docs_processed" / "a.md").write_text("# A")
     skip = {"skip_arxiv_download": True, "skip_ocr": True}
-    text, server = summarise(cmbagent.preprocess_task, {"summarizer": SUMMARY}, "task", tmp_path, **skip)
+    text, _ = summarise(cmbagent.preprocess_task, {"summarizer": SUMMARY}, "task", tmp_path, **skip)
     assert text.startswith("task\n\n## Contextual") and "**Dust**" in text and papers.asked == []
     assert cmbagent.preprocess_task("task", tmp_path, skip_summarization=True, **skip) == "task"
 

@@ -90,7 +90,7 @@ def test_check_34_aaai_is_a_list_and_aas_a_dict_of_addresses(tmp_path):
         "Cosmology": "http://astrothesaurus.org/uat/343",
     }
     # As callers show them, and by place.
-    assert [f"[{k}]({aas[k]})" for k in aas][0] == "[Hubble constant](http://astrothesaurus.org/uat/758)"
+    assert next(f"[{k}]({aas[k]})" for k in aas) == "[Hubble constant](http://astrothesaurus.org/uat/758)"
     assert (aas[0], aas[-1], aas[:1]) == ("Hubble constant", "Cosmology", ["Hubble constant"])
 
 
