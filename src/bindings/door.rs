@@ -54,7 +54,8 @@ impl RunHandle {
             config.getattr(intern!(phase.py(), "max_rounds")).ok()?.extract::<u32>().ok()
         });
         let run = rounds.map_or_else(|| run.clone(), |limit| run.with_call_limit("max_rounds", limit));
-        let (phase_id, work_dir, mark) = (state.phase_id(), state.work_dir(), AtomicUsize::new(run.ledger().mark()));
+        let (phase_id, work_dir, mark) =
+            (state.phase_id(), state.work_dir(), AtomicUsize::new(run.ledger().mark()));
         let phase = phase.map(|phase| phase.clone().unbind());
         Self { run, phase_type: phase_type.into(), phase_id, work_dir, phase, approval_manager, mark }
     }
@@ -213,9 +214,7 @@ impl RunHandle {
         let bridge = Bridge::default();
         let run = self.part(&bridge);
         let bounds = Bounds { bytes: max_bytes, seconds: timeout_seconds, ..Bounds::default() };
-        awaitable(bridge, &run.clone(), async move {
-            Ok(json!(run.download(&url, &path, bounds).await?))
-        })
+        awaitable(bridge, &run.clone(), async move { Ok(json!(run.download(&url, &path, bounds).await?)) })
     }
 
     /// Has a model read a PDF; gives `pages` (Markdown), `pages_processed`, `doc_size_bytes` and `cost`.

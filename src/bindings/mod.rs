@@ -26,7 +26,7 @@ mod _core {
     #[pymodule_export]
     use super::executor::{Control, run_workflow, system_workflows};
     #[pymodule_export]
-    use super::phase::{config_defaults, execute_builtin, initial_context, agent_roster, validate_builtin};
+    use super::phase::{agent_roster, config_defaults, execute_builtin, initial_context, validate_builtin};
     #[pymodule_export]
     use super::registry::Registry;
     #[pymodule_export]

@@ -418,7 +418,12 @@ impl Run {
         if stop.stopped() { Err(stop.error()) } else { Ok(()) }
     }
 
-    pub(super) async fn pass<T, F>(&self, effect: Effect, input: &Value, act: impl FnOnce(Stop) -> F) -> Result<T>
+    pub(super) async fn pass<T, F>(
+        &self,
+        effect: Effect,
+        input: &Value,
+        act: impl FnOnce(Stop) -> F,
+    ) -> Result<T>
     where
         T: Serialize + DeserializeOwned,
         F: Future<Output = Result<T>>,

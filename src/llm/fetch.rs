@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use reqwest::{Client, Url};
+use reqwest::redirect::{Action, Attempt, Policy};
+use reqwest::{Client, ClientBuilder, Url};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
@@ -59,8 +60,8 @@ pub struct Fetched {
 /// error says what was expected, what came and what to do.
 pub async fn fetch(url: &str, target: &Path, bounds: Bounds) -> Result<Fetched, String> {
     let address = address(url)?;
-    let client = client()?;
-    let part = beside(target);
+    let client = client(&address)?;
+    let (part, shown) = (beside(target), redact::address(address.as_str()));
     let tries = async {
         let mut failed = 0;
         loop {
@@ -72,14 +73,14 @@ pub async fn fetch(url: &str, target: &Path, bounds: Bounds) -> Result<Fetched, 
             let wait =
                 fault.wait.unwrap_or_else(|| bounds.retry.backoff(failed, fault.crowded, fastrand::f64()));
             if !fault.retry || failed >= bounds.retry.max_tries || wait > bounds.retry.longest_asked {
-                return Err(format!("{address} could not be downloaded: {}", fault.what));
+                return Err(format!("{shown} could not be downloaded: {}", fault.what));
             }
             sleep(wait).await;
         }
     };
     let limit = super::retry::seconds(bounds.seconds)
         .ok_or_else(|| format!("a limit of {} s is no number of seconds above 0", bounds.seconds))?;
-    let late = || format!("{address} was not downloaded within {} s; allow more time", bounds.seconds);
+    let late = || format!("{shown} was not downloaded within {} s; allow more time", bounds.seconds);
     let fetched = timeout(limit, tries).await.unwrap_or_else(|_| Err(late()))?;
     tokio::fs::rename(&part.0, target).await.map_err(|e| unwritten(target, &e))?;
     Ok(fetched)
@@ -99,7 +100,10 @@ fn address(url: &str) -> Result<Url, String> {
     if matches!(address.scheme(), "http" | "https") {
         return Ok(address);
     }
-    Err(format!("{url:?} cannot be downloaded: expected an address of http or https, not {}", address.scheme()))
+    Err(format!(
+        "{url:?} cannot be downloaded: expected an address of http or https, not {}",
+        address.scheme()
+    ))
 }
 
 fn beside(target: &Path) -> Part {
@@ -113,37 +117,36 @@ fn unwritten(path: &Path, error: &std::io::Error) -> String {
 }
 
 /// A client of its own: unlike calls of models, downloads follow redirections.
-fn client() -> Result<Client, String> {
+fn client(url: &Url) -> Result<Client, String> {
     static CLIENT: OnceLock<Result<Client, String>> = OnceLock::new();
-    static PLAIN: OnceLock<Client> = OnceLock::new();
-    let policy = || {
-        reqwest::redirect::Policy::custom(|attempt| {
-            let secure = attempt.previous().first().is_some_and(|url| url.scheme() == "https");
-            let scheme = attempt.url().scheme();
-            let refused = if attempt.previous().len() > REDIRECTIONS {
-                Some(format!("it was redirected more than {REDIRECTIONS} times"))
-            } else if !matches!(scheme, "http" | "https") || secure && scheme == "http" {
-                Some(format!("it was redirected to an address of {scheme}, which is not followed"))
-            } else {
-                None
-            };
-            match refused {
-                Some(why) => attempt.error(why),
-                None => attempt.follow(),
-            }
-        })
+    static PLAIN: OnceLock<Result<Client, String>> = OnceLock::new();
+    let build = |builder: ClientBuilder| {
+        let client = builder.redirect(Policy::custom(follow)).build();
+        client.map_err(|e| format!("cannot set up HTTP: {}", chain(&e)))
     };
-    let whole = CLIENT.get_or_init(|| {
-        builder().redirect(policy()).build().map_err(|e| format!("cannot set up HTTP: {}", chain(&e)))
-    });
-    match whole {
+    match CLIENT.get_or_init(|| build(builder())) {
         // Without certificates of the system, servers spoken to without TLS still answer.
-        Err(error) => match builder().redirect(policy()).tls_certs_only([]).build() {
-            Ok(plain) => Ok(PLAIN.get_or_init(|| plain).clone()),
-            Err(_) => Err(error.clone()),
-        },
-        Ok(client) => Ok(client.clone()),
+        Err(_) if url.scheme() == "http" => PLAIN.get_or_init(|| build(builder().tls_certs_only([]))).clone(),
+        client => client.clone(),
     }
+}
+
+fn follow(attempt: Attempt<'_>) -> Action {
+    let secure = attempt.previous().first().is_some_and(|url| url.scheme() == "https");
+    let why = match attempt.url().scheme() {
+        _ if attempt.previous().len() > REDIRECTIONS => {
+            format!("it was redirected more than {REDIRECTIONS} times")
+        }
+        "https" => return attempt.follow(),
+        "http" if !secure => return attempt.follow(),
+        _ => astray(attempt.url().as_str()),
+    };
+    attempt.error(why)
+}
+
+fn astray(to: &str) -> String {
+    let to = redact::address(to);
+    format!("it was redirected to {to}; only http and https are followed, and from https only https")
 }
 
 async fn once(client: &Client, address: &Url, part: &Path, limit: u64) -> Result<Fetched, Fault> {
@@ -156,8 +159,7 @@ async fn once(client: &Client, address: &Url, part: &Path, limit: u64) -> Result
     if status.is_redirection() {
         // The client itself stops at addresses it does not speak.
         let to = response.headers().get("location").and_then(|v| v.to_str().ok()).unwrap_or("nowhere");
-        let what = format!("it was redirected to {}, and only http and https are followed", redact::address(to));
-        return Err(Fault::bad_request(what));
+        return Err(Fault::bad_request(astray(to)));
     }
     if !status.is_success() {
         return Err(Fault::of_status(status.as_u16(), response.headers(), b"", None));
@@ -180,7 +182,8 @@ async fn once(client: &Client, address: &Url, part: &Path, limit: u64) -> Result
         file.write_all(&chunk).await.map_err(lost)?;
     }
     file.flush().await.map_err(lost)?;
-    let content_type = response.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let content_type =
+        response.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default();
     Ok(Fetched {
         url: response.url().to_string(),
         bytes,

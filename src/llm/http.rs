@@ -76,9 +76,7 @@ impl HttpProvider {
     /// Where the work is done.
     fn runtime(&self) -> Result<Handle, &'static str> {
         let given = self.runtime.clone().map_or_else(Handle::try_current, Ok);
-        given.map_err(|_| {
-            "a model can only be called with a tokio runtime: give one to HttpProvider::on"
-        })
+        given.map_err(|_| "a model can only be called with a tokio runtime: give one to HttpProvider::on")
     }
 
     /// All tries of one call.
@@ -103,7 +101,7 @@ impl HttpProvider {
                 })?)
             }
         };
-        let client = shared(&route.base_url).map_err(|m| local(LlmErrorKind::Connection, m))?;
+        let client = client(&route.base_url).map_err(|m| local(LlmErrorKind::Connection, m))?;
         let profile = Profile::of(route.wire, request, &route.model, &self.prices);
         let mut dialect = self.dialect(&route, &profile);
         let learned_before = dialect;
@@ -229,9 +227,11 @@ impl Provider for HttpProvider {
         async move {
             let runtime = self.runtime().map_err(|message| fail(message.to_owned()))?;
             // Asked on the caller's thread, as for a call.
-            let work = runtime.spawn(self.clone().ocr(self.ocr_place(model)?, path.to_owned(), model.to_owned()));
+            let work =
+                runtime.spawn(self.clone().ocr(self.ocr_place(model)?, path.to_owned(), model.to_owned()));
             let _leash = Leash(work.abort_handle());
-            work.await.map_err(|_| fail(format!("the reading of {} ended without a result", path.display())))?
+            work.await
+                .map_err(|_| fail(format!("the reading of {} ended without a result", path.display())))?
         }
         .boxed()
     }
@@ -289,7 +289,7 @@ impl Provider for HttpProvider {
 ///
 /// Certificates are those of the system. Where there are none, servers spoken to without TLS (Ollama on this
 /// machine) still answer.
-pub(super) fn shared(url: &str) -> Result<reqwest::Client, String> {
+pub(crate) fn client(url: &str) -> Result<reqwest::Client, String> {
     static CLIENT: OnceLock<Result<reqwest::Client, String>> = OnceLock::new();
     static PLAIN: OnceLock<Result<reqwest::Client, String>> = OnceLock::new();
     // A redirected POST becomes a GET, and keys in other headers than Authorization would follow it.

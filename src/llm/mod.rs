@@ -55,9 +55,14 @@ pub trait Provider: Send + Sync {
         None
     }
     /// Has `model` read the PDF at `path`, with the retries it needs. Dropping the future abandons it.
-    fn read_pdf<'a>(&'a self, path: &'a Path, model: &'a str) -> BoxFuture<'a, Result<ocr::Reading, LlmError>> {
+    fn read_pdf<'a>(
+        &'a self,
+        path: &'a Path,
+        model: &'a str,
+    ) -> BoxFuture<'a, Result<ocr::Reading, LlmError>> {
         let message = format!("{model} cannot read {} here: this provider reads no PDFs", path.display());
-        let error = LlmError { kind: LlmErrorKind::BadRequest, message, status: None, model: model.to_owned() };
+        let error =
+            LlmError { kind: LlmErrorKind::BadRequest, message, status: None, model: model.to_owned() };
         Box::pin(std::future::ready(Err(error)))
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use super::fault::Fault;
-use super::http::{HttpProvider, chain, shared};
+use super::http::{HttpProvider, chain, client};
 use super::redact::{quote, redact};
 use super::{LlmError, LlmErrorKind};
 
@@ -55,9 +55,13 @@ impl HttpProvider {
         let fail = |kind, message: String, status| LlmError { kind, message, status, model: model.clone() };
         let bad = |message| fail(LlmErrorKind::BadRequest, message, None);
         let shown = path.display().to_string();
-        let size = tokio::fs::metadata(&path).await.map_err(|e| bad(format!("{shown} cannot be read: {e}")))?;
+        let size =
+            tokio::fs::metadata(&path).await.map_err(|e| bad(format!("{shown} cannot be read: {e}")))?;
         if size.len() > LARGEST {
-            return Err(bad(format!("{shown} has {} bytes; the service takes {LARGEST}: split it", size.len())));
+            return Err(bad(format!(
+                "{shown} has {} bytes; the service takes {LARGEST}: split it",
+                size.len()
+            )));
         }
         let pdf = tokio::fs::read(&path).await.map_err(|e| bad(format!("{shown} cannot be read: {e}")))?;
         let body = json!({
@@ -68,7 +72,7 @@ impl HttpProvider {
             },
             "include_image_base64": false,
         });
-        let client = shared(&place.url).map_err(|m| fail(LlmErrorKind::Connection, m, None))?;
+        let client = client(&place.url).map_err(|m| fail(LlmErrorKind::Connection, m, None))?;
         let mut tries = 0;
         let value = loop {
             tries += 1;
@@ -76,7 +80,8 @@ impl HttpProvider {
                 Ok(value) => break value,
                 Err(fault) => fault,
             };
-            let wait = fault.wait.unwrap_or_else(|| self.retry.backoff(tries, fault.crowded, fastrand::f64()));
+            let wait =
+                fault.wait.unwrap_or_else(|| self.retry.backoff(tries, fault.crowded, fastrand::f64()));
             if !fault.retry || tries >= self.retry.max_tries || wait > self.retry.longest_asked {
                 let what = format!("{model} could not read {shown}: {}", fault.what);
                 return Err(fail(fault.kind, redact(&what, place.key.as_ref()), fault.status));
@@ -150,7 +155,8 @@ fn headers(place: &Place) -> Result<HeaderMap, Fault> {
 /// What the answer says; `None` when it holds no pages.
 fn understood(value: &Value) -> Option<Reading> {
     let pages = value.get("pages")?.as_array()?;
-    let count = |name: &str| value.get("usage_info").and_then(|usage| usage.get(name)).and_then(Value::as_u64);
+    let count =
+        |name: &str| value.get("usage_info").and_then(|usage| usage.get(name)).and_then(Value::as_u64);
     Some(Reading {
         pages: pages
             .iter()
