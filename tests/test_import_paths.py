@@ -8,6 +8,7 @@ import importlib
 import inspect
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -107,7 +108,7 @@ def test_all_paths_at_once_in_a_fresh_process_and_in_any_order():
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_checks_01_02_03_names_callers_use():
+def test_check_01_02_03_names_callers_use():
     import cmbagent
     from cmbagent.cmbagent import one_shot, planning_and_control_context_carryover
 
@@ -147,6 +148,81 @@ def test_parameters_in_their_order(name):
 
     known = list(inspect.signature(getattr(cmbagent, name)).parameters)
     assert known[: len(wanted := PARAMETERS[name].split())] == wanted
+
+
+# What the functions that run agents were called with over all versions; some of it has no effect any more.
+PLAN = """
+    max_rounds_planning max_rounds_control max_plan_steps n_plan_reviews plan_instructions
+    engineer_instructions researcher_instructions hardware_constraints max_n_attempts planner_model
+    plan_reviewer_model engineer_model researcher_model web_surfer_model retrieve_assistant_model
+    idea_maker_model idea_hater_model work_dir researcher_filename default_llm_model
+    default_formatter_model api_keys
+"""
+MASSGEN = """
+    use_massgen massgen_config massgen_verbose massgen_enable_logging massgen_use_for_retries
+"""
+CARRY_OVER = """
+    camb_context_model plot_judge_model restart_at_step clear_work_dir approval_config callbacks
+    approval_manager hitl_after_planning parent_run_id stage_name skip_rag_agents make_vector_stores
+"""
+ONE_SHOT = """
+    max_rounds max_n_attempts engineer_model researcher_model web_surfer_model plot_judge_model
+    camb_context_model default_llm_model default_formatter_model researcher_filename agent work_dir
+    api_keys clear_work_dir evaluate_plots max_n_plot_evals inject_wrong_plot callbacks initial_agent
+    model default_llm_model_arg default_formatter_model_arg
+"""
+CONTROL = """
+    plan max_rounds max_plan_steps n_plan_reviews plan_instructions engineer_instructions
+    researcher_instructions hardware_constraints max_n_attempts planner_model plan_reviewer_model
+    engineer_model researcher_model web_surfer_model retrieve_assistant_model idea_maker_model
+    idea_hater_model plot_judge_model work_dir clear_work_dir api_keys
+"""
+CALLS = {
+    "planning_and_control_context_carryover": PLAN + MASSGEN + CARRY_OVER,
+    "planning_and_control": PLAN,
+    "one_shot": MASSGEN + ONE_SHOT,
+    "control": CONTROL,
+}
+STEPS = [{"sub_task": "a", "sub_task_agent": "engineer", "bullet_points": []}]
+VALUES = {
+    "plan": STEPS,
+    "agent": "engineer",
+    "initial_agent": "engineer",
+    "restart_at_step": -1,
+    "inject_wrong_plot": False,
+    "api_keys": {"OPENAI": "x"},
+}
+NOTHING = {
+    "approval_config", "callbacks", "approval_manager", "parent_run_id", "stage_name", "massgen_config",
+    "researcher_filename",
+}  # fmt: skip
+
+
+def value(name):
+    """One that a program might pass."""
+    if name in VALUES:
+        return VALUES[name]
+    if name in NOTHING:
+        return None
+    if name.endswith(("_model", "_arg")) or name == "model":
+        return "gpt-4.1"
+    if name.endswith(("instructions", "constraints")):
+        return ""
+    return 1 if name.startswith(("max_", "n_")) else False
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_all_arguments_of_all_versions_are_accepted_with_one_warning(name, planned, tmp_path):
+    import cmbagent
+
+    arguments = {each: value(each) for each in CALLS[name].split()} | {"work_dir": str(tmp_path)}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        planned(getattr(cmbagent, name), task="t", **arguments)
+    ours = [str(warning.message) for warning in caught]
+    without_effect = {"planning_and_control": 0}.get(name, 1)
+    assert len(ours) == without_effect, ours
+    assert all(message.startswith(f"{name}() ignores ") for message in ours)
 
 
 def test_names_whose_work_is_no_longer_done(capsys):

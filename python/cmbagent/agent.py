@@ -86,7 +86,7 @@ class CMBAgent:
         top_p: nucleus sampling, of models that take it.
         timeout: seconds that one call of a model may take; `None` sets no limit.
         llm_api_key: the OpenAI key, when `api_keys` is not given.
-        verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        verbose: `True` shows the run, anything else leaves it to the environment.
         agent_instructions: agent → wishes, for `engineer`, `researcher` and `planner`.
         agent_temperature: agent → temperature.
         agent_top_p: agent → top_p.
