@@ -296,6 +296,12 @@ def test_a_task_with_papers(ocr, tmp_path):
     ]
     assert sorted(row["Agent"] for row in rows) == ["ocr", "summarizer"]
 
+    # What is there already is neither downloaded nor read, and paid for, again.
+    asked = len(ocr.asked)
+    with pytest.warns(UserWarning, match="astro-ph"):
+        summarise(cmbagent.preprocess_task, {"summarizer": SUMMARY}, TEXT, tmp_path)
+    assert (len(ocr.read), ocr.asked[asked:]) == (1, ["/pdf/astro-ph/0601001"])
+
 
 def test_stages_can_be_left_out(papers, tmp_path):
     (tmp_path / "docs_processed").mkdir()

@@ -242,7 +242,7 @@ class CMBAgent:
             "clear_work_dir": self.clear_work_dir_bool,
             "api_keys": self.api_keys,
             "max_n_attempts": context["max_n_attempts"] or 3,
-            "callbacks": merge_callbacks(heard, self._callbacks) if self._callbacks else heard,
+            "callbacks": merge_callbacks(heard, self._callbacks),
             "verbose": self.verbose,
             "options": self._options(),
             "engineer_model": self._model("engineer"),

@@ -196,12 +196,13 @@ async def read(run: RunHandle, pdf: Path) -> dict[str, Any]:
 
 def _extract(pdf: Path) -> list[str]:
     from pypdf import PdfReader
-    from pypdf.errors import PyPdfError
 
     try:
         pages = [page.extract_text() for page in PdfReader(pdf).pages]
-    except (PyPdfError, ValueError, KeyError, RecursionError) as error:
-        raise ConfigurationError(f"{pdf} is no PDF that can be read: {error}") from error
+    except Exception as error:
+        # A damaged file makes a reader stumble anywhere.
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigurationError(f"{pdf} is no PDF that can be read: {reason}") from error
     if not any(page.strip() for page in pages):
         raise ConfigurationError(
             f"{pdf} holds pictures of pages and no text; a model has to read it: set MISTRAL_API_KEY"

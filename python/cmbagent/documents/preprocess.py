@@ -75,8 +75,9 @@ def preprocess_task(
             if not found["arxiv_ids"]:
                 return text, troubles
         if not skip_ocr and docs.is_dir():
+            papers = [paper for paper in below(docs, (".pdf",), max_depth) if not _is_read(paper, texts)]
             read = await pdf.read_all(
-                run, below(docs, (".pdf",), max_depth), texts, place, max_workers,
+                run, papers, texts, place, max_workers,
                 markdown=True, as_json=False, text=False,
             )  # fmt: skip
             troubles += [result["error"] for result in read["results"] if result["error"]]
@@ -87,10 +88,10 @@ def preprocess_task(
             run, texts, files, place / "summaries", summarizer_model, max_workers
         )
         troubles += [result["error"] for result in done["results"] if not result["success"]]
-        papers = [result for result in done["results"] if result["success"]]
-        if not papers:
+        said = [_entry(result) for result in done["results"] if result["success"]]
+        if not said:
             return text, troubles
-        whole = f"{text}\n\n{_HEADING}\n" + "\n".join(_entry(paper) for paper in papers)
+        whole = f"{text}\n\n{_HEADING}\n" + "\n".join(said)
         (place / "enhanced_input.md").write_text(whole, encoding="utf-8")
         return whole, troubles
 
@@ -106,6 +107,12 @@ def preprocess_task(
     for trouble in troubles:
         warnings.warn(f"preprocess_task goes on without: {trouble}", UserWarning, stacklevel=2)
     return whole
+
+
+def _is_read(paper: Path, texts: Path) -> bool:
+    """Whether the text of a paper is there already: reading may be billed."""
+    text = texts / f"{paper.stem}.md"
+    return text.exists() and text.stat().st_mtime >= paper.stat().st_mtime
 
 
 def _entry(paper: dict[str, Any]) -> str:
