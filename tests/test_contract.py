@@ -16,8 +16,8 @@ test_reports::test_check_31_…. 32 test_planning_control::test_texts_may_be_non
 test_workflows::test_exhausted_attempts_raise.
 37 test_one_shot::test_two_threads and here. 39 test_control::test_whole_run and here. 41 here.
 42 test_workflows::test_deep_research and here.
-9, 10, 33–35, 38, 40, 43, 44 concern helpers and classes of later versions (9, 10 hold:
-test_planning_control::test_ideas_as_a_paper_writer_reads_them).
+9, 10 test_planning_control::test_ideas_as_a_paper_writer_reads_them. 33, 34 test_keywords. 35 test_documents.
+38 test_conversation. 40 test_agent. 43, 44 test_hitl, test_execution_manager.
 
 Phase system:
 47, 48 test_spec, test_base::test_config_defaults. 49 test_base::test_checkpoint_config. 50–53 test_registry.

@@ -152,11 +152,11 @@ def test_a_model_reads_with_a_key_and_is_paid(ocr, tmp_path):
         "/v1/ocr", "Bearer test-mistral", "mistral-ocr-latest",
     )  # fmt: skip
     assert request["document"]["document_url"].startswith("data:application/pdf;base64,JVBERi0")
-    assert content["cost_info"]["cost_usd"] == pytest.approx(0.002)
+    assert content["cost_info"]["cost_usd"] == pytest.approx(0.008)
     total = json.loads((tmp_path / "out" / "ocr_cost.json").read_text())
     assert (total["total_pages_processed"], len(total["entries"])) == (4, 2)
-    assert total["total_cost_usd"] == pytest.approx(0.004)
-    assert [cost["total_cost"] for cost in heard] == [pytest.approx(0.002)] * 2
+    assert total["total_cost_usd"] == pytest.approx(0.016)
+    assert [cost["total_cost"] for cost in heard] == [pytest.approx(0.008)] * 2
     assert (tmp_path / "out" / "paper_processed" / "paper.md").exists()
 
 

@@ -116,7 +116,7 @@ async fn a_pdf_is_read_page_by_page_and_billed() {
         pages: vec!["# One".into(), "Two".into()],
         pages_processed: 2,
         doc_size_bytes: 8,
-        cost: Some(0.002),
+        cost: Some(0.008),
     };
     assert_eq!(reading, expected);
     let seen = server.seen();
