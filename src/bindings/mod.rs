@@ -1,5 +1,6 @@
 //! The only code that names pyo3: conversion, loops, signals, exceptions.
 
+mod agents;
 mod aio;
 mod approvals;
 mod bridge;
@@ -20,13 +21,15 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 mod _core {
     #[pymodule_export]
+    use super::agents::{agent_roster, initial_context};
+    #[pymodule_export]
     use super::aio::Awaitable;
     #[pymodule_export]
     use super::door::{RunHandle, open_run};
     #[pymodule_export]
     use super::executor::{Control, run_workflow, system_workflows};
     #[pymodule_export]
-    use super::phase::{agent_roster, config_defaults, execute_builtin, initial_context, validate_builtin};
+    use super::phase::{config_defaults, execute_builtin, validate_builtin};
     #[pymodule_export]
     use super::registry::Registry;
     #[pymodule_export]

@@ -6,15 +6,13 @@ use futures_util::future::BoxFuture;
 use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
 use pyo3::types::{PyBool, PyDict, PyString};
 use pyo3::{intern, prelude::*};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::aio::Awaitable;
 use super::bridge::Bridge;
 use super::door::RunHandle;
 use super::state::{PyState, context};
 use super::{convert, errors, services};
-use crate::agents::context::{Seed, initial};
-use crate::agents::roster;
 use crate::engine::Stop;
 use crate::engine::{Outcome, Phase, PhaseStatus, Run, Settings, State};
 use crate::error::{Error, Result};
@@ -352,23 +350,4 @@ pub(super) fn validate_builtin(
 pub(super) fn config_defaults<'py>(py: Python<'py>, phase_type: &str) -> PyResult<Bound<'py, PyAny>> {
     let defaults = phases::config_defaults(phase_type).map_err(|error| errors::to_exception(py, &error))?;
     convert::to_python(py, &defaults)
-}
-
-/// The context that runs begin with, with all keys.
-#[pyfunction]
-pub(super) fn initial_context(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    convert::to_python(py, &Value::Object(initial(&Seed::default())))
-}
-
-/// The agents, in order: `name`, `abilities`, `model` (by default) and `can_step`.
-#[pyfunction]
-#[pyo3(name = "roster")]
-pub(super) fn agent_roster(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    let agents = roster::roster().iter().map(|agent| {
-        json!({
-            "name": agent.name, "abilities": agent.abilities, "model": agent.model,
-            "can_step": agent.can_step,
-        })
-    });
-    convert::to_python(py, &agents.collect())
 }
