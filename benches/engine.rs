@@ -10,8 +10,8 @@ use cmbagent::engine::approval::Nobody;
 use cmbagent::engine::clock::SystemClock;
 use cmbagent::engine::event::Unwatched;
 use cmbagent::engine::executor::{MemoryWorkflow, execute};
+use cmbagent::engine::{Control, run::Services};
 use cmbagent::engine::{Outcome, Phase, PhaseStatus, Run, State};
-use cmbagent::engine::{Stop, run::Services};
 use cmbagent::exec::scripted::ScriptedRunner;
 use cmbagent::journal::MemoryJournal;
 use cmbagent::llm::scripted::ScriptedProvider;
@@ -58,7 +58,7 @@ fn main() {
                 clock: Arc::new(SystemClock),
                 journal: Arc::new(MemoryJournal::default()),
             };
-            let run = Run::new(format!("run-{round}"), services, Stop::default());
+            let run = Run::new(format!("run-{round}"), services, Control::default());
             let workflow = MemoryWorkflow::new("task", "work");
             let begun = Instant::now();
             runtime.block_on(execute(&run, &phases, &workflow)).unwrap();

@@ -62,7 +62,7 @@ pub enum Error {
     /// A document could not be downloaded.
     #[error("{0}")]
     Download(String),
-    /// The run was asked to end: `stop()`, a callback, or cancellation of the task that awaits it.
+    /// The run was cancelled: by `cancel()`, a callback, or with the task that awaits it.
     #[error("{0}")]
     Stopped(String),
     /// `timeout_seconds` of a phase passed.
@@ -88,7 +88,7 @@ pub enum Error {
 pub enum Meaning {
     /// The phase failed; trying it again may help.
     Failure,
-    /// The run was asked to end, and an effect within a custom phase said so.
+    /// The run was cancelled, and an effect within a custom phase said so.
     Stop,
     /// The task or the whole program is to end: a cancellation, an interrupt, an exit.
     Exit,
@@ -111,7 +111,7 @@ impl Error {
         }
     }
 
-    /// Whether it says that the run was asked to end.
+    /// Whether it says that the run was cancelled.
     pub fn is_stop(&self) -> bool {
         matches!(self, Self::Stopped(_) | Self::Foreign { meaning: Meaning::Stop, .. })
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use cmbagent::Error;
 use cmbagent::engine::approval::Nobody;
 use cmbagent::engine::clock::SteppingClock;
-use cmbagent::engine::{Event, Listener, Run, Stop, Why, run::Services};
+use cmbagent::engine::{Control, Event, Listener, Run, Why, run::Services};
 use cmbagent::exec::scripted::ScriptedRunner;
 use cmbagent::journal::MemoryJournal;
 use cmbagent::llm::fetch::Bounds;
@@ -49,7 +49,7 @@ fn live(journal: &Arc<MemoryJournal>, reader: &Arc<Reader>) -> Run {
         clock: Arc::new(SteppingClock::default()),
         journal: journal.clone(),
     };
-    Run::new("run-1", services, Stop::default()).at_phase(0, 0, "p")
+    Run::new("run-1", services, Control::default()).at_phase(0, 0, "p")
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ async fn a_download_is_made_once_and_its_file_is_missed_when_it_is_gone() {
     assert!(matches!(error, Error::MissingFile(_)), "{error}");
 
     let stopped = live(&journal, &reader);
-    stopped.stop().stop(Why::Requested);
+    stopped.control().cancel(Why::Requested);
     let error = stopped.download(&url, &target, Bounds::default()).await.unwrap_err();
     assert!(error.is_stop(), "{error}");
 }

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex};
 use cmbagent::engine::approval::Nobody;
 use cmbagent::engine::clock::SteppingClock;
 use cmbagent::engine::executor::{MemoryWorkflow, execute};
+use cmbagent::engine::{Control, run::Services};
 use cmbagent::engine::{
     Event, Listener, Outcome, Phase, PhaseStatus, Run, RunStatus, Section, Settings, State, state::share,
 };
-use cmbagent::engine::{Stop, Why, run::Services};
 use cmbagent::error::Meaning;
 use cmbagent::exec::scripted::{Scripted, ScriptedRunner};
 use cmbagent::journal::{Effect, Entry, Journal, MemoryJournal, Position, Record};
@@ -121,7 +121,7 @@ fn live(work_dir: &Path, records: Vec<Record>, life: usize) -> Finished {
         clock: Arc::new(SteppingClock::default()),
         journal: journal.clone(),
     };
-    let run = Run::new("run-1", services, Stop::default());
+    let run = Run::new("run-1", services, Control::default());
     let phases: Vec<Arc<dyn Phase>> = [("planning", json!({})), ("control", json!({}))]
         .into_iter()
         .map(|(kind, config)| Arc::from(phases::build(kind, config).unwrap()))
@@ -269,7 +269,7 @@ fn ending(kind: &'static str, status: PhaseStatus) -> Arc<dyn Phase> {
     Arc::new(Act(kind, Settings::default(), move |_: &Run, _| async move { Ok(status) }.boxed()))
 }
 
-fn bare(stop: Stop) -> Run {
+fn bare(control: Control) -> Run {
     let services = Services {
         provider: Arc::new(ScriptedProvider::new()),
         runner: Arc::new(ScriptedRunner::default()),
@@ -278,12 +278,12 @@ fn bare(stop: Stop) -> Run {
         clock: Arc::new(SteppingClock::default()),
         journal: Arc::new(MemoryJournal::default()),
     };
-    Run::new("run-2", services, stop)
+    Run::new("run-2", services, control)
 }
 
 async fn through(phases: &[Arc<dyn Phase>]) -> (cmbagent::Result<RunStatus>, MemoryWorkflow) {
     let workflow = MemoryWorkflow::new("t", "w");
-    let result = execute(&bare(Stop::default()), phases, &workflow).await;
+    let result = execute(&bare(Control::default()), phases, &workflow).await;
     (result, workflow)
 }
 
@@ -353,22 +353,6 @@ async fn an_error_of_the_host_comes_back_as_the_same_object() {
 }
 
 #[tokio::test]
-async fn stop_ends_the_run_before_its_next_phase_without_an_error() {
-    let stop = Stop::default();
-    let stopper = stop.clone();
-    let first = move |_: &Run, _: usize| {
-        stopper.stop(Why::Requested);
-        async { Ok(PhaseStatus::Completed) }.boxed()
-    };
-    let phases: [Arc<dyn Phase>; 2] =
-        [Arc::new(Act("a", Settings::default(), first)), ending("b", PhaseStatus::Completed)];
-    let workflow = MemoryWorkflow::new("t", "w");
-    let status = execute(&bare(stop), &phases, &workflow).await.unwrap();
-    assert_eq!(status, RunStatus::Stopped);
-    assert_eq!(workflow.results().len(), 1);
-}
-
-#[tokio::test]
 async fn a_phase_that_takes_too_long_fails_and_names_the_setting() {
     let forever = |_: &Run, _: usize| std::future::pending().boxed();
     let settings = Settings { timeout_seconds: Some(0.01), ..Settings::default() };
@@ -391,18 +375,4 @@ async fn an_exit_of_the_host_is_not_tried_again() {
     assert!(matches!(result, Err(Error::Foreign { meaning: Meaning::Exit, .. })));
     assert_eq!(tries.load(Ordering::SeqCst), 1);
     assert!(workflow.results().is_empty());
-}
-
-#[tokio::test]
-async fn a_part_of_a_run_ends_with_the_whole_and_not_the_other_way_round() {
-    let whole = Stop::default();
-    let run = bare(whole.clone());
-    let (one, other) = (run.nested("a"), run.nested("b"));
-    one.stop().stop(Why::Cancelled);
-    assert!(one.gate().is_err());
-    assert!(other.gate().is_ok() && run.gate().is_ok());
-    whole.stop(Why::Requested);
-    assert!(other.stop().requested());
-    assert!(one.stop().requested(), "the whole's reason counts, for it is the run that was stopped");
-    assert_eq!(other.gate().unwrap_err().to_string(), run.gate().unwrap_err().to_string());
 }

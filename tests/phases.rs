@@ -19,5 +19,7 @@ mod planning;
 mod replay;
 #[path = "phases/stage.rs"]
 mod stage;
+#[path = "phases/steering.rs"]
+mod steering;
 #[path = "phases/turns.rs"]
 mod turns;

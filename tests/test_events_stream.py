@@ -215,7 +215,7 @@ def test_listener_whose_loop_has_gone_harms_nobody():
     task = loop.create_task(anext(stream))
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
-    log.record("run_finished", {"seq": 1})
+    log.record("run_finished", {"seq": 1, "status": "completed"})
     assert kinds(run(lambda: collected(stream))) == ["run_finished"]
     assert not task.done()
     # Its loop will not end it any more.

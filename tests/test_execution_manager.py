@@ -354,7 +354,7 @@ def test_decorated_lets_a_cancelled_task_end(survey, tmp_path):
         asyncio.run(survey(Managed, work)().execute(context(tmp_path)))
 
 
-def test_a_stopped_run_does_not_continue(tmp_path):
+def test_a_phase_goes_on_after_a_stop_and_not_after_a_cancel(tmp_path):
     answers = []
 
     class Asking(Phase):
@@ -367,10 +367,12 @@ def test_a_stopped_run_does_not_continue(tmp_path):
             answers.append(manager.check_should_continue())
             executor.stop()
             answers.append(manager.check_should_continue())
+            executor.cancel()
+            answers.append(manager.check_should_continue())
             return manager.complete(output_data={})
 
     PhaseRegistry.register_class("asking", Asking)
     workflow = WorkflowDefinition(id="w", name="w", phases=[{"type": "asking"}])
     executor = WorkflowExecutor(workflow, "t", tmp_path, api_keys={}, verbose=False)
     executor.run_sync()
-    assert answers == [True, False]
+    assert answers == [True, True, False]

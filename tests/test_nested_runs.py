@@ -1,4 +1,4 @@
-"""Stopping runs, runs within runs, and runs in threads."""
+"""Runs within runs, and runs in threads."""
 
 import asyncio
 import dataclasses
@@ -9,81 +9,15 @@ import pytest
 
 from cmbagent.callbacks import WorkflowCallbacks
 from cmbagent.errors import CmbagentError
-from cmbagent.phases import HITLCheckpointConfig, HITLCheckpointPhase
 from cmbagent.testing import Fault, code, notes
 from procs import (
     PATIENCE,
     Do,
     engineer,
     executor,
-    forever,
-    found,
     researcher,
     run,
-    sleeper,
-    wait_for,
-    wait_until_gone,
 )
-
-# --- stop() ---
-
-
-def test_stop_during_a_model_call(tmp_path, serve):
-    server = serve({"engineer": Fault.hang()})
-    ran = executor(tmp_path, engineer(), forever(seen := []))
-    stopper = threading.Thread(target=lambda: (wait_for(lambda: server.calls), ran.stop()))
-    stopper.start()
-    assert run(ran.run) is ran.context
-    stopper.join()
-    assert (ran.outcome, seen) == ("stopped", [])
-
-
-def test_stop_during_a_script(tmp_path, serve):
-    serve({"engineer": sleeper()})
-    ran = executor(tmp_path, engineer())
-    stopper = threading.Thread(target=lambda: (wait_for(lambda: found(tmp_path)), ran.stop()))
-    stopper.start()
-    ran.run_sync()
-    stopper.join()
-    assert ran.outcome == "stopped"
-    wait_until_gone(found(tmp_path))
-
-
-def test_stop_during_a_phase_of_python_lets_it_finish(tmp_path):
-    seen = []
-
-    async def work(context):
-        seen.append("begun")
-        await asyncio.to_thread(stopped.wait, PATIENCE)
-        seen.append("finished")
-
-    stopped = threading.Event()
-    ran = executor(tmp_path, work, forever(seen))
-    stopper = threading.Thread(target=lambda: (wait_for(lambda: seen), ran.stop(), stopped.set()))
-    stopper.start()
-    run(ran.run)
-    stopper.join()
-    assert (ran.outcome, seen) == ("stopped", ["begun", "finished"])
-    assert len(ran.results) == 1
-
-
-def test_stop_while_a_human_is_asked(tmp_path):
-    seen = []
-
-    class Manager:
-        def create_approval_request(self, **question):
-            return type("Request", (), {"id": "1"})
-
-        async def wait_for_approval_async(self, request_id, timeout_seconds):
-            await forever(seen)(None)
-
-    ran = executor(tmp_path, HITLCheckpointPhase(HITLCheckpointConfig()), approval_manager=Manager())
-    stopper = threading.Thread(target=lambda: (wait_for(lambda: seen), ran.stop()))
-    stopper.start()
-    assert run(ran.run) is ran.context
-    stopper.join()
-    assert (ran.outcome, seen) == ("stopped", ["sleeping", "cancelled"])
-
 
 # --- runs within runs ---
 
@@ -103,21 +37,6 @@ def test_built_in_phase_within_a_phase_belongs_to_the_run(tmp_path, serve):
     ran = executor(tmp_path, work, callbacks=callbacks)
     run(ran.run)
     assert events == ["start", "researcher", "complete"]
-
-
-def test_stop_reaches_a_built_in_phase_within_a_phase(tmp_path, serve):
-    server = serve({"engineer": Fault.hang()})
-
-    async def work(context):
-        return await engineer().execute(context)
-
-    ran = executor(tmp_path, Do(work, max_retries=2), forever(seen := []))
-    stopper = threading.Thread(target=lambda: (wait_for(lambda: server.calls), ran.stop()))
-    stopper.start()
-    assert run(ran.run) is ran.context
-    stopper.join()
-    assert (ran.outcome, seen) == ("stopped", [])
-    server.assert_calls(["engineer"])
 
 
 def test_two_scripts_at_once_in_one_run(tmp_path, serve):
@@ -163,36 +82,6 @@ class _Sink:
     def event(self, kind, data):
         if kind == "run_finished":
             self.usage.append(data["usage"])
-
-
-@pytest.mark.parametrize("how", ["await", "run_sync"])
-def test_stop_reaches_an_executor_within_a_phase(tmp_path, serve, how):
-    server = serve({"engineer": Fault.hang()})
-    inner = executor(tmp_path / "inner", engineer())
-
-    async def work(context):
-        await inner.run() if how == "await" else inner.run_sync()
-
-    ran = executor(tmp_path, work, forever(seen := []))
-    stopper = threading.Thread(target=lambda: (wait_for(lambda: server.calls), ran.stop()))
-    stopper.start()
-    run(ran.run)
-    stopper.join()
-    assert (ran.outcome, inner.outcome, seen) == ("stopped", "stopped", [])
-
-
-def test_stopping_an_inner_executor_leaves_the_outer_one_alone(tmp_path):
-    inner = executor(tmp_path / "inner", forever([]))
-    seen = []
-
-    async def work(context):
-        inner.stop()
-        await inner.run()
-        seen.append(inner.outcome)
-
-    ran = executor(tmp_path, work)
-    run(ran.run)
-    assert (ran.outcome, seen) == ("completed", ["stopped"])
 
 
 def test_time_limit_of_a_phase_reaches_the_run_within_it(tmp_path, serve):

@@ -13,8 +13,9 @@ from collections.abc import Callable, Coroutine, Generator, Iterable
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from cmbagent import _loop
+from cmbagent import _core, _loop
 from cmbagent.approvals.console import ConsoleApprovalManager, running_kernel
+from cmbagent.errors import RunStoppedError
 
 if TYPE_CHECKING:
     from cmbagent.phases import Phase
@@ -37,6 +38,7 @@ class BackgroundRun(Generic[T]):
     def __init__(
         self,
         start: Callable[[], Coroutine[Any, Any, T]],
+        control: _core.Control,
         status: Callable[[], dict[str, Any]],
         describe: Callable[[], str],
     ) -> None:
@@ -44,21 +46,19 @@ class BackgroundRun(Generic[T]):
 
         Args:
             start: makes the coroutine, in the thread that will run it.
-            status: says where the run stands, and under `outcome` how it ended.
+            control: steers it.
+            status: says where the run stands, under `status` in a word.
             describe: names what is running, for messages.
 
         Raises:
             ForkError: this process was forked from one in which the engine had started.
         """
         _loop.ensure_not_forked()
-        self._start, self._status, self._describe = start, status, describe
-        self._lock = threading.Lock()
+        self._start, self._control, self._status, self._describe = start, control, status, describe
         self._ended: Future[None] = Future()
         self._outcome: Future[T] = Future()
         self._cancelling = False
         self._heard = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[Any] | None = None
         self._began = time.monotonic()
         self._seconds: float | None = None
         context = contextvars.copy_context()
@@ -118,13 +118,25 @@ class BackgroundRun(Generic[T]):
         Returns:
             Whether there was anything to cancel; `False` once the run has ended.
         """
-        with self._lock:
-            if self.done():
-                return False
-            self._cancelling = True
-            if self._loop is not None and self._task is not None:
-                with contextlib.suppress(RuntimeError):  # the loop may have closed meanwhile
-                    self._loop.call_soon_threadsafe(self._task.cancel)
+        self._cancelling = not self.done()
+        return self._steer(self._control.cancel)
+
+    def stop(self) -> bool:
+        """Stop the run before its next phase, as `WorkflowExecutor.stop`; `False` once it has ended."""
+        return self._steer(self._control.stop)
+
+    def pause(self) -> bool:
+        """Hold the run before what comes next, as `WorkflowExecutor.pause`; `False` once it has ended."""
+        return self._steer(self._control.pause)
+
+    def resume(self) -> bool:
+        """End a pause; `False` once the run has ended."""
+        return self._steer(self._control.resume)
+
+    def _steer(self, how: Callable[[], None]) -> bool:
+        if self.done():
+            return False
+        how()
         return True
 
     def done(self) -> bool:
@@ -135,24 +147,16 @@ class BackgroundRun(Generic[T]):
         """Say where the run stands; never waits.
 
         Returns:
-            What `WorkflowExecutor.get_status` says, and `status` (`running`, `cancelling`, or how the run
-            ended: `completed`, `stopped`, `paused`, `waiting_approval`, `failed`, `cancelled`), `seconds`
-            since the start, and `error`, the text of what the run raised, or `None`.
+            What `WorkflowExecutor.get_status` says, with a `status` from the start on; `seconds` since the
+            start; and `error`, the text of what the run raised other than a cancellation, or `None`.
         """
         known = self._status()
-        word, error = self._state(known.pop("outcome", None))
         seconds = time.monotonic() - self._began if self._seconds is None else self._seconds
-        return {**known, "status": word, "seconds": seconds, "error": error}
-
-    def _state(self, outcome: str | None) -> tuple[str, str | None]:
-        if not self.done():
-            return ("cancelling" if self._cancelling else "running"), None
-        error = self._outcome.exception()
-        if error is None:
-            return outcome or "completed", None
+        error = self._outcome.exception() if self.done() else None
         if isinstance(error, CancelledError):
-            return "cancelled", None
-        return "failed", str(error) or type(error).__name__
+            known["status"], error = "cancelled", None
+        told = None if error is None else str(error) or type(error).__name__
+        return {"status": "running", **known, "seconds": seconds, "error": told}
 
     def __await__(self) -> Generator[Any, None, T]:
         return self._wait().__await__()
@@ -185,24 +189,18 @@ class BackgroundRun(Generic[T]):
     def _main(self, context: contextvars.Context) -> None:
         try:
             with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-                result = runner.run(self._work(), context=context)
-        except asyncio.CancelledError:
-            # That of asyncio would cancel whoever asks for the result.
-            self._outcome.set_exception(CancelledError(f"{self._describe()} was cancelled"))
+                result = runner.run(self._start(), context=context)
         except BaseException as error:
-            self._outcome.set_exception(error)
+            cancelled = isinstance(error, asyncio.CancelledError) or (
+                self._cancelling and isinstance(error, RunStoppedError)
+            )
+            # That of asyncio would cancel whoever asks for the result.
+            ended = CancelledError(f"{self._describe()} was cancelled") if cancelled else error
+            self._outcome.set_exception(ended)
         else:
             self._outcome.set_result(result)
         self._seconds = time.monotonic() - self._began
-        with self._lock:
-            self._ended.set_result(None)
-
-    async def _work(self) -> T:
-        with self._lock:
-            self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-            if self._cancelling:
-                raise asyncio.CancelledError
-        return await self._start()
+        self._ended.set_result(None)
 
 
 def warn_where_nobody_can_answer(manager: Any, phases: Iterable[Phase]) -> None:

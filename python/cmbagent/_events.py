@@ -60,6 +60,9 @@ class Listener:
         self._task = ""
         self._failed_step: int | None = None
         self._started: dict[int, float] = {}
+        self._in_step = False
+        # A step's costs are told after its end.
+        self._costs: list[dict[str, Any]] = []
 
     def event(self, kind: str, data: dict[str, Any]) -> None:
         """Take one event; never raises for what a sink or a callback does."""
@@ -107,6 +110,7 @@ class Listener:
         self._callbacks.invoke_workflow_start(self._task, config)
 
     def _on_run_finished(self, data: dict[str, Any]) -> None:
+        self._leave_step()
         status = data["status"]
         if status == "completed":
             self._callbacks.invoke_workflow_complete(self._final_context(), data["seconds"])
@@ -133,6 +137,7 @@ class Listener:
 
     def _on_step_started(self, data: dict[str, Any]) -> None:
         number = data["number"]
+        self._in_step = True
         self._started[number] = data["at"]
         self._callbacks.invoke_phase_change(data["phase"], number)
         self._callbacks.invoke_step_start(
@@ -160,6 +165,7 @@ class Listener:
             self._callbacks.invoke_step_failed(step)
         else:
             self._callbacks.invoke_step_complete(step)
+        self._leave_step()
 
     def _on_call_started(self, data: dict[str, Any]) -> None:
         self._callbacks.invoke_agent_start(data["agent"], data["step"] or None)
@@ -184,7 +190,14 @@ class Listener:
 
     def _on_cost(self, data: dict[str, Any]) -> None:
         cost = ("cost_json_path", "total_cost", "total_tokens", "records", "unpriced_models")
-        self._callbacks.invoke_cost_update({k: data.get(k) for k in cost})
+        self._costs.append({k: data.get(k) for k in cost})
+        if not self._in_step:
+            self._leave_step()
+
+    def _leave_step(self) -> None:
+        self._in_step = False
+        while self._costs:
+            self._callbacks.invoke_cost_update(self._costs.pop(0))
 
     def _on_file_written(self, data: dict[str, Any]) -> None:
         self._callbacks.invoke_progress(f"Wrote {data['path']}", data)
@@ -194,6 +207,12 @@ class Listener:
 
     def _on_approval_received(self, data: dict[str, Any]) -> None:
         self._callbacks.invoke_progress(f"Approval: {data['resolution']}", data)
+
+    def _on_run_paused(self, data: dict[str, Any]) -> None:
+        self._callbacks.invoke_progress("Paused", data)
+
+    def _on_run_continued(self, data: dict[str, Any]) -> None:
+        self._callbacks.invoke_progress("Continued", data)
 
     def _on_warning(self, data: dict[str, Any]) -> None:
         self._callbacks.invoke_progress(data["message"], data)

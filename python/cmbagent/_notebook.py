@@ -161,6 +161,12 @@ class Progress:
             self._phase, self._step = "", 0
         self._doing = ""
 
+    def _on_run_paused(self, data: dict[str, Any]) -> None:
+        self._status = "paused"
+
+    def _on_run_continued(self, data: dict[str, Any]) -> None:
+        self._status = "running"
+
     def _on_phase_started(self, data: dict[str, Any]) -> None:
         self._phase = str(data.get("display_name") or data.get("phase") or "")
         self._index, self._step, self._steps = data.get("phase_index") or 0, 0, 0

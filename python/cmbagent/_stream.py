@@ -39,17 +39,24 @@ class EventLog:
         self._kept: list[Event] = []
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
         self._closed = False
+        self._status: str | None = None
 
     @property
     def closed(self) -> bool:
         """Whether the run has ended."""
         return self._closed
 
+    @property
+    def status(self) -> str | None:
+        """Where the run stands by its events: `running`, `paused`, or how it ended; `None` before it."""
+        return self._status
+
     def record(self, kind: str, data: dict[str, Any]) -> None:
         """Keep an event if it is numbered, and pass it on to the listeners."""
         # Callbacks get the dict itself and may change it.
         event = Event(kind, dict(data))
         with self._lock:
+            self._status = _status_after(event, self._status)
             if event.seq is not None:
                 self._kept.append(event)
             for stream in self._streams:
@@ -60,6 +67,8 @@ class EventLog:
     def close(self) -> None:
         """End the streams once they have been read to the end."""
         with self._lock:
+            if self._status in _UNENDED:
+                self._status = "failed"
             self._closed = True
             for stream in self._streams:
                 stream._end()
@@ -129,6 +138,17 @@ class EventStream(AsyncIterator[Event]):
             # The listener's loop may have been closed under it.
             with contextlib.suppress(RuntimeError):
                 waiter.get_loop().call_soon_threadsafe(_resolve, waiter)
+
+
+_UNENDED = (None, "running", "paused")
+
+
+def _status_after(event: Event, before: str | None) -> str | None:
+    if event.kind == "run_finished":
+        return str(event.data["status"])
+    return {"run_started": "running", "run_paused": "paused", "run_continued": "running"}.get(
+        event.kind, before
+    )
 
 
 def _resolve(waiter: asyncio.Future[None]) -> None:

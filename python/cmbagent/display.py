@@ -246,6 +246,13 @@ class Display:
         results = f"\nResults: {self._root}" if status == "completed" or Path(self._root).is_dir() else ""
         return f"{head}\n\n{line}{results}" if head else f"\n{line}{results}"
 
+    def _on_run_paused(self, data: dict[str, Any]) -> str:
+        self._end()
+        return self._style("  paused", "yellow")
+
+    def _on_run_continued(self, data: dict[str, Any]) -> str:
+        return self._style("  continued", "dim")
+
     def _on_phase_started(self, data: dict[str, Any]) -> str:
         return "\n" + self._style(f"{data.get('display_name') or data.get('phase')}", "bold", "cyan")
 
@@ -254,7 +261,7 @@ class Display:
 
     def _on_phase_finished(self, data: dict[str, Any]) -> str | None:
         self._end()
-        if data.get("status") in ("completed", "stopped"):
+        if data.get("status") in ("completed", "cancelled"):
             return None
         self._reason = _clean(str(data.get("error") or ""))
         text = f"{data.get('phase')} {data.get('status')}: {self._reason or 'no reason given'}"

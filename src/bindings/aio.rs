@@ -15,7 +15,7 @@ use pyo3::{PyTraverseError, PyVisit, intern, prelude::*};
 
 use super::bridge::Bridge;
 use super::wake::{Target, Waker};
-use crate::engine::{Stop, Why};
+use crate::engine::{Control, Why};
 
 type Work = Pin<Box<dyn Future<Output = PyResult<Py<PyAny>>> + Send>>;
 
@@ -28,7 +28,7 @@ pub(super) struct Awaitable {
 struct Inner {
     work: Option<Work>,
     bridge: Bridge,
-    stop: Stop,
+    control: Control,
     /// The coroutine being driven, and the asyncio future it waits for.
     driven: Option<Py<PyAny>>,
     waits_for: Option<Py<PyAny>>,
@@ -55,17 +55,17 @@ enum Resume {
 }
 
 impl Awaitable {
-    /// Wraps the engine's future; `stop` ends it when the awaiting task is cancelled.
+    /// Wraps the engine's future; `control` cancels it when the awaiting task is cancelled.
     pub(super) fn new(
         bridge: Bridge,
-        stop: Stop,
+        control: Control,
         work: impl Future<Output = PyResult<Py<PyAny>>> + Send + 'static,
     ) -> Self {
         let work: Option<Work> = Some(Box::pin(work));
         let inner = Inner {
             work,
             bridge,
-            stop,
+            control,
             driven: None,
             waits_for: None,
             home: None,
@@ -138,7 +138,7 @@ impl Inner {
                     }
                 }
             } else if let Some(Resume::Throw(error)) = resume.take() {
-                self.stop.stop(Why::Cancelled);
+                self.control.cancel(Why::Interrupted);
                 self.pending.get_or_insert(error);
             }
             let future = self.poll(slf)?;
@@ -200,7 +200,7 @@ impl Inner {
             let ours = error.get_type(py).name()? == "CancelledError"
                 && told.is_some_and(|before| self.cancelled(py).is_ok_and(|now| now <= before));
             if !ours {
-                self.stop.stop(Why::Cancelled);
+                self.control.cancel(Why::Interrupted);
                 self.pending.get_or_insert(error);
             }
         }
@@ -320,7 +320,7 @@ impl Awaitable {
     /// Ends the run without waiting for it: the awaiting coroutine is being thrown away.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let Ok(mut inner) = self.inner.try_lock() else { return Ok(()) };
-        inner.stop.stop(Why::Cancelled);
+        inner.control.cancel(Why::Interrupted);
         let driven = inner.driven.take();
         let work = inner.work.take();
         drop(inner);

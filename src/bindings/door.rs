@@ -19,14 +19,14 @@ use super::state::PyState;
 use super::{convert, errors, services};
 use crate::agents::parse;
 use crate::agents::prompts::Prompt;
-use crate::engine::{Answer, Question, Run, State, Stop};
+use crate::engine::{Answer, Control, Question, Run, State};
 use crate::error::{Error, Result};
 use crate::llm::fetch::Bounds;
 use crate::llm::{Schema, ocr};
 use crate::phases::{config, hitl_checkpoint, reports, script};
 
 /// The run that a custom phase is part of. Every call is a part of the run of its own: cancelling
-/// one ends nothing else, and stopping the run ends all.
+/// one ends nothing else, and cancelling the run ends all.
 #[pyclass(frozen, module = "cmbagent._core")]
 pub(super) struct RunHandle {
     pub(super) run: Run,
@@ -78,7 +78,7 @@ fn awaitable<F>(bridge: Bridge, run: &Run, work: F) -> Awaitable
 where
     F: Future<Output = Result<Value>> + Send + 'static,
 {
-    Awaitable::new(bridge, run.stop().clone(), async move {
+    Awaitable::new(bridge, run.control().clone(), async move {
         let ended = work.await;
         Python::attach(|py| match ended {
             Ok(value) => Ok(convert::to_python(py, &value)?.unbind()),
@@ -95,10 +95,16 @@ impl RunHandle {
         self.run.id()
     }
 
-    /// Whether the run was asked to end.
+    /// Whether the run was asked to end, now or after this phase.
     #[getter]
     fn stopped(&self) -> bool {
-        self.run.stop().stopped()
+        self.run.control().ending()
+    }
+
+    /// Whether the run was cancelled: this phase, too, is to end now.
+    #[getter]
+    fn cancelled(&self) -> bool {
+        self.run.control().cancelled()
     }
 
     /// Calls a model; with `schema` the answer is the value of that JSON schema, else text.
@@ -265,6 +271,6 @@ pub(super) fn open_run(context: &Bound<'_, PyAny>) -> PyResult<RunHandle> {
     let text = |name: &str| Ok::<_, PyErr>(context.getattr(name)?.str()?.to_string());
     let state = PyState(context.clone().unbind());
     let phase_id = state.phase_id();
-    let run = Run::new(text("run_id")?, services, Stop::default()).at_phase(0, 0, &phase_id);
+    let run = Run::new(text("run_id")?, services, Control::default()).at_phase(0, 0, &phase_id);
     Ok(RunHandle::new(&run, &phase_id, &state, None, manager))
 }

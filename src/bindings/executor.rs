@@ -12,14 +12,13 @@ use super::phase::{PyPhase, result};
 use super::state::PyState;
 use super::{convert, errors, services};
 use crate::engine::executor::{Workflow, execute};
-use crate::engine::{Outcome, Phase, Run, State, workflow};
-use crate::engine::{Stop, Why};
+use crate::engine::{self, Outcome, Phase, Run, State, Why, workflow};
 use crate::error::Result;
 
-/// Ends a run from any thread.
+/// Steers a run from any thread.
 #[pyclass(frozen, module = "cmbagent._core")]
 #[derive(Default)]
-pub(super) struct Control(Stop);
+pub(super) struct Control(engine::Control);
 
 #[pymethods]
 impl Control {
@@ -28,15 +27,36 @@ impl Control {
         Self::default()
     }
 
-    /// Asks the run to end: calls and scripts in progress are ended, no phase begins any more.
+    /// Lets the phase that runs go on to its end, and no other begin.
     fn stop(&self) {
-        self.0.stop(Why::Requested);
+        self.0.stop();
     }
 
-    /// Whether the run was asked to end.
+    /// Cuts what is going on.
+    fn cancel(&self) {
+        self.0.cancel(Why::Requested);
+    }
+
+    /// Holds the run before its next effect.
+    fn pause(&self) {
+        self.0.pause();
+    }
+
+    /// Ends a pause.
+    fn resume(&self) {
+        self.0.resume();
+    }
+
+    /// Whether the run was asked to end, in either way.
     #[getter]
-    fn stopped(&self) -> bool {
-        self.0.stopped()
+    fn ending(&self) -> bool {
+        self.0.ending()
+    }
+
+    /// Whether the run is held before its next effect.
+    #[getter]
+    fn paused(&self) -> bool {
+        self.0.paused()
     }
 }
 
@@ -118,16 +138,16 @@ impl Workflow for PyWorkflow {
     }
 }
 
-/// Does a run's work. One that a custom phase of the run `above` makes ends with that run, and
-/// what it costs counts there too.
+/// Does a run's work. One that a custom phase of the run `above` makes is cancelled with that run,
+/// and what it costs counts there too.
 async fn within<T>(above: Option<&Run>, run: &Run, work: impl Future<Output = T>) -> T {
     let Some(above) = above else { return work.await };
     let mut work = std::pin::pin!(work);
     let ended = tokio::select! {
         biased;
         ended = &mut work => ended,
-        () = above.stop().wait() => {
-            run.stop().stop(above.stop().why().unwrap_or(Why::Requested));
+        () = above.control().cut() => {
+            run.control().cancel(above.control().why().unwrap_or(Why::Requested));
             work.await
         }
     };
@@ -142,7 +162,6 @@ async fn within<T>(above: Option<&Run>, run: &Run, work: impl Future<Output = T>
 pub(super) fn run_workflow(executor: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
     let py = executor.py();
     let bridge = Bridge::default();
-    let stop = executor.getattr("_control")?.cast::<Control>()?.get().0.clone();
     let manager = executor.getattr("approval_manager")?;
     let manager = (!manager.is_none()).then(|| manager.unbind());
     let callbacks = executor.getattr("callbacks")?.unbind();
@@ -161,11 +180,14 @@ pub(super) fn run_workflow(executor: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
         .collect::<PyResult<_>>()?;
     let id: String = executor.getattr("context")?.getattr("run_id")?.extract()?;
     let attempt: u32 = executor.getattr("_attempt")?.extract()?;
-    let run = Run::new(id, services, stop.clone()).at_attempt(attempt);
     let above = current.call_method0("get")?;
     let above = above.cast::<RunHandle>().ok().map(|handle| handle.get().run.clone());
+    let whole = executor.getattr("_control")?.cast::<Control>()?.get().0.clone();
+    // A part, so that what cancels this attempt leaves the executor fit for another.
+    let control = above.as_ref().map_or_else(|| whole.part(), |above| whole.part_within(above.control()));
+    let run = Run::new(id, services, control.clone()).at_attempt(attempt);
     let workflow = PyWorkflow { executor: executor.clone().unbind(), last: Mutex::default() };
-    Ok(Awaitable::new(bridge, stop, async move {
+    Ok(Awaitable::new(bridge, control, async move {
         let ended = within(above.as_ref(), &run, execute(&run, &phases, &workflow)).await;
         Python::attach(|py| match ended {
             Ok(status) => Ok(status.as_str().into_pyobject(py)?.into_any().unbind()),

@@ -13,8 +13,7 @@ use super::bridge::Bridge;
 use super::door::RunHandle;
 use super::state::{PyState, context};
 use super::{convert, errors, services};
-use crate::engine::Stop;
-use crate::engine::{Outcome, Phase, PhaseStatus, Run, Settings, State};
+use crate::engine::{Control, Outcome, Phase, PhaseStatus, Run, Settings, State};
 use crate::error::{Error, Result};
 use crate::phases;
 
@@ -170,7 +169,12 @@ impl Phase for PyPhase {
                 let (handle, context) = (Py::new(py, handle)?, context(py, state.as_ref())?);
                 Ok(current.call_method1(intern!(py, "within"), (handle, phase, context))?.unbind())
             })?;
-            let result = self.bridge.drive(coroutine).await;
+            let result = tokio::select! {
+                biased;
+                result = self.bridge.drive(coroutine) => result,
+                // The coroutine that is given up sees CancelledError where it waits.
+                () = run.control().cut() => return Err(run.control().error()),
+            };
             Python::attach(|py| {
                 let outcome = result.and_then(|result| outcome(result.bind(py), &self.phase_type));
                 outcome.map_err(|error| self.raised(py, run, error))
@@ -301,12 +305,12 @@ pub(super) fn execute_builtin(phase: &Bound<'_, PyAny>, context: &Bound<'_, PyAn
         let services =
             services::build(py, &bridge, keys.unbind(), approval_manager(context)?, listener.unbind())?;
         let id: String = context.getattr(intern!(py, "run_id"))?.str()?.to_string();
-        Run::new(id, services, Stop::default()).at_phase(0, 0, native.phase_type())
+        Run::new(id, services, Control::default()).at_phase(0, 0, native.phase_type())
     };
-    let stop = run.stop().clone();
+    let control = run.control().clone();
     let object = phase.clone().unbind();
     let state: Arc<dyn State> = Arc::new(PyState(context.clone().unbind()));
-    Ok(Awaitable::new(bridge, stop, async move {
+    Ok(Awaitable::new(bridge, control, async move {
         let ended = natively(&object, native.as_ref(), &run, state.clone()).await;
         let outcome = match ended {
             Err(error @ (Error::Stopped(_) | Error::Foreign { .. })) => Err(error),

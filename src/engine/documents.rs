@@ -16,15 +16,15 @@ use crate::llm::ocr::Reading;
 impl Run {
     /// Gets a document into a file; a replay finds it there.
     pub async fn download(&self, url: &str, target: &Path, bounds: Bounds) -> Result<Fetched> {
-        self.gate()?;
+        self.gate().await?;
         let input = json!(["download", url, target]);
         let fetched: Fetched = self
-            .pass(Effect::Observe, &input, |stop| async move {
+            .pass(Effect::Observe, &input, |control| async move {
                 let (url, path) = (url.to_owned(), target.to_owned());
                 let work = tokio::spawn(async move { fetch::fetch(&url, &path, bounds).await });
                 tokio::select! {
                     biased;
-                    () = stop.wait() => Err(stop.error()),
+                    () = control.cut() => Err(control.error()),
                     done = AbortOnDropHandle::new(work) => match done {
                         Ok(Ok(fetched)) => Ok(fetched),
                         Ok(Err(message)) => Err(Error::Download(message)),
@@ -48,13 +48,14 @@ impl Run {
     pub async fn read_pdf(&self, path: &Path, model: &str) -> Result<Reading> {
         const AGENT: &str = "ocr";
         self.count_call()?;
+        self.hold().await?;
         self.tell(AGENT, "call_started", json!({"model": model, "prompt_characters": 0})).await?;
         let (reading, seconds): (Reading, f64) = self
-            .pass(Effect::Call, &json!(["read_pdf", path, model]), |stop| async move {
+            .pass(Effect::Call, &json!(["read_pdf", path, model]), |control| async move {
                 let started = self.clock().now();
                 let reading = tokio::select! {
                     biased;
-                    () = stop.wait() => return Err(stop.error()),
+                    () = control.cut() => return Err(control.error()),
                     reading = self.provider().read_pdf(path, model) => reading,
                 };
                 let reading = reading.map_err(|error| self.model_error(AGENT, error))?;

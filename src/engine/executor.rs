@@ -39,15 +39,16 @@ pub async fn execute(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workfl
     let started = run.clock().now();
     run.tell("", "run_started", workflow.about()?).await?;
     let mut told = None;
-    let ended = match walk(run, phases, workflow, &mut told).await {
-        Err(error) if error.is_stop() && run.stop().requested() => Ok(RunStatus::Stopped),
-        ended => ended,
-    };
+    let ended = walk(run, phases, workflow, &mut told).await;
     let seconds = run.clock().now() - started;
     let (status, error) = match &ended {
         Ok(RunStatus::Completed) if told.is_some() => (RunStatus::Failed, told),
         Ok(status) => (*status, None),
-        Err(error @ (Error::Stopped(_) | Error::Foreign { meaning: Meaning::Stop | Meaning::Exit, .. })) => {
+        Err(error)
+            if run.control().cancelled()
+                || error.is_stop()
+                || matches!(error, Error::Foreign { meaning: Meaning::Exit, .. }) =>
+        {
             (RunStatus::Cancelled, Some(error.to_string()))
         }
         Err(error) => (RunStatus::Failed, Some(error.to_string())),
@@ -70,12 +71,17 @@ async fn walk(
     told: &mut Option<String>,
 ) -> Result<RunStatus> {
     let mut last: Option<Outcome> = None;
+    let stopped = || run.control().stop_requested() && !run.control().cancelled();
     for (index, phase) in phases.iter().enumerate() {
-        if run.stop().requested() {
+        if stopped() {
             return Ok(RunStatus::Stopped);
         }
         workflow.enter(index)?;
-        run.gate()?;
+        run.gate().await?;
+        // What ended a pause may have been a stop.
+        if stopped() {
+            return Ok(RunStatus::Stopped);
+        }
         let Some(outcome) = perform(run, phase.as_ref(), index, last.as_ref(), workflow).await? else {
             continue;
         };
@@ -92,6 +98,8 @@ async fn walk(
                 workflow.update(&outcome)?;
                 return Ok(RunStatus::Paused);
             }
+            // Whatever it makes of having been cancelled.
+            _ if run.control().cancelled() => return Err(run.control().error()),
             other => {
                 let error = outcome.error.unwrap_or_else(|| format!("it ended as {}", other.as_str()));
                 return Err(Error::PhaseFailed {
@@ -137,7 +145,7 @@ async fn perform(
         let outcome = attempt(&run.at_phase(place, phase_try, kind), phase, state, &settings).await?;
         let hopeless = outcome.cause.as_ref().is_some_and(|cause| !cause.is_retryable());
         let failed = outcome.status == PhaseStatus::Failed;
-        if !failed || hopeless || phase_try >= settings.max_retries || run.stop().stopped() {
+        if !failed || hopeless || phase_try >= settings.max_retries || run.control().ending() {
             workflow.record(&outcome)?;
             return Ok(Some(outcome));
         }
@@ -147,7 +155,7 @@ async fn perform(
 }
 
 /// One try of a phase, within its time. An error becomes a failed outcome, unless it belongs to
-/// the caller: an exception of a custom phase on its last try, or a stop.
+/// the caller: an exception of a custom phase on its last try, or a cancellation.
 async fn attempt(
     run: &Run,
     phase: &dyn Phase,
@@ -167,7 +175,7 @@ async fn attempt(
     let (status, error) = match &ended {
         Ok(outcome) => (outcome.status.as_str(), outcome.error.clone()),
         // Whoever asked for the end knows why.
-        Err(error) if error.is_stop() => (RunStatus::Stopped.as_str(), None),
+        Err(error) if error.is_stop() => (RunStatus::Cancelled.as_str(), None),
         Err(error) => (PhaseStatus::Failed.as_str(), Some(error.to_string())),
     };
     let usage = Total::of(&run.ledger().since(mark)).to_json();
@@ -189,13 +197,13 @@ async fn attempt(
     }
 }
 
-/// Limits a phase's own time; the time a human takes to answer does not count.
+/// Limits a phase's own time; the time a human takes, or holds the run, does not count.
 async fn within(run: &Run, limit: f64, work: BoxFuture<'_, Result<Outcome>>) -> Result<Outcome> {
     let begun = run.clock().now();
-    let asked = run.seconds_asking();
+    let waited = run.seconds_waiting();
     let mut work = work;
     loop {
-        let used = (run.clock().now() - begun) - (run.seconds_asking() - asked);
+        let used = (run.clock().now() - begun) - (run.seconds_waiting() - waited);
         let left = Duration::try_from_secs_f64(limit - used).unwrap_or_default();
         if left.is_zero() {
             return Err(Error::Timeout(format!(

@@ -2,6 +2,7 @@
 
 pub mod approval;
 pub mod clock;
+pub mod control;
 mod documents;
 pub mod event;
 pub mod executor;
@@ -11,13 +12,14 @@ pub mod registry;
 pub mod run;
 pub mod state;
 pub mod status;
-pub mod stop;
+mod waits;
+mod watch;
 pub mod workflow;
 
 pub use approval::{Answer, Approvals, Question};
+pub use control::{Control, Why};
 pub use event::{Event, Listener};
 pub use phase::{Outcome, Phase, Settings};
 pub use run::Run;
 pub use state::{MemoryState, Section, State};
 pub use status::{PhaseStatus, RunStatus};
-pub use stop::{Stop, Why};

@@ -6,20 +6,25 @@
 
 use std::future::Future;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use super::clock::Clock;
+use super::control::{Control, Why};
 use super::ledger::{Ledger, Line, Total};
-use super::stop::{Stop, Why};
+use super::waits::{Wait, Waits};
+use super::watch::CallWatch;
 use super::{Answer, Approvals, Event, Listener, Question};
 use crate::error::{Error, Result};
 use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings};
-use crate::journal::{Effect, Entry, Journal, Position};
-use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request, Watch};
+use crate::journal::{Effect, Entry, Journal, Position, Record};
+use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request};
+
+/// Events of what people did to a run; a replay does not come by them again.
+const STEERING: [&str; 2] = ["run_paused", "run_continued"];
 
 /// What a run is made of: its ports.
 pub struct Services {
@@ -42,14 +47,11 @@ struct Shared {
     services: Services,
     ledger: Ledger,
     facts: tokio::sync::OnceCell<Facts>,
-    asking: Mutex<Asking>,
-}
-
-/// Seconds spent waiting for humans.
-#[derive(Debug, Default)]
-struct Asking {
-    total: f64,
-    since: Option<f64>,
+    /// What the whole run is steered by.
+    control: Control,
+    /// Whether it was told that the run is held.
+    held: AtomicBool,
+    waits: Waits,
 }
 
 /// An upper limit of model calls, and the setting it comes from.
@@ -69,7 +71,7 @@ pub struct Run {
     ordinal: Arc<AtomicU32>,
     nestings: Arc<AtomicU32>,
     approvals: Arc<dyn Approvals>,
-    stop: Stop,
+    control: Control,
     limits: Vec<Arc<CallLimit>>,
     /// Events of this attempt that the journal already holds: a replay tells nobody of them again.
     told: Arc<AtomicU64>,
@@ -77,7 +79,7 @@ pub struct Run {
 
 impl Run {
     /// A run over `services`; what their journal already holds is replayed.
-    pub fn new(id: impl Into<String>, services: Services, stop: Stop) -> Self {
+    pub fn new(id: impl Into<String>, services: Services, control: Control) -> Self {
         let approvals = services.approvals.clone();
         let told = told(services.journal.as_ref(), 0);
         Self {
@@ -86,14 +88,16 @@ impl Run {
                 services,
                 ledger: Ledger::default(),
                 facts: tokio::sync::OnceCell::new(),
-                asking: Mutex::default(),
+                control: control.clone(),
+                held: AtomicBool::default(),
+                waits: Waits::default(),
             }),
             position: Position::default(),
             phase_type: "".into(),
             ordinal: Arc::default(),
             nestings: Arc::default(),
             approvals,
-            stop,
+            control,
             limits: Vec::new(),
             told,
         }
@@ -112,9 +116,9 @@ impl Run {
         }
     }
 
-    /// What can end this run.
-    pub fn stop(&self) -> &Stop {
-        &self.stop
+    /// What steers this run.
+    pub fn control(&self) -> &Control {
+        &self.control
     }
 
     /// What the run has cost so far.
@@ -151,7 +155,7 @@ impl Run {
     pub fn nested(&self, phase_type: &str) -> Self {
         let number = self.nestings.fetch_add(1, Ordering::Relaxed) + 1;
         let run = self.at(|p| (p.nested, p.step, p.turn) = (number, 0, 0));
-        Self { phase_type: phase_type.into(), stop: self.stop.part(), ..run }
+        Self { phase_type: phase_type.into(), control: self.control.part(), ..run }
     }
 
     /// The same place, asking through other approvals.
@@ -182,9 +186,12 @@ impl Run {
     }
 
     /// Seconds spent waiting for humans so far, a wait in progress included.
-    pub fn seconds_asking(&self) -> f64 {
-        let asking = self.shared.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        asking.total + asking.since.map_or(0.0, |since| self.clock().now() - since)
+    pub fn seconds_waiting(&self) -> f64 {
+        self.shared.waits.seconds(self.clock())
+    }
+
+    fn wait(&self) -> Wait<'_> {
+        self.shared.waits.begin(self.clock())
     }
 
     /// The turn in words fit for a file name: the same in a replay, and no other turn's.
@@ -275,8 +282,8 @@ impl Run {
     /// Installed documentation of the library functions that a traceback in `output` names.
     pub async fn docstrings(&self, output: &str, directory: &Path) -> Result<String> {
         let runner = self.shared.services.runner.clone();
-        self.pass(Effect::Observe, &json!(["docstrings", output]), |stop| async move {
-            Ok(docstrings::of_traceback(runner.as_ref(), output, directory, &stop.token).await?)
+        self.pass(Effect::Observe, &json!(["docstrings", output]), |control| async move {
+            Ok(docstrings::of_traceback(runner.as_ref(), output, directory, &control.token).await?)
         })
         .await
     }
@@ -302,17 +309,19 @@ impl Run {
     /// Calls a model.
     pub async fn call(&self, agent: &str, request: Request, options: CallOptions) -> Result<Reply> {
         self.count_call()?;
+        self.hold().await?;
         let model = request.model.clone();
         let about = json!({"model": &model, "prompt_characters": request.characters()});
         self.tell(agent, "call_started", about).await?;
         let input = serde_json::to_value(&request).map_err(internal)?;
         let (reply, seconds): (Reply, f64) = self
-            .pass(Effect::Call, &input, |stop| async move {
-                let call = llm::Call { request, options, agent: agent.into(), cancel: stop.token.clone() };
-                let watch = CallWatch { run: self, agent, model: &call.request.model };
+            .pass(Effect::Call, &input, |control| async move {
+                let call = llm::Call { request, options, agent: agent.into(), cancel: control.token.clone() };
+                let watch = CallWatch::new(self, agent, &call.request.model);
                 let started = self.shared.services.clock.now();
                 let reply = self.shared.services.provider.call(&call, &watch).await;
                 let reply = reply.map_err(|error| self.model_error(agent, error))?;
+                watch.replied();
                 Ok((reply, self.shared.services.clock.now() - started))
             })
             .await?;
@@ -325,7 +334,7 @@ impl Run {
 
     pub(super) fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
         if error.kind == LlmErrorKind::Cancelled {
-            return self.stop.error();
+            return self.control.error();
         }
         Error::Model {
             error,
@@ -337,7 +346,7 @@ impl Run {
 
     fn script_error(&self, error: ExecError) -> Error {
         match error {
-            ExecError::Cancelled => self.stop.error(),
+            ExecError::Cancelled => self.control.error(),
             other => other.into(),
         }
     }
@@ -349,16 +358,17 @@ impl Run {
 
     /// Runs a script; its output is told as it comes.
     pub async fn execute(&self, agent: &str, script: &Script, about: Value) -> Result<Execution> {
+        self.hold().await?;
         let mut started = about;
         started["limit_seconds"] = json!(script.timeout_seconds);
         self.tell(agent, "script_started", started).await?;
         let input = json!([script, started_hash(&script.path)?]);
-        self.pass(Effect::Execute, &input, |stop| async move {
+        self.pass(Effect::Execute, &input, |control| async move {
             let output = |text: &str| self.whisper(agent, "script_output", json!({"text": text}));
-            let execution = self.shared.services.runner.run(script, &output, &stop.token).await;
+            let execution = self.shared.services.runner.run(script, &output, &control.token).await;
             let execution = execution.map_err(|error| self.script_error(error))?;
             if execution.exit == crate::exec::Exit::Cancelled {
-                return Err(stop.error());
+                return Err(control.error());
             }
             Ok(execution)
         })
@@ -367,6 +377,7 @@ impl Run {
 
     /// Asks a human.
     pub async fn ask(&self, mut question: Question) -> Result<Answer> {
+        self.hold().await?;
         question.run_id = self.id().to_owned();
         let about = json!({
             "checkpoint_type": question.checkpoint_type, "message": question.message,
@@ -374,17 +385,17 @@ impl Run {
         });
         self.tell("", "approval_requested", about).await?;
         let input = serde_json::to_value(&question).map_err(internal)?;
-        self.count_asking(true);
+        let waiting = self.wait();
         let answer = self
-            .pass(Effect::Ask, &input, |stop| async move {
+            .pass(Effect::Ask, &input, |control| async move {
                 tokio::select! {
                     biased;
                     answer = self.approvals.ask(&question) => answer,
-                    () = stop.wait() => Err(stop.error()),
+                    () = control.cut() => Err(control.error()),
                 }
             })
             .await;
-        self.count_asking(false);
+        drop(waiting);
         let answer: Answer = answer?;
         let about = match &answer {
             Answer::Given { resolution, user_feedback, .. } => {
@@ -397,32 +408,44 @@ impl Run {
         Ok(answer)
     }
 
-    fn count_asking(&self, now: bool) {
-        let at = self.clock().now();
-        let mut asking = self.shared.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        asking.total += asking.since.take().map_or(0.0, |since| at - since);
-        asking.since = now.then_some(at);
+    /// Holds while the run is paused, and fails when it was cancelled.
+    pub async fn gate(&self) -> Result<()> {
+        let (control, listener) = (&self.control, &self.shared.services.listener);
+        if control.cancelled() {
+            return Err(control.error());
+        }
+        {
+            let _waiting = self.wait();
+            listener.pause();
+        }
+        self.hold().await?;
+        if !listener.should_continue() {
+            self.shared.control.cancel(Why::Callback);
+        }
+        if control.cancelled() { Err(control.error()) } else { Ok(()) }
     }
 
-    /// Fails when the run was asked to end; holds while it is to be held.
-    pub fn gate(&self) -> Result<()> {
-        let stop = &self.stop;
-        if stop.stopped() {
-            return Err(stop.error());
+    /// Waits until the run is not paused; the caller's loop goes on. Effects wait here before they
+    /// tell that they start.
+    pub(super) async fn hold(&self) -> Result<()> {
+        while self.control.paused() {
+            let _waiting = self.wait();
+            if !self.shared.held.swap(true, Ordering::Relaxed) {
+                self.tell("", "run_paused", json!({})).await?;
+            }
+            self.control.released().await;
         }
-        if !self.shared.services.listener.should_continue() {
-            stop.whole().stop(Why::Callback);
-            return Err(stop.error());
+        if !self.control.cancelled() && self.shared.held.swap(false, Ordering::Relaxed) {
+            self.tell("", "run_continued", json!({})).await?;
         }
-        self.shared.services.listener.pause();
-        if stop.stopped() { Err(stop.error()) } else { Ok(()) }
+        Ok(())
     }
 
     pub(super) async fn pass<T, F>(
         &self,
         effect: Effect,
         input: &Value,
-        act: impl FnOnce(Stop) -> F,
+        act: impl FnOnce(Control) -> F,
     ) -> Result<T>
     where
         T: Serialize + DeserializeOwned,
@@ -432,7 +455,7 @@ impl Run {
         let clock = &self.shared.services.clock;
         let position = Position { call: self.ordinal.fetch_add(1, Ordering::Relaxed), ..self.position };
         if effect != Effect::Observe {
-            self.gate()?;
+            self.gate().await?;
         }
         if let Some((recorded, output)) = journal.finished(&position) {
             if recorded != effect {
@@ -455,7 +478,7 @@ impl Run {
             self.tell("", "warning", json!({"message": message})).await?;
         }
         journal.append(clock.now(), position, Entry::Started { effect, input: hash }).await?;
-        let output = act(self.stop.clone()).await?;
+        let output = act(self.control.clone()).await?;
         let recorded = serde_json::to_value(&output).map_err(internal)?;
         journal.append(clock.now(), position, Entry::Finished { effect, output: recorded }).await?;
         Ok(output)
@@ -464,7 +487,10 @@ impl Run {
     /// Records an event and tells the listener.
     pub async fn tell(&self, agent: &str, kind: &str, data: Value) -> Result<()> {
         let shared = &self.shared;
-        if self.told.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+        let repeats = !STEERING.contains(&kind);
+        if repeats
+            && self.told.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
+        {
             return Ok(());
         }
         let at = shared.services.clock.now();
@@ -496,32 +522,17 @@ impl Run {
     }
 }
 
-struct CallWatch<'a> {
-    run: &'a Run,
-    agent: &'a str,
-    model: &'a str,
-}
-
-impl Watch for CallWatch<'_> {
-    fn text(&self, delta: &str) {
-        self.run.whisper(self.agent, "call_text", json!({"delta": delta}));
-    }
-
-    fn retry(&self, reason: &str, wait_seconds: f64, tries: u32) {
-        let about =
-            json!({"model": self.model, "reason": reason, "wait_seconds": wait_seconds, "tries": tries});
-        self.run.whisper(self.agent, "call_retry", about);
-    }
-}
-
 fn internal(error: serde_json::Error) -> Error {
     Error::Journal(format!("a record cannot be written or read as JSON: {error}"))
 }
 
 fn told(journal: &dyn Journal, attempt: u32) -> Arc<AtomicU64> {
     let records = journal.records(1);
-    let events = records.iter().filter(|r| matches!(r.entry, Entry::Event { .. }));
-    Arc::new(AtomicU64::new(events.filter(|r| r.position.attempt == attempt).count() as u64))
+    let told = |record: &&Record| match &record.entry {
+        Entry::Event { kind, .. } => record.position.attempt == attempt && !STEERING.contains(&kind.as_str()),
+        _ => false,
+    };
+    Arc::new(AtomicU64::new(records.iter().filter(told).count() as u64))
 }
 
 fn hash(input: &Value) -> String {

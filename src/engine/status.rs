@@ -28,13 +28,13 @@ pub enum RunStatus {
     Running,
     /// A human is being asked, or was and has not answered: resumable.
     WaitingApproval,
-    /// Held by a phase or a callback: resumable.
+    /// Held before its next effect, or ended by a phase that holds it: resumable.
     Paused,
-    /// Asked to stop, effects are being ended.
+    /// Asked to end; the phase that runs goes on to its end, or is being cut.
     Stopping,
     /// Ended by `stop()`.
     Stopped,
-    /// Ended because the task that awaited it was cancelled.
+    /// Ended by `cancel()`, by a callback, or with the task that awaited it.
     Cancelled,
     /// A phase failed.
     Failed,

@@ -24,10 +24,11 @@ use super::fault::Fault;
 use super::ocr::Reading;
 use super::pricing::Prices;
 use super::profile::Profile;
-use super::receive::{Patience, receive};
+use super::receive::{News, Patience, receive};
 use super::redact::quote;
 use super::retry::{RetryPolicy, seconds};
 use super::routing::{Env, Route, Wire, route};
+use super::spent::Spent;
 use super::wire::{Ask, body, url};
 use super::{Call, Keys, LlmError, LlmErrorKind, Provider, Reply, Watch, anthropic};
 
@@ -177,10 +178,10 @@ impl HttpProvider {
         notes: &UnboundedSender<Note>,
     ) -> Result<Reply, Fault> {
         let request = client.post(url(route, dialect.stream)).headers(headers(route)?).body(sent.to_string());
-        let words = |text: String| {
-            let _ = notes.send(Note::Text(text));
+        let tell = |news: News| {
+            let _ = notes.send(Note::News(news));
         };
-        let draft = receive(request, route, dialect.stream, &self.patience, &words).await?;
+        let draft = receive(request, route, dialect.stream, &self.patience, &tell).await?;
         draft.finish(&call.request, route, &self.prices)
     }
 
@@ -198,7 +199,7 @@ impl HttpProvider {
 
 /// What the work reports to the caller's future.
 enum Note {
-    Text(String),
+    News(News),
     Retry(String, f64, u32),
     Done(Result<Reply, LlmError>),
 }
@@ -253,6 +254,8 @@ impl Provider for HttpProvider {
                 self.runtime().map_err(|message| fail(LlmErrorKind::Connection, message.to_owned()))?;
             // Asked on the caller's thread: its key holder need not be fit for any other.
             let route = route(&call.request.model, &call.options, &*self.env, &*self.keys)?;
+            let unanswered = Spent::of(&call.request, &route.model, &self.prices);
+            let mut spent = unanswered;
             let (notes, mut inbox) = unbounded_channel();
             let (this, that) = (self.clone(), call.clone());
             let work = runtime.spawn(async move {
@@ -268,8 +271,16 @@ impl Provider for HttpProvider {
                     note = inbox.recv().fuse() => note,
                 };
                 match note {
-                    Some(Note::Text(text)) => watch.text(&text),
-                    Some(Note::Retry(reason, wait, tries)) => watch.retry(&reason, wait, tries),
+                    Some(Note::News(news)) => {
+                        if let News::Text(text) = &news {
+                            watch.text(text);
+                        }
+                        watch.spent(&spent.add(&news));
+                    }
+                    Some(Note::Retry(reason, wait, tries)) => {
+                        spent = unanswered;
+                        watch.retry(&reason, wait, tries);
+                    }
                     Some(Note::Done(result)) => return result,
                     None => {
                         let message = format!(

@@ -25,6 +25,7 @@ pub mod routing;
 mod said;
 pub mod schema;
 pub mod scripted;
+mod spent;
 pub mod sse;
 pub mod think;
 pub mod types;
@@ -105,6 +106,8 @@ pub trait Keys: Send + Sync {
 pub trait Watch: Send + Sync {
     /// More text of the answer has come.
     fn text(&self, delta: &str);
+    /// What the try under way has used so far, as far as that is known; the reply's own usage replaces it.
+    fn spent(&self, _usage: &Usage) {}
     /// A try failed and another follows after `wait_seconds`; `reason` is redacted. Text told so far is void.
     ///
     /// `tries` counts the failed tries. A server that is asked anew in simpler terms does not count as one.
@@ -152,6 +155,6 @@ pub enum LlmErrorKind {
     Refusal,
     /// The answer was empty, or cut at the output limit, also when asked again.
     Incomplete,
-    /// The run was stopped.
+    /// The run was cancelled.
     Cancelled,
 }

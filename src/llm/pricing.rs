@@ -43,7 +43,7 @@ pub struct ModelFacts {
 
 impl ModelFacts {
     /// Dollars for `usage`, of whose prompt `cache_writes` tokens were written to the provider's cache.
-    fn cost(&self, usage: &Usage, cache_writes: u64) -> Option<f64> {
+    pub(crate) fn cost(&self, usage: &Usage, cache_writes: u64) -> Option<f64> {
         let long = self.long_from.is_some_and(|from| usage.prompt_tokens > from);
         let pick =
             |long_price: Option<f64>, price: Option<f64>| if long { long_price.or(price) } else { price };

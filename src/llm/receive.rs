@@ -12,6 +12,7 @@ use super::redact::quote;
 use super::routing::Route;
 use super::sse::{Event, Parser};
 use super::think::LiveFilter;
+use super::types::Usage;
 use super::wire::Draft;
 
 /// The longest reply that is read, in bytes; far beyond any model's.
@@ -38,13 +39,21 @@ impl Default for Patience {
     }
 }
 
-/// Makes one try and returns the draft of the answer; `words` is told of its text as it arrives.
+/// What is known of an answer before it is whole.
+pub(crate) enum News {
+    /// More of its text.
+    Text(String),
+    /// The server's count of tokens, and how many of the prompt went into its cache.
+    Usage(Usage, u64),
+}
+
+/// Makes one try and returns the draft of the answer; `tell` is told of it as it arrives.
 pub(crate) async fn receive(
     request: RequestBuilder,
     route: &Route,
     stream: bool,
     patience: &Patience,
-    words: &(dyn Fn(String) + Sync),
+    tell: &(dyn Fn(News) + Sync),
 ) -> Result<Draft, Fault> {
     let response = match timeout(patience.first, request.send()).await {
         Err(_) => return Err(Fault::stalled(silence("it did not begin to answer", patience.first))),
@@ -62,7 +71,7 @@ pub(crate) async fn receive(
         return Err(Fault::of_status(status.as_u16(), &headers, &body, route.key.as_ref()));
     }
     let mut folder =
-        Folder { draft: Draft::default(), live: LiveFilter::default(), alive: false, route, words };
+        Folder { draft: Draft::default(), live: LiveFilter::default(), alive: false, route, tell };
     let mut response = response;
     if stream {
         // Servers that cannot stream answer whole: the first byte tells, whatever the headers say.
@@ -89,7 +98,7 @@ struct Folder<'a> {
     live: LiveFilter,
     alive: bool,
     route: &'a Route,
-    words: &'a (dyn Fn(String) + Sync),
+    tell: &'a (dyn Fn(News) + Sync),
 }
 
 impl Folder<'_> {
@@ -160,7 +169,11 @@ impl Folder<'_> {
         if event.name == "error" {
             return Err(Fault::bad_reply(format!("its stream ended in an error: {}", quote(data, key, 300))));
         }
+        let before = self.draft.usage;
         let delta = self.draft.event(self.route.wire, &value)?;
+        if let Some(usage) = self.draft.usage.filter(|now| Some(*now) != before) {
+            (self.tell)(News::Usage(usage, self.draft.cache_writes));
+        }
         self.alive |= delta.alive;
         if !delta.text.is_empty() {
             let shown = self.live.push(&delta.text);
@@ -194,7 +207,7 @@ impl Folder<'_> {
 
     fn say(&self, text: String) {
         if !text.is_empty() {
-            (self.words)(text);
+            (self.tell)(News::Text(text));
         }
     }
 }

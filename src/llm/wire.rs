@@ -140,11 +140,7 @@ impl Draft {
         let ours = estimate(request.characters());
         let mut usage = match self.usage {
             Some(usage) if usage.prompt_tokens > 0 || usage.completion_tokens > 0 => usage,
-            _ => Usage {
-                prompt_tokens: ours,
-                completion_tokens: estimate(self.text.chars().count().max(text.chars().count())),
-                ..Usage::default()
-            },
+            _ => estimated(request, self.text.chars().count().max(text.chars().count())),
         };
         let theirs = usage.prompt_tokens;
         if theirs > 0 && ours > CUT_CHECK_FROM && theirs < ours / 4 {
@@ -161,7 +157,16 @@ impl Draft {
     }
 }
 
-fn estimate(characters: usize) -> u64 {
+/// What a call with an answer of so many characters has used, where the server does not say.
+pub(crate) fn estimated(request: &Request, characters: usize) -> Usage {
+    Usage {
+        prompt_tokens: estimate(request.characters()),
+        completion_tokens: estimate(characters),
+        ..Usage::default()
+    }
+}
+
+pub(crate) fn estimate(characters: usize) -> u64 {
     u64::try_from(characters.div_ceil(CHARACTERS_PER_TOKEN)).unwrap_or(u64::MAX)
 }
 

@@ -18,6 +18,7 @@ use crate::agents::{
     suspect,
 };
 use crate::engine::Run;
+use crate::engine::ledger::Total;
 use crate::error::{Error, Result};
 use crate::exec::extract::{self, Answer, Status};
 use crate::exec::{Check, Execution, Exit, clean, confine};
@@ -84,10 +85,26 @@ impl Site<'_> {
         done.transcript.task(task);
         let at = At { number: case.step, of: case.plan.len(), step: &step };
         done.transcript.step_begins(at);
-        match step.sub_task_agent.as_str() {
-            "researcher" => self.research(run, &case, &mut done).await?,
-            "idea_maker" | "idea_hater" => self.ideas(run, &case, &mut done).await?,
-            _ => self.engineer(run, case, at, &mut done).await?,
+        let (begun, mark) = (run.clock().now(), run.ledger().mark());
+        let worked = match step.sub_task_agent.as_str() {
+            "researcher" => self.research(run, &case, &mut done).await,
+            "idea_maker" | "idea_hater" => self.ideas(run, &case, &mut done).await,
+            _ => self.engineer(run, case, at, &mut done).await,
+        };
+        match worked {
+            Ok(()) => {}
+            // What was cut short did not fail.
+            Err(error) if error.is_stop() || run.control().cancelled() => return Err(error),
+            Err(error) => {
+                let about = json!({
+                    "number": at.number, "total": at.of, "sub_task": step.sub_task,
+                    "step_agent": step.sub_task_agent, "status": "failed",
+                    "seconds": run.clock().now() - begun, "summary": "", "error": error.to_string(), "files": [],
+                    "usage": Total::of(&run.ledger().since(mark)).to_json(),
+                });
+                run.tell("", "step_finished", about).await?;
+                return Err(error);
+            }
         }
         if done.failure.is_none() {
             done.transcript.control(at, "completed");

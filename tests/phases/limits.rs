@@ -1,23 +1,21 @@
-//! What ends a run before its work is done, what tries again, which model is asked, and what it costs.
+//! What limits a run, what tries again, which model is asked, and what it costs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use cmbagent::Error;
-use cmbagent::engine::Why;
 use cmbagent::engine::clock::Clock;
-use cmbagent::engine::{Outcome, Phase, PhaseStatus, Run, RunStatus, Settings, State};
+use cmbagent::engine::{Outcome, Phase, PhaseStatus, Run, Settings, State};
 use cmbagent::error::{Meaning, Result};
 use cmbagent::exec::ExecError;
 use cmbagent::exec::scripted::Scripted;
-use cmbagent::journal::{Effect, Entry, Journal, MemoryJournal, Position, Record};
 use cmbagent::llm::{LlmErrorKind, Reply, Usage};
 use cmbagent::phases;
 use futures_util::future::BoxFuture;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use super::stage::{Heard, Humans, Stage, given, plan, planned, reply, script};
+use super::stage::{Humans, Stage, given, plan, planned, reply, script};
 
 fn one() -> Value {
     plan(&[("engineer", "fit a line", "use the data")])
@@ -25,13 +23,6 @@ fn one() -> Value {
 
 fn fine() -> Scripted {
     Scripted::success("slope = 1.25\n")
-}
-
-/// Waits for something that another part of the same task brings about.
-async fn until(happened: impl Fn() -> bool) {
-    while !happened() {
-        tokio::task::yield_now().await;
-    }
 }
 
 #[tokio::test]
@@ -58,121 +49,20 @@ async fn in_control_the_limit_of_calls_is_one_of_each_step() {
     assert_eq!(stage.models.calls().len(), 2);
 }
 
-#[tokio::test]
-async fn a_stop_ends_a_call_that_is_under_way() {
-    for (why, status) in [(Why::Requested, "stopped"), (Why::Cancelled, "cancelled")] {
-        let stage = Stage::new();
-        stage.models.hang("planner");
-        let stopping = async {
-            until(|| stage.models.calls().len() == 1).await;
-            stage.stop.stop(why);
-        };
-        let phases = [("planning", json!({})), ("control", json!({}))];
-        let (ended, ()) = tokio::join!(stage.run(&phases), stopping);
-        match (why, &ended.status) {
-            (Why::Requested, Ok(RunStatus::Stopped)) => {}
-            (Why::Cancelled, Err(Error::Stopped(words))) => assert!(words.contains("was cancelled")),
-            (_, other) => panic!("{why:?}: {other:?}"),
-        }
-        assert_eq!(stage.heard.of("run_finished")[0]["status"], status);
-        assert_eq!((stage.models.calls().len(), stage.heard.of("phase_started").len()), (1, 1));
-        let records = stage.journal.records(1);
-        let finished =
-            records.iter().any(|r| matches!(r.entry, Entry::Finished { effect: Effect::Call, .. }));
-        assert!(!finished, "a call that was cut short has no result");
-    }
-}
-
-#[tokio::test]
-async fn a_stop_ends_a_script_that_is_under_way() {
-    let mut stage = Stage::new();
-    let stop = stage.stop.clone();
-    let reaction = Box::new(move |event: &cmbagent::engine::Event| {
-        if event.kind == "script_output" {
-            stop.stop(Why::Requested);
-        }
-    });
-    stage.heard = Arc::new(Heard { reaction: Some(reaction), ..Heard::default() });
-    stage.engineer("a.py", "a()", Scripted::until_cancelled("begun\n"));
-    let ended = stage.control(&one(), json!({})).await;
-    assert_eq!(*ended.status.as_ref().unwrap(), RunStatus::Stopped);
-    assert_eq!((stage.models.calls().len(), stage.heard.of("script_finished").len()), (1, 0));
-}
-
-/// A journal in which a stop arrives while an effect is being recorded.
-struct Stopping(MemoryJournal, cmbagent::engine::Stop);
-
-impl Journal for Stopping {
-    fn append(&self, at: f64, position: Position, entry: Entry) -> BoxFuture<'_, Result<u64>> {
-        if matches!(entry, Entry::Started { effect: Effect::Execute, .. }) {
-            self.1.stop(Why::Requested);
-        }
-        self.0.append(at, position, entry)
-    }
-    fn finished(&self, position: &Position) -> Option<(Effect, Value)> {
-        self.0.finished(position)
-    }
-    fn started(&self, position: &Position) -> Option<String> {
-        self.0.started(position)
-    }
-    fn records(&self, from: u64) -> Vec<Record> {
-        self.0.records(from)
-    }
-}
-
-#[tokio::test]
-async fn a_stop_just_before_a_script_begins_is_a_stop_and_no_failure() {
-    let mut stage = Stage::new();
-    stage.journal = Arc::new(Stopping(MemoryJournal::default(), stage.stop.clone()));
-    stage.engineer("a.py", "a()", fine());
-    let ended = stage.control(&one(), json!({})).await;
-    assert_eq!(*ended.status.as_ref().unwrap(), RunStatus::Stopped);
-    assert!(stage.executed().is_empty());
-}
-
-#[tokio::test]
-async fn a_stop_ends_the_wait_for_a_human() {
-    let mut stage = Stage::new();
-    let humans = Humans { takes: 1e6, ..Humans::new([given("approve")]) };
-    stage.humans = Some(Arc::new(humans));
-    let stopping = async {
-        until(|| stage.humans.as_ref().unwrap().asked().len() == 1).await;
-        stage.stop.stop(Why::Requested);
-    };
-    let checkpoint = [("hitl_checkpoint", json!({}))];
-    let (ended, ()) = tokio::join!(stage.run(&checkpoint), stopping);
-    assert_eq!(*ended.status.as_ref().unwrap(), RunStatus::Stopped);
-}
-
-#[tokio::test]
-async fn a_callback_that_says_no_ends_the_run() {
-    let mut stage = Stage::new();
-    stage.heard = Arc::new(Heard { until: Some(3), ..Heard::default() });
-    let ended = stage.run(&[("planning", json!({}))]).await;
-    assert_eq!(ended.error(), "Workflow cancelled by user");
-    assert!(stage.models.calls().is_empty());
-}
-
-#[tokio::test]
-async fn a_stop_while_the_run_is_held_ends_it() {
-    let mut stage = Stage::new();
-    stage.heard = Arc::new(Heard { stops_when_held: Some(stage.stop.clone()), ..Heard::default() });
-    let ended = stage.run(&[("planning", json!({}))]).await;
-    assert_eq!(*ended.status.as_ref().unwrap(), RunStatus::Stopped);
-    let records = stage.journal.records(1);
-    let begun = records.iter().any(|r| matches!(r.entry, Entry::Started { effect: Effect::Call, .. }));
-    assert!(!begun, "no call may begin any more");
-}
-
 /// A built-in phase with settings of its own, or one that always raises.
-struct Wrapped {
+pub(super) struct Wrapped {
     inner: Option<Box<dyn Phase>>,
     settings: Settings,
     tries: AtomicU32,
 }
 
 impl Wrapped {
-    fn new(kind: &str, config: Value, timeout_seconds: Option<f64>, max_retries: u32) -> Arc<Self> {
+    pub(super) fn new(
+        kind: &str,
+        config: Value,
+        timeout_seconds: Option<f64>,
+        max_retries: u32,
+    ) -> Arc<Self> {
         let inner = Some(phases::build(kind, config).unwrap());
         Arc::new(Self {
             inner,
@@ -225,7 +115,7 @@ impl Clock for PausedClock {
     }
 }
 
-fn paused() -> (Stage, tokio::time::Instant) {
+pub(super) fn paused() -> (Stage, tokio::time::Instant) {
     let start = tokio::time::Instant::now();
     let mut stage = Stage::new();
     stage.clock = Arc::new(PausedClock(start));

@@ -11,12 +11,12 @@ use cmbagent::engine::executor::{MemoryWorkflow, Workflow, execute};
 use cmbagent::engine::{
     Answer, Approvals, Event, Listener, MemoryState, Outcome, Phase, Question, Run, RunStatus, Section, State,
 };
-use cmbagent::engine::{Stop, Why, run::Services};
+use cmbagent::engine::{Control, Why, run::Services};
 use cmbagent::error::Result;
 use cmbagent::exec::scripted::{Executed, Scripted, ScriptedRunner};
 use cmbagent::exec::{Check, Function};
 use cmbagent::journal::{Journal, MemoryJournal};
-use cmbagent::llm::{Call, Finish, LlmErrorKind, Part, Reply, ScriptedProvider, Usage};
+use cmbagent::llm::{Call, Finish, LlmErrorKind, Part, Provider, Reply, ScriptedProvider, Usage};
 use cmbagent::phases;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
@@ -38,7 +38,7 @@ pub(crate) struct Stage {
     pub(crate) heard: Arc<Heard>,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) stop: Stop,
+    pub(crate) control: Control,
     pub(crate) shared: Map<String, Value>,
     pub(crate) run_id: String,
 }
@@ -105,7 +105,7 @@ impl Stage {
             heard: Arc::default(),
             journal: Arc::new(MemoryJournal::default()),
             clock: Arc::new(SteppingClock::default()),
-            stop: Stop::default(),
+            control: Control::default(),
             shared: Map::new(),
             run_id: "run-1".into(),
         }
@@ -164,19 +164,24 @@ impl Stage {
     }
 
     pub(crate) fn new_run(&self) -> Run {
+        self.run_with(self.models.clone())
+    }
+
+    /// A run with models of another kind.
+    pub(crate) fn run_with(&self, provider: Arc<dyn Provider>) -> Run {
         let approvals: Arc<dyn Approvals> = match &self.humans {
             Some(humans) => humans.clone(),
             None => Arc::new(Nobody),
         };
         let services = Services {
-            provider: self.models.clone(),
+            provider,
             runner: self.runner.clone(),
             approvals,
             listener: self.heard.clone(),
             clock: self.clock.clone(),
             journal: self.journal.clone(),
         };
-        Run::new(self.run_id.clone(), services, self.stop.clone())
+        Run::new(self.run_id.clone(), services, self.control.clone())
     }
 
     /// Runs these phases, `(type, configuration)` each.
@@ -339,8 +344,8 @@ pub(crate) struct Heard {
     pub(crate) reaction: Option<Reaction>,
     /// Events after which the run is told not to go on.
     pub(crate) until: Option<usize>,
-    /// What is stopped while the run is held.
-    pub(crate) stops_when_held: Option<Stop>,
+    /// What is cancelled while the callbacks hold the run.
+    pub(crate) cancels_when_held: Option<Control>,
 }
 
 impl Heard {
@@ -368,8 +373,8 @@ impl Listener for Heard {
     }
 
     fn pause(&self) {
-        if let Some(stop) = &self.stops_when_held {
-            stop.stop(Why::Requested);
+        if let Some(control) = &self.cancels_when_held {
+            control.cancel(Why::Requested);
         }
     }
 }

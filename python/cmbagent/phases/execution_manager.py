@@ -272,10 +272,13 @@ class PhaseExecutionManager:
     # Whether it goes on
 
     def check_should_continue(self) -> bool:
-        """Ask whether to go on: not after `stop()`, nor when the callbacks say so; waits while they hold."""
+        """Ask whether to go on: not after `cancel()`, nor when the callbacks say so; waits while they hold.
+
+        A `stop()` lets the phase go on to its end.
+        """
         self._save_when_due()
         run = _current.get()
-        if run is not None and run.stopped:
+        if run is not None and run.cancelled:
             self.is_cancelled = True
             return False
         if not self.config.enable_pause_check:
@@ -289,7 +292,7 @@ class PhaseExecutionManager:
         """Go on, or not.
 
         Raises:
-            WorkflowCancelledException: the callbacks say that the run shall not go on.
+            WorkflowCancelledException: the run was cancelled, or the callbacks say that it shall not go on.
         """
         if self.is_cancelled or not self.check_should_continue():
             raise WorkflowCancelledException("Workflow cancelled by user")

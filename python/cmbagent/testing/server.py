@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import socketserver
 import sys
@@ -24,6 +25,7 @@ Script: TypeAlias = Union[Mapping[str, "Answer | Sequence[Answer]"], "Callable[[
 
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 429: "Too Many Requests", 500: "Server Error"}
 _MAX_BODY = 256 * 1024 * 1024
+_SLICE_SECONDS = 0.05
 
 
 class ScriptError(AssertionError):
@@ -311,7 +313,7 @@ class _Connection(socketserver.StreamRequestHandler):
             self._send(fault.code, wire.error(call.provider, fault.code, fault.message))
             return
         if fault.kind in ("drop", "hang"):
-            owner._closing.wait(fault.seconds)
+            self._keep_waiting(owner, call, fault.seconds)
             raise _Gone
         pieces = self._pieces(call, fault.reply)
         if fault.kind == "trickle":
@@ -326,8 +328,16 @@ class _Connection(socketserver.StreamRequestHandler):
             name = "event: error\n" if call.provider == "anthropic" else ""
             self._write(_chunk(f"{name}data: {data}\n\n") + b"0\r\n\r\n")
             return
-        owner._closing.wait(fault.seconds)
+        self._keep_waiting(owner, call, fault.seconds)
         raise _Gone
+
+    def _keep_waiting(self, owner: ModelServer, call: Call, seconds: float) -> None:
+        give_up = time.monotonic() + seconds
+        while (left := give_up - time.monotonic()) > 0 and not owner._closing.is_set():
+            # Whoever waits for an answer sends nothing: there is something to read once it has closed.
+            if select.select([self.connection], [], [], min(left, _SLICE_SECONDS))[0]:
+                call.left = True
+                return
 
     def _pieces(self, call: Call, reply: Reply) -> list[bytes]:
         """The whole answer's bytes, head first, in the pieces in which a fault sends them."""

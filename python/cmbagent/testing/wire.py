@@ -38,6 +38,7 @@ class Call:
         number: 1 for the first call that the server saw.
         seconds: How long the server took to answer, its delay included.
         reply: The text that was answered; ``""`` after a fault.
+        left: Whether the client closed the connection while it was kept waiting.
 
     """
 
@@ -54,6 +55,7 @@ class Call:
     number: int
     seconds: float = 0.0
     reply: str = ""
+    left: bool = False
 
 
 def mask(headers: Mapping[str, str]) -> dict[str, str]:

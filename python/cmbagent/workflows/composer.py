@@ -161,7 +161,7 @@ class WorkflowExecutor:
         skipped: the indexes of the phases that were skipped.
         current_phase_index: 0-based.
         outcome: how the last run ended: completed, stopped, paused or waiting_approval; `None` before, and
-            after an exception.
+            after an exception. `get_status()["status"]` knows more.
 
     Raises:
         ValueError: a phase's type is not registered.
@@ -231,6 +231,8 @@ class WorkflowExecutor:
         Raises:
             ValueError: a phase refused its input: `Phase {type} validation failed: […]`.
             RuntimeError: a phase failed: `Phase {type} failed: {reason}`.
+            RunStoppedError: the run was cancelled, by `cancel()` or because `should_continue` said no; it is
+                a `RuntimeError`, too.
             Exception: whatever a phase of the user's raised, unchanged.
         """
         _loop.ensure_not_forked()
@@ -261,21 +263,22 @@ class WorkflowExecutor:
         """Do what `run` does, in the background: a notebook's cell, or the script, goes on at once.
 
         The phases run in a helper thread with an event loop of its own, and so do the callbacks; progress is
-        shown as ever. Keep the handle: a run whose handle was dropped goes on, but only `stop` still reaches
-        it. The end of the interpreter cancels the run.
+        shown as ever. A run whose handle was dropped goes on, and this executor still steers it. The end of
+        the interpreter cancels the run.
 
         A notebook takes no input for a cell that has ended: where humans are to be asked, give the executor
         a `QueueApprovalManager`.
 
         Returns:
-            The handle: `result(timeout=None)`, `cancel()`, `status()`, `done()`, and `await handle`.
+            The handle: `result(timeout=None)`, `stop()`, `cancel()`, `pause()`, `resume()`, `status()`,
+            `done()`, and `await handle`.
 
         Raises:
             ForkError: this process was forked from one in which the engine had started.
         """
         warn_where_nobody_can_answer(self.approval_manager, self.phases)
         self._fresh_log()
-        return BackgroundRun(self.run, self._background_status, self._describe)
+        return BackgroundRun(self.run, self._control, self.get_status, self._describe)
 
     def events(self) -> EventStream:
         """Listen to the run: `async for kind, data in executor.events()`.
@@ -292,8 +295,35 @@ class WorkflowExecutor:
         return self._log.stream()
 
     def stop(self) -> None:
-        """Stop the run before its next piece of work; `run` then returns. May be called from any thread."""
+        """Stop the run before its next phase; `run` then returns what there is. From any thread.
+
+        The phase that runs goes on to its end, and so does a question it asks; `cancel` ends it at once. This
+        is for good: the executor begins no phase any more. A run of the last phase is then completed.
+        """
         self._control.stop()
+
+    def cancel(self) -> None:
+        """Cancel the run now; `run` then raises `RunStoppedError`. From any thread.
+
+        The model call in flight is cut, and the script that runs is killed with everything it started. A
+        phase of Python sees `asyncio.CancelledError` where it waits, and has no say in whether the run goes
+        on; one that blocks its loop ends where it next awaits. What the call had used until then counts as
+        spent. This is for good, also after `stop` and during a pause.
+        """
+        self._control.cancel()
+
+    def pause(self) -> None:
+        """Hold the run before its next model call, script, question or phase. From any thread.
+
+        What is in flight goes on to its end; the event `run_paused` says when the run is held. The event loop
+        stays free meanwhile, and the time does not count for `timeout_seconds`. `resume`, `stop` and `cancel`
+        end the pause. A run that has not begun is held before its first phase.
+        """
+        self._control.pause()
+
+    def resume(self) -> None:
+        """End a pause; without one, nothing happens. From any thread."""
+        self._control.resume()
 
     def get_status(self) -> dict[str, Any]:
         """Say where the run stands; also while it goes on.
@@ -301,7 +331,10 @@ class WorkflowExecutor:
         Returns:
             `workflow_id`, `run_id`, `current_phase` (0-based), `total_phases`, `phase_results` (per phase
             that ran:
-            `phase_id`, `phase_type`, `status`, `error`), and `skipped` (indexes) once a phase was skipped.
+            `phase_id`, `phase_type`, `status`, `error`), `skipped` (indexes) once a phase was skipped, and
+            `status` once a run has begun: `running`, `paused` (from `pause` on), `stopping` (after `stop` or
+            `cancel`), or how it ended: `completed`, `stopped`, `cancelled`, `failed`, `paused`,
+            `waiting_approval`.
         """
         status: dict[str, Any] = {
             "workflow_id": self.workflow.id,
@@ -320,6 +353,9 @@ class WorkflowExecutor:
         }
         if self.skipped:
             status["skipped"] = list(self.skipped)
+        word = self._status_word()
+        if word is not None:
+            status["status"] = word
         return status
 
     def phase_type_of(self, result: PhaseResult) -> str:
@@ -335,8 +371,12 @@ class WorkflowExecutor:
         name = self.phases[index].phase_type if index < len(self.phases) else "none"
         return f"phase {name!r} of workflow {self.workflow.id!r}"
 
-    def _background_status(self) -> dict[str, Any]:
-        return {**self.get_status(), "outcome": self.outcome}
+    def _status_word(self) -> str | None:
+        if self._log.closed or self._log.status is None:
+            return self._log.status
+        if self._control.ending:
+            return "stopping"
+        return "paused" if self._control.paused else self._log.status
 
     def _fresh_log(self) -> EventLog:
         # Those who listened before the first run hear it; another run has a log of its own.
