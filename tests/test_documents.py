@@ -12,6 +12,7 @@ from cmbagent.callbacks import WorkflowCallbacks
 from cmbagent.documents import arxiv
 from cmbagent.errors import (
     AuthenticationError,
+    BadReplyError,
     CmbagentError,
     ConfigurationError,
     DownloadError,
@@ -228,6 +229,19 @@ def test_a_summary(tmp_path):
     assert [row["Agent"] for row in json.loads(report.read_text())] == ["summarizer", "Total"]
     with pytest.raises(FileNotFoundError):
         cmbagent.summarize_document(tmp_path / "none.md", tmp_path / "out")
+
+
+def test_a_summary_of_a_model_that_knows_no_schema(tmp_path):
+    (tmp_path / "paper.md").write_text("# Dust")
+    loose = {"title": ["Dust"], "authors": "A. One\n- B. Two", "key_findings": ["- cold", ""], "more": 1}
+    summary, _ = summarise(
+        cmbagent.summarize_document, {"summarizer": loose}, tmp_path / "paper.md", tmp_path
+    )
+    assert (summary["title"], summary["authors"]) == ("Dust", ["A. One", "B. Two"])
+    assert (summary["key_findings"], summary["date"], summary["keywords"]) == (["cold"], "", [])
+    assert list(summary) == list(SUMMARY)
+    with pytest.raises(BadReplyError, match="without a summary"):
+        summarise(cmbagent.summarize_document, {"summarizer": {"no": 1}}, tmp_path / "paper.md", tmp_path)
 
 
 def test_summaries_of_a_folder(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 import cmbagent
 from cmbagent.callbacks import WorkflowCallbacks
-from cmbagent.errors import ConfigurationError
+from cmbagent.errors import BadReplyError, ConfigurationError
 from cmbagent.keywords import vocabulary
 from cmbagent.keywords.result import Keywords, LinkedKeywords
 from cmbagent.testing import ModelServer
@@ -105,6 +105,11 @@ def test_only_words_of_the_vocabulary_are_returned(tmp_path):
         {"aas_keyword_finder": {"keywords": []}}, cmbagent.get_aas_keywords, "t", 5, tmp_path
     )
     assert (nothing, len(server.calls)) == ({}, 1)
+
+
+def test_an_answer_without_keywords_is_told(tmp_path):
+    with pytest.raises(BadReplyError, match="without a list of keywords"):
+        ask({"aas_keyword_finder": {"words": ["Cosmology"]}}, cmbagent.get_aas_keywords, "t", 5, tmp_path)
 
 
 def test_a_vocabulary_of_ones_own(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmbagent.documents.files import arxiv_id, below, existing, write_json
-from cmbagent.errors import CmbagentError, ConfigurationError, RunStoppedError
+from cmbagent.errors import BadReplyError, CmbagentError, ConfigurationError, RunStoppedError
 from cmbagent.utils import default_agents_llm_model, resolve_work_dir
 from cmbagent.workflows._calls import prepare_work_dir
 from cmbagent.workflows._helper import perform
@@ -212,7 +212,19 @@ async def summarize_all(
 
 async def _ask(run: RunHandle, document: str, model: str) -> dict[str, Any]:
     answer = await run.call(document, agent="summarizer", system=_SYSTEM, schema=_SCHEMA, model=model)
-    return {name: answer.get(name) or ("" if name in _TEXTS else []) for name in _ORDER}
+    if not any(answer.get(name) for name in _ORDER):
+        raise BadReplyError(f"the summarizer ({model}) answered without a summary; choose another model")
+    return {name: _text(answer.get(name)) if name in _TEXTS else _list(answer.get(name)) for name in _ORDER}
+
+
+# Models that know no schema may answer a list as text and a text as a list.
+def _text(value: Any) -> str:
+    return ", ".join(_list(value)) if isinstance(value, list) else str(value or "")
+
+
+def _list(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else str(value or "").splitlines()
+    return [word for word in (str(each).strip(" -*") for each in values) if word]
 
 
 def _read(file: Path) -> str:
