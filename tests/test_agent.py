@@ -50,6 +50,9 @@ def test_planning_when_a_planner_begins(tmp_path):
     assert "Two steps." in server.prompts("planner")[0] and "one core" in server.prompts("planner")[0]
     assert "Use SI units." in server.prompts("engineer")[0]
     assert (agent.final_context["mine"], agent.step) == (7, 3)
+    assert agent.final_context["max_n_attempts"] == 1
+    defaults = ("feedback_left", "maximum_number_of_steps_in_plan", "max_n_attempts")
+    assert [agent.shared_context[name] for name in defaults] == [1, 3, 3]
     names = [message["name"] for message in agent.chat_result.chat_history]
     assert "planner" in names and "researcher_response_formatter" in names
     assert (tmp_path / "planning" / "final_plan.json").exists()
@@ -171,12 +174,12 @@ def test_all_arguments_of_all_versions_are_accepted_with_one_warning(tmp_path):
     with pytest.warns(UserWarning) as caught:
         CMBAgent(
             make_vector_stores=["camb"], cache_seed=42, managed_mode=True,
-            agent_instructions={"camb_agent": "x"}, agent_llm_configs={"engineer": {"model": "m", "seed": 1}},
+            agent_instructions={"camb_agent": "x"}, agent_llm_configs={"engineer": {"model": "m", "seed": 1}, "camb": {"model": "m"}},
         )  # fmt: skip
     (warning,) = caught
     assert str(warning.message) == (
-        "CMBAgent() ignores agent_instructions['camb_agent'], agent_llm_configs['engineer']['seed'], "
-        "cache_seed, make_vector_stores, managed_mode: without effect here"
+        "CMBAgent() ignores agent_instructions['camb_agent'], agent_llm_configs['camb'], "
+        "agent_llm_configs['engineer']['seed'], cache_seed, make_vector_stores, managed_mode: without effect here"
     )
     assert warning.filename == __file__
 

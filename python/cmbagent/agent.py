@@ -57,6 +57,8 @@ _QUIET = frozenset(
     {"agent_list", "chunking_strategy", "skip_memory", "skip_rag_software_formatter", "skip_rag_agents",
      "agent_type", "default_llm_config_list", "max_round"}
 )  # fmt: skip
+# What runs begin with, unless told otherwise, under the names that contexts have for it.
+_SETTINGS_OF_RUNS = {"feedback_left": 1, "maximum_number_of_steps_in_plan": 3, "max_n_attempts": 3}
 _SETTINGS = frozenset(
     {"model", "api_key", "api_type", "base_url", "reasoning_effort", "temperature", "top_p", "max_tokens",
      "stream"}
@@ -157,9 +159,8 @@ class CMBAgent:
             self.api_keys = {**get_api_keys_from_env(), "OPENAI": llm_api_key}
         self.clear_work_dir_bool = clear_work_dir
         self.agent_llm_configs = {name: dict(given) for name, given in (agent_llm_configs or {}).items()}
-        self.shared_context = FinalContext(
-            {**_core.initial_context(), **copy.deepcopy(dict(shared_context or {}))}
-        )
+        own = copy.deepcopy(dict(shared_context or {}))
+        self.shared_context = FinalContext({**_core.initial_context(), **_SETTINGS_OF_RUNS, **own})
         self.step: Any = None
         self.result = Result()
         self.final_context = FinalContext()
@@ -220,7 +221,7 @@ class CMBAgent:
         context = {**self.shared_context, **dict(shared_context or {})}
         self._rows = []
         started = time.time()
-        self.result = self._run(task, mode, initial_agent, context, set(shared_context or {}), max_rounds)
+        self.result = self._run(task, mode, initial_agent, context, max_rounds)
         # What the run did not touch stays as the caller put it.
         own = {key: value for key, value in context.items() if key not in _core.initial_context()}
         self.final_context = FinalContext({**own, **self.result["final_context"]})
@@ -233,15 +234,13 @@ class CMBAgent:
         named = [message["name"] for message in reversed(history) if message["name"] in self.agent_names]
         self.last_agent = self.get_agent_object_from_name(named[0]) if named else None
 
-    def _run(
-        self, task: str, mode: str, initial_agent: str, context: dict[str, Any], given: set[str], rounds: int
-    ) -> Result:
+    def _run(self, task: str, mode: str, initial_agent: str, context: dict[str, Any], rounds: int) -> Result:
         heard = WorkflowCallbacks(on_cost_update=lambda cost: self._rows.extend(cost["records"]))
         settings: dict[str, Any] = {
             "work_dir": self.work_dir,
             "clear_work_dir": self.clear_work_dir_bool,
             "api_keys": self.api_keys,
-            "max_n_attempts": context["max_n_attempts"] or 3,
+            "max_n_attempts": context["max_n_attempts"],
             "callbacks": merge_callbacks(heard, self._callbacks),
             "verbose": self.verbose,
             "options": self._options(),
@@ -273,9 +272,8 @@ class CMBAgent:
         settings |= {
             "max_rounds_planning": rounds,
             "max_rounds_control": rounds,
-            "max_plan_steps": context["maximum_number_of_steps_in_plan"] or 3,
-            # The context begins with none left, which is no wish for none.
-            "n_plan_reviews": context["feedback_left"] if "feedback_left" in given else 1,
+            "max_plan_steps": context["maximum_number_of_steps_in_plan"],
+            "n_plan_reviews": context["feedback_left"],
             "plan_instructions": self._wish("planner", context),
             "planner_model": self._model("planner"),
             "plan_reviewer_model": self._model("plan_reviewer"),
@@ -321,6 +319,9 @@ class CMBAgent:
         ]
         able = {"engineer", "researcher", "planner", "executor"}
         idle += [f"agent_instructions[{name!r}]" for name in self._instructions if name not in able]
+        idle += [
+            f"agent_llm_configs[{name!r}]" for name in self.agent_llm_configs if name not in agent_names()
+        ]
         for agent, settings in self.agent_llm_configs.items():
             idle += [f"agent_llm_configs[{agent!r}][{name!r}]" for name in settings if name not in _SETTINGS]
         if idle:
