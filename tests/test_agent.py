@@ -174,12 +174,14 @@ def test_all_arguments_of_all_versions_are_accepted_with_one_warning(tmp_path):
     with pytest.warns(UserWarning) as caught:
         CMBAgent(
             make_vector_stores=["camb"], cache_seed=42, managed_mode=True,
-            agent_instructions={"camb_agent": "x"}, agent_llm_configs={"engineer": {"model": "m", "seed": 1}, "camb": {"model": "m"}},
+            agent_instructions={"camb_agent": "x"},
+            agent_llm_configs={"engineer": {"model": "m", "seed": 1}, "camb": {"model": "m"}},
         )  # fmt: skip
     (warning,) = caught
     assert str(warning.message) == (
         "CMBAgent() ignores agent_instructions['camb_agent'], agent_llm_configs['camb'], "
-        "agent_llm_configs['engineer']['seed'], cache_seed, make_vector_stores, managed_mode: without effect here"
+        "agent_llm_configs['engineer']['seed'], cache_seed, make_vector_stores, managed_mode: without effect "
+        "here"
     )
     assert warning.filename == __file__
 
