@@ -111,6 +111,11 @@ impl Error {
         }
     }
 
+    /// Whether it ends the run from outside: nothing failed.
+    pub fn is_ending(&self) -> bool {
+        matches!(self, Self::Stopped(_) | Self::Foreign { meaning: Meaning::Stop | Meaning::Exit, .. })
+    }
+
     /// Whether it says that the run was cancelled.
     pub fn is_stop(&self) -> bool {
         matches!(self, Self::Stopped(_) | Self::Foreign { meaning: Meaning::Stop, .. })

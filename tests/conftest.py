@@ -11,10 +11,11 @@ from cmbagent.workflows import _calls
 
 
 @pytest.fixture(autouse=True)
-def quiet_environment(monkeypatch, tmp_path):
+def quiet_environment(monkeypatch, tmp_path_factory):
     for variable in [*API_KEY_VARIABLES.values(), "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "GEMINI_BASE_URL"]:
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("CMBAGENT_STORE", str(tmp_path / ".store" / "store.db"))
+    # Beside the tests' directories, for executed code may not reach it.
+    monkeypatch.setenv("CMBAGENT_STORE", str(tmp_path_factory.getbasetemp() / "store.db"))
 
 
 @pytest.fixture

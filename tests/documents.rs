@@ -49,7 +49,7 @@ fn live(journal: &Arc<MemoryJournal>, reader: &Arc<Reader>) -> Run {
         clock: Arc::new(SteppingClock::default()),
         journal: journal.clone(),
     };
-    Run::new("run-1", services, Control::default()).at_phase(0, 0, "p")
+    Run::new("run-1", services, Control::default()).unwrap().at_phase(0, 0, "p")
 }
 
 #[tokio::test]

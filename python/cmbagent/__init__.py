@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         load_context,
         load_plan,
     )
+    from cmbagent.workflows._resume import resume
     from cmbagent.workflows.control import control
     from cmbagent.workflows.conversation import human_in_the_loop
     from cmbagent.workflows.one_shot import one_shot
@@ -100,6 +101,7 @@ _HOMES = {
     "one_shot": "workflows",
     "planning_and_control": "workflows",
     "planning_and_control_context_carryover": "workflows",
+    "resume": "workflows._resume",
 }
 
 __all__ = [
@@ -140,6 +142,7 @@ __all__ = [
     "print_cmbagent_logo",
     "process_folder",
     "process_single_pdf",
+    "resume",
     "summarize_document",
     "summarize_documents",
     "work_dir_default",

@@ -21,6 +21,7 @@ use crate::agents::parse;
 use crate::agents::prompts::Prompt;
 use crate::engine::{Answer, Control, Question, Run, State};
 use crate::error::{Error, Result};
+use crate::journal::MemoryJournal;
 use crate::llm::fetch::Bounds;
 use crate::llm::{Schema, ocr};
 use crate::phases::{config, hitl_checkpoint, reports, script};
@@ -93,6 +94,23 @@ impl RunHandle {
     #[getter]
     fn run_id(&self) -> &str {
         self.run.id()
+    }
+
+    /// The id of the first of the runs that made this one, or its own.
+    #[getter]
+    fn root_id(&self) -> &str {
+        self.run.root_id()
+    }
+
+    /// The id of a run that the phase makes now: the same when a later life makes it again.
+    fn child_run_id(&self) -> String {
+        self.run.child_id()
+    }
+
+    /// Whether a later life will read what the run records.
+    #[getter]
+    fn durable(&self) -> bool {
+        self.run.journal().keeps()
     }
 
     /// Whether the run was asked to end, now or after this phase.
@@ -267,10 +285,12 @@ pub(super) fn open_run(context: &Bound<'_, PyAny>) -> PyResult<RunHandle> {
     let keys = current.call_method1(intern!(py, "keys"), (context.getattr(intern!(py, "api_keys"))?,))?;
     let listener = current.call_method1(intern!(py, "listener"), (context,))?;
     let manager = approval_manager(context)?;
-    let services = services::build(py, &Bridge::default(), keys.unbind(), None, listener.unbind())?;
+    let journal = Arc::<MemoryJournal>::default();
+    let services = services::build(py, &Bridge::default(), keys.unbind(), None, listener.unbind(), journal)?;
     let text = |name: &str| Ok::<_, PyErr>(context.getattr(name)?.str()?.to_string());
     let state = PyState(context.clone().unbind());
     let phase_id = state.phase_id();
-    let run = Run::new(text("run_id")?, services, Control::default()).at_phase(0, 0, &phase_id);
+    let run = Run::new(text("run_id")?, services, Control::default());
+    let run = run.map_err(|error| errors::to_exception(py, &error))?.at_phase(0, 0, &phase_id);
     Ok(RunHandle::new(&run, &phase_id, &state, None, manager))
 }

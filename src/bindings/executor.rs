@@ -10,10 +10,12 @@ use super::bridge::Bridge;
 use super::door::RunHandle;
 use super::phase::{PyPhase, result};
 use super::state::PyState;
-use super::{convert, errors, services};
+use super::store::PyJournal;
+use super::{convert, errors, services, snapshot};
 use crate::engine::executor::{Workflow, execute};
 use crate::engine::{self, Outcome, Phase, Run, State, Why, workflow};
 use crate::error::Result;
+use crate::journal::{Journal, MemoryJournal};
 
 /// Steers a run from any thread.
 #[pyclass(frozen, module = "cmbagent._core")]
@@ -131,6 +133,32 @@ impl Workflow for PyWorkflow {
         })
     }
 
+    fn restore(&self, state: Arc<dyn State>, kept: &Value) -> Result<(Arc<dyn State>, Vec<String>)> {
+        Python::attach(|py| {
+            let restore = || {
+                let (sections, lost) = snapshot::decode(py, kept)?;
+                let context = super::state::context(py, state.as_ref())?;
+                for (name, attribute) in
+                    [("shared", intern!(py, "shared_state")), ("output", intern!(py, "output_data"))]
+                {
+                    let section = sections.get_item(name)?;
+                    // What is not kept, such as the approval manager, comes from this life.
+                    let here = context.getattr(attribute)?;
+                    for pair in here.call_method0("items")?.try_iter()? {
+                        let (key, item): (Bound<'_, PyAny>, Bound<'_, PyAny>) = pair?.extract()?;
+                        if key.extract::<String>().is_ok_and(|key| key.starts_with('_')) {
+                            section.set_item(key, item)?;
+                        }
+                    }
+                    context.setattr(attribute, section)?;
+                }
+                Ok(lost)
+            };
+            restore().map_err(|error: PyErr| errors::foreign(py, error))
+        })
+        .map(|lost| (state, lost))
+    }
+
     fn finish(&self, seconds: f64) -> Result<()> {
         self.with(|executor| {
             executor.getattr("context")?.getattr("phase_timings")?.set_item("total", seconds)
@@ -169,7 +197,12 @@ pub(super) fn run_workflow(executor: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
     let current = py.import(intern!(py, "cmbagent._current"))?;
     let keys = current.call_method1(intern!(py, "keys"), (executor.getattr("api_keys")?,))?.unbind();
     let copy = |manager: &Option<Py<PyAny>>| manager.as_ref().map(|m| m.clone_ref(py));
-    let services = services::build(py, &bridge, keys, copy(&manager), listener)?;
+    let journal = executor.getattr("_journal")?;
+    let journal: Arc<dyn Journal> = match journal.cast::<PyJournal>() {
+        Ok(journal) => journal.get().journal.clone(),
+        Err(_) => Arc::<MemoryJournal>::default(),
+    };
+    let services = services::build(py, &bridge, keys, copy(&manager), listener, journal)?;
     let phases: Vec<Arc<dyn Phase>> = executor
         .getattr("phases")?
         .try_iter()?
@@ -185,7 +218,9 @@ pub(super) fn run_workflow(executor: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
     let whole = executor.getattr("_control")?.cast::<Control>()?.get().0.clone();
     // A part, so that what cancels this attempt leaves the executor fit for another.
     let control = above.as_ref().map_or_else(|| whole.part(), |above| whole.part_within(above.control()));
-    let run = Run::new(id, services, control.clone()).at_attempt(attempt);
+    let forced: bool = executor.getattr("_forced")?.extract()?;
+    let run = py.detach(|| Run::resuming(id, above.as_ref(), services, control.clone(), forced));
+    let run = run.map_err(|error| errors::to_exception(py, &error))?.at_attempt(attempt);
     let workflow = PyWorkflow { executor: executor.clone().unbind(), last: Mutex::default() };
     Ok(Awaitable::new(bridge, control, async move {
         let ended = within(above.as_ref(), &run, execute(&run, &phases, &workflow)).await;

@@ -13,7 +13,9 @@ mod listener;
 mod phase;
 mod registry;
 mod services;
+mod snapshot;
 mod state;
+mod store;
 mod wake;
 
 use pyo3::prelude::*;
@@ -34,6 +36,8 @@ mod _core {
     use super::registry::Registry;
     #[pymodule_export]
     use super::services::{route, supervise_scripts};
+    #[pymodule_export]
+    use super::store::{PyJournal, PyStore, default_store};
     #[pymodule_export]
     use super::wake::{Wake, end_wakeups};
 

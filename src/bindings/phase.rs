@@ -1,5 +1,6 @@
 //! Phases of Python behind the engine's `Phase` port, and the built-in ones for Python.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -15,6 +16,7 @@ use super::state::{PyState, context};
 use super::{convert, errors, services};
 use crate::engine::{Control, Outcome, Phase, PhaseStatus, Run, Settings, State};
 use crate::error::{Error, Result};
+use crate::journal::MemoryJournal;
 use crate::phases;
 
 /// Seconds, some thirty years, from which on a time limit is none.
@@ -207,7 +209,19 @@ fn outcome(result: &Bound<'_, PyAny>, phase_type: &str) -> PyResult<Outcome> {
     })?;
     let state: Arc<dyn State> = Arc::new(PyState(context.unbind()));
     let object = Some(Arc::new(result.clone().unbind()) as _);
-    Ok(Outcome { error, object, ..Outcome::new(status, state) })
+    let chat_history = match filled(result, intern!(py, "chat_history")) {
+        Some(chat) => convert::to_json(&chat).as_array().cloned().unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let timing = filled(result, intern!(py, "timing"));
+    let timing = timing.and_then(|timing| timing.extract::<HashMap<String, f64>>().ok());
+    let timing = timing.into_iter().flatten().collect();
+    Ok(Outcome { error, object, chat_history, timing, ..Outcome::new(status, state) })
+}
+
+/// An attribute that is there and holds something.
+fn filled<'py>(result: &Bound<'py, PyAny>, name: &Bound<'py, PyString>) -> Option<Bound<'py, PyAny>> {
+    result.getattr(name).ok().filter(|value| value.is_truthy().unwrap_or(false))
 }
 
 /// The `PhaseResult` of an outcome: the phase's own, else a new one.
@@ -302,10 +316,12 @@ pub(super) fn execute_builtin(phase: &Bound<'_, PyAny>, context: &Bound<'_, PyAn
     } else {
         let keys = current.call_method1(intern!(py, "keys"), (context.getattr(intern!(py, "api_keys"))?,))?;
         let listener = current.call_method1(intern!(py, "listener"), (context,))?;
-        let services =
-            services::build(py, &bridge, keys.unbind(), approval_manager(context)?, listener.unbind())?;
+        let manager = approval_manager(context)?;
+        let journal = Arc::<MemoryJournal>::default();
+        let services = services::build(py, &bridge, keys.unbind(), manager, listener.unbind(), journal)?;
         let id: String = context.getattr(intern!(py, "run_id"))?.str()?.to_string();
-        Run::new(id, services, Control::default()).at_phase(0, 0, native.phase_type())
+        let run = Run::new(id, services, Control::default());
+        run.map_err(|error| errors::to_exception(py, &error))?.at_phase(0, 0, native.phase_type())
     };
     let control = run.control().clone();
     let object = phase.clone().unbind();

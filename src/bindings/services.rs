@@ -14,7 +14,7 @@ use super::listener::PyListener;
 use crate::engine::clock::SystemClock;
 use crate::engine::run::Services;
 use crate::exec::{Check, Facts, supervise, supervisor::Supervised};
-use crate::journal::MemoryJournal;
+use crate::journal::Journal;
 use crate::llm::http::HttpProvider;
 use crate::llm::pricing::Prices;
 use crate::llm::routing;
@@ -39,6 +39,7 @@ pub(super) fn build(
     api_keys: Py<PyAny>,
     approval_manager: Option<Py<PyAny>>,
     listener: Py<PyAny>,
+    journal: Arc<dyn Journal>,
 ) -> PyResult<Services> {
     start_runtime();
     let environment = routing::process_env();
@@ -49,7 +50,7 @@ pub(super) fn build(
         approvals: Arc::new(PyApprovals { manager: approval_manager, bridge: bridge.clone() }),
         listener: Arc::new(PyListener { listener, bridge: bridge.clone() }),
         clock: Arc::new(SystemClock),
-        journal: Arc::new(MemoryJournal::default()),
+        journal,
     })
 }
 

@@ -5,10 +5,11 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use pyo3::types::PyDict;
 use pyo3::{intern, prelude::*};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::{convert, errors};
+use super::{convert, errors, snapshot};
 use crate::engine::{Section, State};
 use crate::error::Result;
 
@@ -61,11 +62,36 @@ impl State for PyState {
         })
     }
 
+    fn share(&self, values: Map<String, Value>) -> Result<()> {
+        Python::attach(|py| {
+            let share = || {
+                let output = self.section(py, Section::Output)?;
+                // A new one: the one that is there may be a dictionary of the user's own.
+                let shared = PyDict::new(py);
+                let before = output.call_method1(intern!(py, "get"), (intern!(py, "shared"),))?;
+                if !before.is_none() {
+                    shared.call_method1(intern!(py, "update"), (before,))?;
+                }
+                for (key, value) in &values {
+                    shared.set_item(key, convert::to_python(py, value)?)?;
+                }
+                output.set_item(intern!(py, "shared"), shared)
+            };
+            share().map_err(|error: PyErr| errors::foreign(py, error))
+        })
+    }
+
     fn hand_over(&self, next_phase_id: &str) -> Result<Arc<dyn State>> {
         Python::attach(|py| {
             let next = self.0.bind(py).call_method1(intern!(py, "copy_for_next_phase"), (next_phase_id,));
             let next = next.map_err(|error| errors::foreign(py, error))?;
             Ok(Arc::new(Self(next.unbind())) as Arc<dyn State>)
+        })
+    }
+
+    fn snapshot(&self) -> Result<Value> {
+        Python::attach(|py| {
+            snapshot::encode_context(self.0.bind(py)).map_err(|error| errors::foreign(py, error))
         })
     }
 

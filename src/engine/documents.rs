@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Run;
@@ -19,7 +19,7 @@ impl Run {
         self.gate().await?;
         let input = json!(["download", url, target]);
         let fetched: Fetched = self
-            .pass(Effect::Observe, &input, |control| async move {
+            .pass(Effect::Observe, &input, Value::Null, |control| async move {
                 let (url, path) = (url.to_owned(), target.to_owned());
                 let work = tokio::spawn(async move { fetch::fetch(&url, &path, bounds).await });
                 tokio::select! {
@@ -50,8 +50,10 @@ impl Run {
         self.count_call()?;
         self.hold().await?;
         self.tell(AGENT, "call_started", json!({"model": model, "prompt_characters": 0})).await?;
+        let input = json!(["read_pdf", path, model]);
+        let sent = json!({"agent": AGENT, "model": model, "bound": null, "request": &input});
         let (reading, seconds): (Reading, f64) = self
-            .pass(Effect::Call, &json!(["read_pdf", path, model]), |control| async move {
+            .pass(Effect::Call, &input, sent, |control| async move {
                 let started = self.clock().now();
                 let reading = tokio::select! {
                     biased;
@@ -63,7 +65,7 @@ impl Run {
             })
             .await?;
         let usage = Usage { cost: reading.cost, ..Usage::default() };
-        let line = Line { agent: AGENT.into(), model: model.into(), usage };
+        let line = Line::new(AGENT, model, usage);
         self.ledger().add(line.clone());
         let about = json!({
             "model": model, "seconds": seconds, "usage": Total::of(&[line]).to_json(),

@@ -7,8 +7,9 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::ledger::Total;
-use super::{MemoryState, Outcome, Phase, PhaseStatus, Run, RunStatus, Settings, State};
-use crate::error::{Error, Meaning, Result};
+use super::{Kept, MemoryState, Outcome, Phase, PhaseStatus, Run, RunStatus, Section, Settings, State};
+use crate::error::{Error, Result};
+use crate::journal::{Entry, History, Journal, Position};
 
 /// The port to the context of a whole workflow. Python's is a live `WorkflowExecutor`.
 pub trait Workflow: Send + Sync {
@@ -24,6 +25,9 @@ pub trait Workflow: Send + Sync {
     fn record(&self, outcome: &Outcome) -> Result<()>;
     /// Takes a successful result over into the workflow's context.
     fn update(&self, outcome: &Outcome) -> Result<()>;
+    /// Makes again the context that a phase of an earlier life left: handed over by `last`, with the
+    /// snapshot's values in it. Also returns the paths of values that could not be kept.
+    fn restore(&self, state: Arc<dyn State>, snapshot: &Value) -> Result<(Arc<dyn State>, Vec<String>)>;
     /// All phases are done after `seconds`.
     fn finish(&self, seconds: f64) -> Result<()>;
 }
@@ -37,18 +41,23 @@ pub trait Workflow: Send + Sync {
 /// [`Error::Validation`], [`Error::PhaseFailed`], and whatever a custom phase raised, unchanged.
 pub async fn execute(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workflow) -> Result<RunStatus> {
     let started = run.clock().now();
-    run.tell("", "run_started", workflow.about()?).await?;
+    run.mark(RunStatus::Running)?;
+    if run.resumed() {
+        run.announce("run_resumed", workflow.about()?)?;
+    } else {
+        run.tell("", "run_started", workflow.about()?).await?;
+    }
     let mut told = None;
-    let ended = walk(run, phases, workflow, &mut told).await;
+    let ended = tokio::select! {
+        biased;
+        ended = walk(run, phases, workflow, &mut told) => ended,
+        never = run.heed() => match never {},
+    };
     let seconds = run.clock().now() - started;
     let (status, error) = match &ended {
         Ok(RunStatus::Completed) if told.is_some() => (RunStatus::Failed, told),
         Ok(status) => (*status, None),
-        Err(error)
-            if run.control().cancelled()
-                || error.is_stop()
-                || matches!(error, Error::Foreign { meaning: Meaning::Exit, .. }) =>
-        {
+        Err(error) if run.control().cancelled() || error.is_ending() => {
             (RunStatus::Cancelled, Some(error.to_string()))
         }
         Err(error) => (RunStatus::Failed, Some(error.to_string())),
@@ -59,8 +68,43 @@ pub async fn execute(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workfl
     }
     let usage = Total::of(&run.ledger().since(0)).to_json();
     let about = json!({"status": status, "seconds": seconds, "usage": usage, "error": error});
-    run.tell("", "run_finished", about).await?;
-    ended.map(|_| status)
+    let closed = close(run, status, about).await;
+    // What ended the run says more than that it could not be recorded.
+    ended.and_then(|_| closed.map(|()| status))
+}
+
+async fn close(run: &Run, status: RunStatus, about: Value) -> Result<()> {
+    run.announce("run_finished", about)?;
+    run.mark(status)?;
+    run.journal().commit().await
+}
+
+/// Has the step, or else the phase, whose failure ended an earlier life done anew. Steps that were
+/// done stay done.
+///
+/// # Errors
+/// The journal cannot be read or written.
+pub fn rewind(journal: &dyn Journal, at: f64) -> Result<()> {
+    let records = journal.records(1)?;
+    let status = records.iter().rev().find_map(|record| match &record.entry {
+        Entry::Status { status, .. } => Some(status.clone()),
+        _ => None,
+    });
+    if status.as_deref() != Some(RunStatus::Failed.as_str()) {
+        return Ok(());
+    }
+    // A phase that failed as a whole goes on at the effect that failed; one that ended with an error
+    // to tell has no such effect.
+    let soft = records.iter().rev().find_map(|record| match &record.entry {
+        Entry::Ended { kept } => {
+            Some((record.position, kept["status"] == "completed" && !kept["error"].is_null()))
+        }
+        _ => None,
+    });
+    let failed = History::of(records).failed_step();
+    let Some((phase, true)) = soft else { return Ok(()) };
+    let to = failed.filter(|step| step.phase_place() == phase).unwrap_or(phase);
+    journal.append(at, Position::of_attempt(to.attempt), Entry::Rewound { to }).map(drop)
 }
 
 /// Goes through the phases; `told` gets the error of one that completed all the same.
@@ -77,13 +121,20 @@ async fn walk(
             return Ok(RunStatus::Stopped);
         }
         workflow.enter(index)?;
-        run.gate().await?;
-        // What ended a pause may have been a stop.
-        if stopped() {
-            return Ok(RunStatus::Stopped);
-        }
-        let Some(outcome) = perform(run, phase.as_ref(), index, last.as_ref(), workflow).await? else {
-            continue;
+        let before = restore(run, phase.as_ref(), index, last.as_ref(), workflow)?;
+        let outcome = match before {
+            Some(outcome) => outcome,
+            None => {
+                run.gate().await?;
+                // What ended a pause may have been a stop.
+                if stopped() {
+                    return Ok(RunStatus::Stopped);
+                }
+                match perform(run, phase.as_ref(), index, last.as_ref(), workflow).await? {
+                    Some(outcome) => outcome,
+                    None => continue,
+                }
+            }
         };
         match outcome.status {
             PhaseStatus::Completed => {
@@ -114,6 +165,55 @@ async fn walk(
     Ok(RunStatus::Completed)
 }
 
+/// The context a phase begins with.
+fn begin(last: Option<&Outcome>, workflow: &dyn Workflow, phase_id: &str) -> Result<Arc<dyn State>> {
+    match last {
+        Some(outcome) => outcome.state.hand_over(phase_id),
+        None => workflow.first(phase_id),
+    }
+}
+
+/// Takes up a phase that an earlier life has completed.
+fn restore(
+    run: &Run,
+    phase: &dyn Phase,
+    index: usize,
+    last: Option<&Outcome>,
+    workflow: &dyn Workflow,
+) -> Result<Option<Outcome>> {
+    let kind = phase.phase_type();
+    let place = u32::try_from(index).unwrap_or(u32::MAX);
+    let attempt = run.attempt();
+    let Some(phase_try) = run.history().last_try(attempt, place) else { return Ok(None) };
+    let here = run.at_phase(place, phase_try, kind);
+    let Some(kept) = here.ended() else { return Ok(None) };
+    let kept: Kept = serde_json::from_value(kept.clone()).map_err(unreadable)?;
+    if kept.status != PhaseStatus::Completed || kept.error.is_some() {
+        return Ok(None);
+    }
+    if kept.phase_type != kind {
+        return Err(Error::Journal(format!(
+            "run {} has completed a phase {:?} in place {index}, where the workflow has {kind:?} now: resume it \
+             with the workflow it was begun with",
+            run.id(),
+            kept.phase_type
+        )));
+    }
+    for line in &kept.ledger {
+        run.ledger().add(line.clone());
+    }
+    let state = begin(last, workflow, &format!("phase_{index}_{kind}"))?;
+    let (state, lost) = workflow.restore(state, &kept.state)?;
+    here.announce("phase_restored", json!({"display_name": phase.display_name(), "lost": lost}))?;
+    let outcome = kept.outcome(state);
+    workflow.record(&outcome)?;
+    Ok(Some(outcome))
+}
+
+fn unreadable(error: serde_json::Error) -> Error {
+    Error::Journal(format!("the record of a phase's end cannot be read: {error}"))
+}
+
 /// Performs one phase with its retries; `None` when it is skipped.
 async fn perform(
     run: &Run,
@@ -124,10 +224,7 @@ async fn perform(
 ) -> Result<Option<Outcome>> {
     let kind = phase.phase_type();
     let phase_id = format!("phase_{index}_{kind}");
-    let context = || match last {
-        Some(outcome) => outcome.state.hand_over(&phase_id),
-        None => workflow.first(&phase_id),
-    };
+    let context = || begin(last, workflow, &phase_id);
     let settings = phase.settings()?;
     let place = u32::try_from(index).unwrap_or(u32::MAX);
     let mut state = context()?;
@@ -141,8 +238,16 @@ async fn perform(
     if !messages.is_empty() {
         return Err(Error::Validation { phase: kind.into(), messages });
     }
-    for phase_try in 0.. {
-        let outcome = attempt(&run.at_phase(place, phase_try, kind), phase, state, &settings).await?;
+    // Tries of earlier lives that failed and were followed by another are over.
+    let first_try = run.history().last_try(run.attempt(), place).unwrap_or(0);
+    for phase_try in first_try.. {
+        let here = run.at_phase(place, phase_try, kind);
+        let mark = run.ledger().mark();
+        let outcome = attempt(&here, phase, state, &settings).await?;
+        if run.journal().keeps() {
+            let kept = Kept::of(kind, &outcome, run.ledger().since(mark))?;
+            here.record(Entry::Ended { kept: serde_json::to_value(kept).map_err(unreadable)? }).await?;
+        }
         let hopeless = outcome.cause.as_ref().is_some_and(|cause| !cause.is_retryable());
         let failed = outcome.status == PhaseStatus::Failed;
         if !failed || hopeless || phase_try >= settings.max_retries || run.control().ending() {
@@ -267,6 +372,15 @@ impl Workflow for MemoryWorkflow {
 
     fn update(&self, _: &Outcome) -> Result<()> {
         Ok(())
+    }
+
+    fn restore(&self, state: Arc<dyn State>, snapshot: &Value) -> Result<(Arc<dyn State>, Vec<String>)> {
+        for (section, name) in [(Section::Shared, "shared"), (Section::Output, "output")] {
+            for (key, value) in snapshot[name].as_object().into_iter().flatten() {
+                state.write(section, key, value.clone())?;
+            }
+        }
+        Ok((state, Vec::new()))
     }
 
     fn finish(&self, _: f64) -> Result<()> {

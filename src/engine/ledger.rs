@@ -3,19 +3,36 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::llm::Usage;
 
 /// One call's line.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
     /// The agent that spoke.
     pub agent: String,
     /// The model as we asked for it.
     pub model: String,
-    /// What it used.
+    /// What it used; of a call without a known outcome, only the upper bound of its cost.
     pub usage: Usage,
+    /// Whether the reply is known: a call that a crash or a cancellation cut may have been paid for.
+    pub known: bool,
+}
+
+impl Line {
+    /// A call that was answered.
+    pub fn new(agent: &str, model: &str, usage: Usage) -> Self {
+        Self { agent: agent.into(), model: model.into(), usage, known: true }
+    }
+
+    /// A call whose reply is not known, from what was recorded when it was sent.
+    pub fn unknown(sent: &Value) -> Self {
+        let text = |key: &str| sent[key].as_str().unwrap_or_default().to_owned();
+        let usage = Usage { cost: sent["bound"].as_f64(), ..Usage::default() };
+        Self { agent: text("agent"), model: text("model"), usage, known: false }
+    }
 }
 
 /// All lines of a run, in the order of the calls.
@@ -48,6 +65,10 @@ pub struct Total {
     pub usage: Usage,
     /// Models whose calls have no price.
     pub unpriced_models: BTreeSet<String>,
+    /// Calls that were sent and whose reply is not known; they are not among `calls`.
+    pub unknown_calls: usize,
+    /// What those may have cost at most, in dollars.
+    pub unknown_cost: f64,
 }
 
 impl Total {
@@ -55,6 +76,11 @@ impl Total {
     pub fn of<'a>(lines: impl IntoIterator<Item = &'a Line>) -> Self {
         let mut total = Self::default();
         for line in lines {
+            if !line.known {
+                total.unknown_calls += 1;
+                total.unknown_cost += line.usage.cost.unwrap_or(0.0);
+                continue;
+            }
             total.calls += 1;
             total.usage.prompt_tokens += line.usage.prompt_tokens;
             total.usage.completion_tokens += line.usage.completion_tokens;
@@ -70,7 +96,7 @@ impl Total {
 
     /// As the `usage` field of events.
     pub fn to_json(&self) -> Value {
-        json!({
+        let mut usage = json!({
             "calls": self.calls,
             "prompt_tokens": self.usage.prompt_tokens,
             "completion_tokens": self.usage.completion_tokens,
@@ -78,7 +104,12 @@ impl Total {
             "reasoning_tokens": self.usage.reasoning_tokens,
             "cost": self.usage.cost,
             "unpriced_models": self.unpriced_models,
-        })
+        });
+        if self.unknown_calls > 0 {
+            usage["unknown_calls"] = json!(self.unknown_calls);
+            usage["unknown_cost"] = json!(self.unknown_cost);
+        }
+        usage
     }
 }
 
@@ -89,7 +120,7 @@ impl Total {
 /// the total's cost leaves such models out and its row names them under `Unpriced Models`.
 pub fn report(lines: &[Line]) -> Vec<Value> {
     let mut pairs: Vec<(&str, &str)> = Vec::new();
-    for line in lines {
+    for line in lines.iter().filter(|line| line.known) {
         if !pairs.contains(&(&line.agent, &line.model)) {
             pairs.push((&line.agent, &line.model));
         }
@@ -107,7 +138,7 @@ pub fn report(lines: &[Line]) -> Vec<Value> {
     let mut rows: Vec<Value> = pairs
         .iter()
         .map(|(agent, model)| {
-            let own = lines.iter().filter(|l| l.agent == *agent && l.model == *model);
+            let own = lines.iter().filter(|l| l.known && l.agent == *agent && l.model == *model);
             row(agent, Some(model), &Total::of(own))
         })
         .collect();
@@ -115,6 +146,10 @@ pub fn report(lines: &[Line]) -> Vec<Value> {
     let mut last = row("Total", None, &total);
     if !total.unpriced_models.is_empty() {
         last["Unpriced Models"] = json!(total.unpriced_models);
+    }
+    if total.unknown_calls > 0 {
+        last["Unknown Calls"] = json!(total.unknown_calls);
+        last["Unknown Cost ($)"] = json!(total.unknown_cost);
     }
     rows.push(last);
     rows
@@ -129,7 +164,7 @@ mod tests {
 
     fn line(agent: &str, model: &str, prompt: u64, cost: Option<f64>) -> Line {
         let usage = Usage { prompt_tokens: prompt, completion_tokens: 1, cost, ..Usage::default() };
-        Line { agent: agent.into(), model: model.into(), usage }
+        Line::new(agent, model, usage)
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod approval;
 pub mod clock;
 pub mod control;
 mod documents;
+pub mod estimate;
 pub mod event;
 pub mod executor;
 pub mod ledger;
@@ -18,8 +19,9 @@ pub mod workflow;
 
 pub use approval::{Answer, Approvals, Question};
 pub use control::{Control, Why};
+pub use estimate::Estimate;
 pub use event::{Event, Listener};
-pub use phase::{Outcome, Phase, Settings};
+pub use phase::{Kept, Outcome, Phase, Settings};
 pub use run::Run;
 pub use state::{MemoryState, Section, State};
 pub use status::{PhaseStatus, RunStatus};

@@ -4,8 +4,10 @@ use std::any::Any;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::ledger::Line;
 use super::{PhaseStatus, Run, State};
 use crate::error::{Error, Result};
 
@@ -83,5 +85,49 @@ impl Outcome {
     /// A phase that failed.
     pub fn failed(state: Arc<dyn State>, error: impl Into<String>) -> Self {
         Self { error: Some(error.into()), ..Self::new(PhaseStatus::Failed, state) }
+    }
+}
+
+/// An outcome as the journal keeps it: a later life takes it up instead of the phase.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The phase's type.
+    pub phase_type: String,
+    /// How it ended.
+    pub status: PhaseStatus,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// The context it left, see [`State::snapshot`].
+    pub state: Value,
+    /// Its conversation.
+    pub chat_history: Vec<Value>,
+    /// Seconds by name.
+    pub timing: Vec<(String, f64)>,
+    /// What its models cost.
+    pub ledger: Vec<Line>,
+}
+
+impl Kept {
+    /// What is to be kept of an outcome.
+    pub fn of(phase_type: &str, outcome: &Outcome, ledger: Vec<Line>) -> Result<Self> {
+        Ok(Self {
+            phase_type: phase_type.into(),
+            status: outcome.status,
+            error: outcome.error.clone(),
+            state: outcome.state.snapshot()?,
+            chat_history: outcome.chat_history.clone(),
+            timing: outcome.timing.clone(),
+            ledger,
+        })
+    }
+
+    /// The outcome with a context that was made again.
+    pub fn outcome(self, state: Arc<dyn State>) -> Outcome {
+        Outcome {
+            error: self.error,
+            chat_history: self.chat_history,
+            timing: self.timing,
+            ..Outcome::new(self.status, state)
+        }
     }
 }

@@ -4,10 +4,12 @@
 //! record → act → committed *finished* record → event. So journalling, replay, limits, cancellation,
 //! events and cost are written once, here, and no phase knows of them.
 
+use std::collections::HashMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
@@ -17,14 +19,11 @@ use super::control::{Control, Why};
 use super::ledger::{Ledger, Line, Total};
 use super::waits::{Wait, Waits};
 use super::watch::CallWatch;
-use super::{Answer, Approvals, Event, Listener, Question};
+use super::{Answer, Approvals, Event, Listener, Question, RunStatus};
 use crate::error::{Error, Result};
 use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings};
-use crate::journal::{Effect, Entry, Journal, Position, Record};
+use crate::journal::{Demand, Effect, Entry, History, Journal, Position};
 use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request};
-
-/// Events of what people did to a run; a replay does not come by them again.
-const STEERING: [&str; 2] = ["run_paused", "run_continued"];
 
 /// What a run is made of: its ports.
 pub struct Services {
@@ -44,6 +43,8 @@ pub struct Services {
 
 struct Shared {
     id: String,
+    /// The first of the runs that made this one, or itself.
+    root: String,
     services: Services,
     ledger: Ledger,
     facts: tokio::sync::OnceCell<Facts>,
@@ -52,6 +53,12 @@ struct Shared {
     /// Whether it was told that the run is held.
     held: AtomicBool,
     waits: Waits,
+    /// What earlier lives have left.
+    history: History,
+    /// Events that the journal holds from earlier lives, by place: a replay tells nobody of them again.
+    told: Mutex<HashMap<Position, u64>>,
+    /// Whether to go on where what was cut short differs from what follows now.
+    forced: bool,
 }
 
 /// An upper limit of model calls, and the setting it comes from.
@@ -70,37 +77,64 @@ pub struct Run {
     phase_type: Arc<str>,
     ordinal: Arc<AtomicU32>,
     nestings: Arc<AtomicU32>,
+    /// Runs that this phase has made.
+    children: Arc<AtomicU32>,
     approvals: Arc<dyn Approvals>,
     control: Control,
     limits: Vec<Arc<CallLimit>>,
-    /// Events of this attempt that the journal already holds: a replay tells nobody of them again.
-    told: Arc<AtomicU64>,
 }
 
 impl Run {
     /// A run over `services`; what their journal already holds is replayed.
-    pub fn new(id: impl Into<String>, services: Services, control: Control) -> Self {
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn new(id: impl Into<String>, services: Services, control: Control) -> Result<Self> {
+        Self::resuming(id, None, services, control, false)
+    }
+
+    /// The same for a run that a phase of the run `above` made; `forced` goes on where what was cut short
+    /// differs from what follows now.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn resuming(
+        id: impl Into<String>,
+        above: Option<&Self>,
+        services: Services,
+        control: Control,
+        forced: bool,
+    ) -> Result<Self> {
+        let id = id.into();
         let approvals = services.approvals.clone();
-        let told = told(services.journal.as_ref(), 0);
-        Self {
+        let history = History::of(services.journal.records(1)?);
+        let ledger = Ledger::default();
+        for call in history.unknown_calls() {
+            ledger.add(Line::unknown(call));
+        }
+        Ok(Self {
             shared: Arc::new(Shared {
-                id: id.into(),
+                root: above.map_or_else(|| id.clone(), |above| above.root_id().to_owned()),
+                id,
                 services,
-                ledger: Ledger::default(),
+                ledger,
                 facts: tokio::sync::OnceCell::new(),
                 control: control.clone(),
                 held: AtomicBool::default(),
                 waits: Waits::default(),
+                told: Mutex::new(history.told().clone()),
+                history,
+                forced,
             }),
-            position: Position::default(),
+            position: Position::of_attempt(0),
             phase_type: "".into(),
             ordinal: Arc::default(),
             nestings: Arc::default(),
+            children: Arc::default(),
             approvals,
             control,
             limits: Vec::new(),
-            told,
-        }
+        })
     }
 
     /// The run's id.
@@ -108,11 +142,38 @@ impl Run {
         &self.shared.id
     }
 
+    /// The id of the first of the runs that made this one, or its own.
+    pub fn root_id(&self) -> &str {
+        &self.shared.root
+    }
+
     /// The id of this execution: the run's, with a number when it is not the first.
     pub fn execution_id(&self) -> String {
         match self.position.attempt {
             0 => self.shared.id.clone(),
             attempt => format!("{}.{}", self.shared.id, attempt + 1),
+        }
+    }
+
+    /// The id of the next run that this phase makes: a later life that makes it again gives it the same.
+    pub fn child_id(&self) -> String {
+        let number = self.children.fetch_add(1, Ordering::Relaxed);
+        let Position { attempt, phase, phase_try, .. } = self.position;
+        let name = format!("{} {attempt} {phase} {phase_try} {number}", self.id());
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&blake3::hash(name.as_bytes()).as_bytes()[..16]);
+        uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
+    }
+
+    /// Heeds what people elsewhere demand of the run, for as long as it is polled.
+    pub async fn heed(&self) -> Infallible {
+        loop {
+            match self.journal().demand().await {
+                Demand::Stop => self.shared.control.stop(),
+                Demand::Cancel => self.shared.control.cancel(Why::Requested),
+                Demand::Pause => self.shared.control.pause(),
+                Demand::Resume => self.shared.control.resume(),
+            }
         }
     }
 
@@ -139,16 +200,13 @@ impl Run {
 
     /// The place of an execution of the whole workflow.
     pub fn at_attempt(&self, attempt: u32) -> Self {
-        let run = self.at(|p| *p = Position { attempt, ..Position::default() });
-        Self { told: told(self.shared.services.journal.as_ref(), attempt), ..run }
+        self.at(|p| *p = Position::of_attempt(attempt))
     }
 
     /// The place of a phase's try.
     pub fn at_phase(&self, index: u32, phase_try: u32, phase_type: &str) -> Self {
-        let run = self.at(|p| {
-            *p = Position { attempt: p.attempt, phase: index, phase_try, ..Position::default() };
-        });
-        Self { phase_type: phase_type.into(), nestings: Arc::default(), ..run }
+        let run = self.at(|p| *p = Position::of_phase(p.attempt, index, phase_try));
+        Self { phase_type: phase_type.into(), nestings: Arc::default(), children: Arc::default(), ..run }
     }
 
     /// The place of a built-in phase that a custom phase executes itself, and may end by itself.
@@ -207,6 +265,11 @@ impl Run {
         again.map(|(word, number)| format!("_{word}_{number}")).collect::<Vec<_>>().concat()
     }
 
+    /// Which execution of the same executor this is, from 0.
+    pub fn attempt(&self) -> u32 {
+        self.position.attempt
+    }
+
     /// Which try of the phase this is, from 0.
     pub fn phase_try(&self) -> u32 {
         self.position.phase_try
@@ -214,7 +277,41 @@ impl Run {
 
     /// The phase's index, from 0.
     pub fn phase_index(&self) -> u32 {
-        self.position.phase
+        if self.position.phase == Position::NO_PHASE { 0 } else { self.position.phase }
+    }
+
+    /// What earlier lives of this run have left.
+    pub fn history(&self) -> &History {
+        &self.shared.history
+    }
+
+    /// Whether an earlier life told that it began this execution.
+    pub fn resumed(&self) -> bool {
+        self.history().told().contains_key(&Position::of_attempt(self.position.attempt))
+    }
+
+    /// How an earlier life ended this try of the phase.
+    pub fn ended(&self) -> Option<&Value> {
+        self.history().ended(&self.position)
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> &dyn Journal {
+        self.shared.services.journal.as_ref()
+    }
+
+    /// Records something at this place and waits until it is safe.
+    pub async fn record(&self, entry: Entry) -> Result<()> {
+        let journal = self.journal();
+        journal.append(self.clock().now(), self.position, entry)?;
+        journal.commit().await
+    }
+
+    /// Records the run's status.
+    pub fn mark(&self, status: RunStatus) -> Result<()> {
+        let usage = Total::of(&self.ledger().since(0)).to_json();
+        let entry = Entry::Status { status: status.as_str().into(), usage };
+        self.journal().append(self.clock().now(), self.position, entry).map(drop)
     }
 
     /// Seconds since 1970, as this run saw them: a replay sees the same.
@@ -244,7 +341,7 @@ impl Run {
             let looked = tokio::task::spawn_blocking(look).await;
             looked.map_err(|e| Error::Journal(format!("a look outside the run broke off: {e}")))?
         };
-        self.pass(Effect::Observe, &json!(what), away).await
+        self.pass(Effect::Observe, &json!(what), Value::Null, away).await
     }
 
     /// The same for a look that belongs to the caller's thread and is quick.
@@ -252,20 +349,20 @@ impl Run {
     where
         T: Serialize + DeserializeOwned,
     {
-        self.pass(Effect::Observe, &json!(what), |_| async move { look() }).await
+        self.pass(Effect::Observe, &json!(what), Value::Null, |_| async move { look() }).await
     }
 
     /// The machine as scripts see it; looked at once a run.
     pub async fn facts(&self) -> Result<Facts> {
         let look = || async {
             let origin = Self {
-                position: Position { attempt: self.position.attempt, phase: u32::MAX, ..Position::default() },
+                position: Position::of_attempt(self.position.attempt),
                 ordinal: Arc::default(),
                 ..self.clone()
             };
             let runner = self.shared.services.runner.clone();
             let facts = |_| async move { runner.facts().await.map_err(|error| self.script_error(error)) };
-            origin.pass(Effect::Observe, &json!("facts"), facts).await
+            origin.pass(Effect::Observe, &json!("facts"), Value::Null, facts).await
         };
         self.shared.facts.get_or_try_init(look).await.cloned()
     }
@@ -276,13 +373,13 @@ impl Run {
         let input = json!([source, filename]);
         let check =
             |_| async move { runner.check(source, filename).await.map_err(|error| self.script_error(error)) };
-        self.pass(Effect::Observe, &input, check).await
+        self.pass(Effect::Observe, &input, Value::Null, check).await
     }
 
     /// Installed documentation of the library functions that a traceback in `output` names.
     pub async fn docstrings(&self, output: &str, directory: &Path) -> Result<String> {
         let runner = self.shared.services.runner.clone();
-        self.pass(Effect::Observe, &json!(["docstrings", output]), |control| async move {
+        self.pass(Effect::Observe, &json!(["docstrings", output]), Value::Null, |control| async move {
             Ok(docstrings::of_traceback(runner.as_ref(), output, directory, &control.token).await?)
         })
         .await
@@ -314,8 +411,10 @@ impl Run {
         let about = json!({"model": &model, "prompt_characters": request.characters()});
         self.tell(agent, "call_started", about).await?;
         let input = serde_json::to_value(&request).map_err(internal)?;
+        let bound = self.shared.services.provider.bound(&request);
+        let sent = json!({"agent": agent, "model": &model, "bound": bound, "request": &input});
         let (reply, seconds): (Reply, f64) = self
-            .pass(Effect::Call, &input, |control| async move {
+            .pass(Effect::Call, &input, sent, |control| async move {
                 let call = llm::Call { request, options, agent: agent.into(), cancel: control.token.clone() };
                 let watch = CallWatch::new(self, agent, &call.request.model);
                 let started = self.shared.services.clock.now();
@@ -325,8 +424,9 @@ impl Run {
                 Ok((reply, self.shared.services.clock.now() - started))
             })
             .await?;
-        self.shared.ledger.add(Line { agent: agent.into(), model: model.clone(), usage: reply.usage });
-        let usage = Total::of(&[Line { agent: agent.into(), model: model.clone(), usage: reply.usage }]);
+        let line = Line::new(agent, &model, reply.usage);
+        let usage = Total::of(&[line.clone()]);
+        self.shared.ledger.add(line);
         let about = json!({"model": model, "seconds": seconds, "usage": usage.to_json(), "text": reply.text});
         self.tell(agent, "call_finished", about).await?;
         Ok(reply)
@@ -363,7 +463,7 @@ impl Run {
         started["limit_seconds"] = json!(script.timeout_seconds);
         self.tell(agent, "script_started", started).await?;
         let input = json!([script, started_hash(&script.path)?]);
-        self.pass(Effect::Execute, &input, |control| async move {
+        self.pass(Effect::Execute, &input, Value::Null, |control| async move {
             let output = |text: &str| self.whisper(agent, "script_output", json!({"text": text}));
             let execution = self.shared.services.runner.run(script, &output, &control.token).await;
             let execution = execution.map_err(|error| self.script_error(error))?;
@@ -375,28 +475,45 @@ impl Run {
         .await
     }
 
-    /// Asks a human.
+    /// What the run has spent so far.
+    pub fn spent(&self) -> Total {
+        Total::of(&self.ledger().since(0))
+    }
+
+    /// Asks a human, who is shown what the run has spent.
     pub async fn ask(&self, mut question: Question) -> Result<Answer> {
         self.hold().await?;
         question.run_id = self.id().to_owned();
+        if let Value::Object(shown) = &mut question.context_snapshot {
+            shown.entry("spent").or_insert_with(|| self.spent().to_json());
+        }
         let about = json!({
             "checkpoint_type": question.checkpoint_type, "message": question.message,
             "options": question.options, "request_id": question.step_id,
         });
         self.tell("", "approval_requested", about).await?;
         let input = serde_json::to_value(&question).map_err(internal)?;
-        let waiting = self.wait();
-        let answer = self
-            .pass(Effect::Ask, &input, |control| async move {
-                tokio::select! {
+        let id = self.question_id();
+        let asked = input.clone();
+        let answer: Answer = self
+            .pass(Effect::Ask, &input, Value::Null, |control| async move {
+                self.journal().ask(&id, &asked)?;
+                self.mark(RunStatus::WaitingApproval)?;
+                self.journal().commit().await?;
+                let waiting = self.wait();
+                let answer = tokio::select! {
                     biased;
                     answer = self.approvals.ask(&question) => answer,
+                    answer = self.journal().answered(&id) => serde_json::from_value(answer).map_err(internal),
                     () = control.cut() => Err(control.error()),
-                }
+                };
+                drop(waiting);
+                let answer: Answer = answer?;
+                self.journal().settle(&id, &serde_json::to_value(&answer).map_err(internal)?)?;
+                self.mark(RunStatus::Running)?;
+                Ok(answer)
             })
-            .await;
-        drop(waiting);
-        let answer: Answer = answer?;
+            .await?;
         let about = match &answer {
             Answer::Given { resolution, user_feedback, .. } => {
                 json!({"resolution": resolution, "user_feedback": user_feedback})
@@ -406,6 +523,13 @@ impl Run {
         };
         self.tell("", "approval_received", about).await?;
         Ok(answer)
+    }
+
+    /// The question's id in the store: the same when a later life asks it again.
+    fn question_id(&self) -> String {
+        let Position { attempt, phase, phase_try, nested, step, turn, .. } = self.position;
+        let call = self.ordinal.load(Ordering::Relaxed);
+        format!("{attempt}.{phase}.{phase_try}.{nested}.{step}.{turn}.{call}")
     }
 
     /// Holds while the run is paused, and fails when it was cancelled.
@@ -431,12 +555,14 @@ impl Run {
         while self.control.paused() {
             let _waiting = self.wait();
             if !self.shared.held.swap(true, Ordering::Relaxed) {
-                self.tell("", "run_paused", json!({})).await?;
+                self.mark(RunStatus::Paused)?;
+                self.announce("run_paused", json!({}))?;
             }
             self.control.released().await;
         }
         if !self.control.cancelled() && self.shared.held.swap(false, Ordering::Relaxed) {
-            self.tell("", "run_continued", json!({})).await?;
+            self.mark(RunStatus::Running)?;
+            self.announce("run_continued", json!({}))?;
         }
         Ok(())
     }
@@ -445,57 +571,94 @@ impl Run {
         &self,
         effect: Effect,
         input: &Value,
+        about: Value,
         act: impl FnOnce(Control) -> F,
     ) -> Result<T>
     where
         T: Serialize + DeserializeOwned,
         F: Future<Output = Result<T>>,
     {
-        let journal = &self.shared.services.journal;
-        let clock = &self.shared.services.clock;
         let position = Position { call: self.ordinal.fetch_add(1, Ordering::Relaxed), ..self.position };
         if effect != Effect::Observe {
             self.gate().await?;
         }
-        if let Some((recorded, output)) = journal.finished(&position) {
-            if recorded != effect {
-                return Err(Error::Journal(format!(
-                    "the journal of run {} holds a {recorded:?} at {position:?} where a {effect:?} follows now: \
-                     the workflow has changed since it was recorded",
-                    self.id()
+        if let Some((recorded, output)) = self.history().finished(&position) {
+            if *recorded != effect {
+                return Err(self.changed(&format!(
+                    "the journal holds a {recorded:?} at {position:?} where a {effect:?} follows now"
                 )));
             }
-            return serde_json::from_value(output).map_err(internal);
+            return serde_json::from_value(output.clone()).map_err(internal);
         }
         let hash = hash(input);
-        if let Some(before) = journal.started(&position)
-            && before != hash
-        {
-            let message = format!(
-                "the {effect:?} at {position:?} that was cut short differs from the one that follows now: \
-                 the task, a setting or a template has changed since"
-            );
-            self.tell("", "warning", json!({"message": message})).await?;
+        if let Some((_, before)) = self.history().cut_short(&position) {
+            self.repeat(effect, *before == hash)?;
         }
-        journal.append(clock.now(), position, Entry::Started { effect, input: hash }).await?;
-        let output = act(self.control.clone()).await?;
+        let journal = self.journal();
+        let clock = self.clock();
+        journal.append(clock.now(), position, Entry::Started { effect, input: hash, about })?;
+        // After a crash it must be known what may have been paid for, or may still have left files.
+        if effect != Effect::Observe {
+            journal.commit().await?;
+        }
+        let output = match act(self.control.clone()).await {
+            Ok(output) => output,
+            Err(error) => {
+                if !error.is_ending() {
+                    let failed = Entry::Failed { effect, error: error.to_string() };
+                    journal.append(clock.now(), position, failed)?;
+                }
+                return Err(error);
+            }
+        };
         let recorded = serde_json::to_value(&output).map_err(internal)?;
-        journal.append(clock.now(), position, Entry::Finished { effect, output: recorded }).await?;
+        journal.append(clock.now(), position, Entry::Finished { effect, output: recorded })?;
+        journal.commit().await?;
         Ok(output)
     }
 
-    /// Records an event and tells the listener.
-    pub async fn tell(&self, agent: &str, kind: &str, data: Value) -> Result<()> {
-        let shared = &self.shared;
-        let repeats = !STEERING.contains(&kind);
-        if repeats
-            && self.told.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
-        {
-            return Ok(());
+    /// An effect that was cut short acts again: listeners are told, and a difference needs force.
+    fn repeat(&self, effect: Effect, same: bool) -> Result<()> {
+        if !same && !self.shared.forced {
+            return Err(self.changed(&format!(
+                "the {effect:?} that was cut short in phase {} at step {}, turn {} differs from the one that \
+                 follows now",
+                self.phase_type, self.position.step, self.position.turn
+            )));
         }
+        self.announce("effect_repeated", json!({"effect": effect, "changed": !same}))
+    }
+
+    fn changed(&self, what: &str) -> Error {
+        Error::Journal(format!(
+            "run {} cannot go on as it was: {what}. The task, a setting, a template or the package has changed \
+             since it was recorded. Resume it with force=True to go on all the same, or begin a new run",
+            self.id()
+        ))
+    }
+
+    /// Records an event and tells the listener, unless an earlier life has.
+    pub async fn tell(&self, agent: &str, kind: &str, data: Value) -> Result<()> {
+        if self.was_told() { Ok(()) } else { self.publish(agent, kind, data, false) }
+    }
+
+    fn was_told(&self) -> bool {
+        let mut told = self.shared.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(left) = told.get_mut(&self.position).filter(|left| **left > 0) else { return false };
+        *left -= 1;
+        true
+    }
+
+    /// Records an event of this life alone and tells the listener: a replay does not come by it again.
+    pub fn announce(&self, kind: &str, data: Value) -> Result<()> {
+        self.publish("", kind, data, true)
+    }
+
+    fn publish(&self, agent: &str, kind: &str, data: Value, once: bool) -> Result<()> {
+        let shared = &self.shared;
         let at = shared.services.clock.now();
-        let entry = Entry::Event { kind: kind.into(), data: data.clone() };
-        let seq = shared.services.journal.append(at, self.position, entry).await?;
+        let entry = Entry::Event { kind: kind.into(), data: data.clone(), once };
+        let seq = shared.services.journal.append(at, self.position, entry)?;
         shared.services.listener.event(&self.event(agent, kind, data, Some(seq), at));
         Ok(())
     }
@@ -509,7 +672,7 @@ impl Run {
     fn event(&self, agent: &str, kind: &str, data: Value, seq: Option<u64>, at: f64) -> Event {
         let common = json!({
             "run_id": self.id(), "seq": seq, "at": at, "phase": &*self.phase_type,
-            "phase_index": self.position.phase, "step": self.position.step, "agent": agent,
+            "phase_index": self.phase_index(), "step": self.position.step, "agent": agent,
         });
         let mut fields = match common {
             Value::Object(map) => map,
@@ -524,15 +687,6 @@ impl Run {
 
 fn internal(error: serde_json::Error) -> Error {
     Error::Journal(format!("a record cannot be written or read as JSON: {error}"))
-}
-
-fn told(journal: &dyn Journal, attempt: u32) -> Arc<AtomicU64> {
-    let records = journal.records(1);
-    let told = |record: &&Record| match &record.entry {
-        Entry::Event { kind, .. } => record.position.attempt == attempt && !STEERING.contains(&kind.as_str()),
-        _ => false,
-    };
-    Arc::new(AtomicU64::new(records.iter().filter(told).count() as u64))
 }
 
 fn hash(input: &Value) -> String {

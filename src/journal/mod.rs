@@ -3,7 +3,15 @@
 //! A run is replayed from its journal: every effect has a [`Position`], and an effect whose result
 //! is recorded is not repeated. The journal knows records, never phases.
 
+pub mod delta;
+pub mod history;
+pub mod lease;
 pub mod memory;
+pub mod place;
+pub mod sqlite;
+pub mod store;
+mod texts;
+mod writer;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -11,14 +19,17 @@ use serde_json::Value;
 
 use crate::error::Result;
 
+pub use history::History;
 pub use memory::MemoryJournal;
+pub use sqlite::SqliteJournal;
+pub use store::Store;
 
 /// Where in a run an effect stands. The same run, replayed, gives every effect the same position.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
     /// Which execution of the same executor, from 0.
     pub attempt: u32,
-    /// The phase's index, from 0.
+    /// The phase's index, from 0; [`Position::NO_PHASE`] for what belongs to the run as a whole.
     pub phase: u32,
     /// Which try of the phase, from 0.
     pub phase_try: u32,
@@ -30,6 +41,26 @@ pub struct Position {
     pub turn: u32,
     /// The effect within the turn, from 0.
     pub call: u32,
+}
+
+impl Position {
+    /// The index that stands for no phase.
+    pub const NO_PHASE: u32 = u32::MAX;
+
+    /// The place of what belongs to an execution as a whole.
+    pub fn of_attempt(attempt: u32) -> Self {
+        Self { attempt, phase: Self::NO_PHASE, ..Self::default() }
+    }
+
+    /// The place of a phase's try.
+    pub fn of_phase(attempt: u32, phase: u32, phase_try: u32) -> Self {
+        Self { attempt, phase, phase_try, ..Self::default() }
+    }
+
+    /// The phase's try that this is in.
+    pub fn phase_place(&self) -> Self {
+        Self::of_phase(self.attempt, self.phase, self.phase_try)
+    }
 }
 
 /// The kinds of effects that pass the door.
@@ -69,6 +100,9 @@ pub enum Entry {
         effect: Effect,
         /// Hash of its typed input, compared at the frontier of a replay.
         input: String,
+        /// What a later life or a reader wants to know of it: for a call its request and the bound of its cost.
+        #[serde(default, skip_serializing_if = "Value::is_null")]
+        about: Value,
     },
     /// An effect has acted; its result may now be used.
     Finished {
@@ -77,24 +111,81 @@ pub enum Entry {
         /// What came of it.
         output: Value,
     },
+    /// An effect ended without a result; a later life lets it act again.
+    Failed {
+        /// Its kind.
+        effect: Effect,
+        /// Why, in words.
+        error: String,
+    },
     /// Something was told to listeners.
     Event {
         /// Its kind.
         kind: String,
         /// Its fields.
         data: Value,
+        /// Whether it belongs to one life alone: a replay does not come by it again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        once: bool,
     },
+    /// A phase's try is over; a later life takes this up in its place.
+    Ended {
+        /// How it ended and the context it left.
+        kept: Value,
+    },
+    /// The run's status from here on.
+    Status {
+        /// As a word.
+        status: String,
+        /// What the run had spent, in the form of the events' `usage`.
+        usage: Value,
+    },
+    /// What stands at this position or after it, in the same attempt, is to be done anew.
+    Rewound {
+        /// The first position that no longer counts.
+        to: Position,
+    },
+}
+
+/// What people ask of a run from elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Demand {
+    /// End before the next phase.
+    Stop,
+    /// End now.
+    Cancel,
+    /// Hold before the next effect.
+    Pause,
+    /// Go on.
+    Resume,
 }
 
 /// The port through which the engine records a run.
 pub trait Journal: Send + Sync {
-    /// Appends a record and returns its number. When this resolves, the record is as safe as the
-    /// implementation makes it; a result is used only after that.
-    fn append(&self, at: f64, position: Position, entry: Entry) -> BoxFuture<'_, Result<u64>>;
-    /// The recorded result of the effect at `position`.
-    fn finished(&self, position: &Position) -> Option<(Effect, Value)>;
-    /// The input hash of an effect that was started at `position`.
-    fn started(&self, position: &Position) -> Option<String>;
+    /// Appends a record and returns its number. It is safe once a later [`Journal::commit`] resolves.
+    fn append(&self, at: f64, position: Position, entry: Entry) -> Result<u64>;
+    /// Resolves when all that was appended is as safe as the implementation makes it; a result is
+    /// used only after that.
+    fn commit(&self) -> BoxFuture<'_, Result<()>>;
     /// Records from number `from` on, in order.
-    fn records(&self, from: u64) -> Vec<Record>;
+    fn records(&self, from: u64) -> Result<Vec<Record>>;
+    /// Whether a later life will read it. When none will, nobody makes snapshots for it.
+    fn keeps(&self) -> bool;
+    /// Makes a question known to people elsewhere, under an id of its own in the run.
+    fn ask(&self, _id: &str, _question: &Value) -> Result<()> {
+        Ok(())
+    }
+    /// Resolves when someone elsewhere has answered the question with this id.
+    fn answered<'a>(&'a self, _id: &'a str) -> BoxFuture<'a, Value> {
+        Box::pin(std::future::pending())
+    }
+    /// The question is settled, whoever answered it.
+    fn settle(&self, _id: &str, _answer: &Value) -> Result<()> {
+        Ok(())
+    }
+    /// Resolves with the next demand that people elsewhere make of the run.
+    fn demand(&self) -> BoxFuture<'_, Demand> {
+        Box::pin(std::future::pending())
+    }
 }

@@ -30,7 +30,7 @@ use super::retry::{RetryPolicy, seconds};
 use super::routing::{Env, Route, Wire, route};
 use super::spent::Spent;
 use super::wire::{Ask, body, url};
-use super::{Call, Keys, LlmError, LlmErrorKind, Provider, Reply, Watch, anthropic};
+use super::{Call, Keys, LlmError, LlmErrorKind, Provider, Reply, Request, Watch, anthropic};
 
 /// Models over HTTP: OpenAI Chat Completions (and all that speaks it), Anthropic Messages, Gemini.
 ///
@@ -235,6 +235,10 @@ impl Provider for HttpProvider {
                 .map_err(|_| fail(format!("the reading of {} ended without a result", path.display())))?
         }
         .boxed()
+    }
+
+    fn bound(&self, request: &Request) -> Option<f64> {
+        self.prices.bound(&request.model, request.characters(), request.max_output_tokens)
     }
 
     fn call<'a>(&'a self, call: &'a Call, watch: &'a dyn Watch) -> BoxFuture<'a, Result<Reply, LlmError>> {

@@ -66,6 +66,10 @@ pub trait Provider: Send + Sync {
             LlmError { kind: LlmErrorKind::BadRequest, message, status: None, model: model.to_owned() };
         Box::pin(std::future::ready(Err(error)))
     }
+    /// What a call may cost at most in dollars, when that is known.
+    fn bound(&self, _request: &Request) -> Option<f64> {
+        None
+    }
 }
 
 /// A call as the engine hands it to a [`Provider`].

@@ -255,7 +255,7 @@ async fn overrides_outrank_an_agents_configuration_which_outranks_the_field() {
     assert_eq!(options.api_key.as_ref().unwrap().expose_secret(), "k-1");
     assert_eq!((options.deadline_seconds, calls[1].options.deadline_seconds), (Some(90.0), Some(90.0)));
     assert_eq!((calls[1].request.sampling.temperature, calls[1].options.stream), (Some(0.00001), None));
-    let journal = format!("{:?}", stage.journal.records(1));
+    let journal = format!("{:?}", stage.journal.records(1).unwrap());
     assert!(!journal.contains("k-1"), "a key is in the journal");
 }
 

@@ -181,7 +181,7 @@ impl Stage {
             clock: self.clock.clone(),
             journal: self.journal.clone(),
         };
-        Run::new(self.run_id.clone(), services, self.control.clone())
+        Run::new(self.run_id.clone(), services, self.control.clone()).unwrap()
     }
 
     /// Runs these phases, `(type, configuration)` each.
@@ -201,7 +201,12 @@ impl Stage {
         };
         let status = execute(run, phases, &workflow).await;
         let (outcomes, skipped) = (workflow.inner.results(), workflow.inner.skipped());
-        Ended { status, outcomes, skipped, calls: run.ledger().mark() }
+        Ended {
+            status,
+            outcomes,
+            skipped,
+            calls: run.ledger().since(0).iter().filter(|line| line.known).count(),
+        }
     }
 
     /// Runs a control phase over this plan.
@@ -414,6 +419,10 @@ impl Workflow for Seeded {
 
     fn update(&self, outcome: &Outcome) -> Result<()> {
         self.inner.update(outcome)
+    }
+
+    fn restore(&self, state: Arc<dyn State>, snapshot: &Value) -> Result<(Arc<dyn State>, Vec<String>)> {
+        self.inner.restore(state, snapshot)
     }
 
     fn finish(&self, seconds: f64) -> Result<()> {

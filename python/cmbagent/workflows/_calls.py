@@ -195,8 +195,13 @@ def run_phases(
     metadata: Mapping[str, Any] | None = None,
     shared_state: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
+    resume: bool = False,
 ) -> WorkflowExecutor:
-    """Run phases for one of the functions and return the executor with the results."""
+    """Run phases for one of the functions and return the executor with the results.
+
+    With `resume`, go on with the newest run of the same workflow in `work_dir` that was not completed; where
+    there is none, begin one.
+    """
     executor = WorkflowExecutor(
         WorkflowDefinition(id=workflow_id, name=name, phases=phases),
         task,
@@ -209,5 +214,7 @@ def run_phases(
         options=options,
     )
     executor.context.metadata.update({k: v for k, v in (metadata or {}).items() if v is not None})
+    if resume:
+        executor.take_up_earlier_run()
     executor.run_sync()
     return executor

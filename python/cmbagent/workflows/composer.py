@@ -8,19 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cmbagent import _core, _events, _loop, _pages
+from cmbagent import _core, _current, _events, _loop, _pages
 from cmbagent._background import BackgroundRun, warn_where_nobody_can_answer
 from cmbagent._stream import EventLog, EventStream
 from cmbagent.approvals import default_manager
 from cmbagent.errors import ConfigurationError
 from cmbagent.phases import PhaseRegistry, PhaseResult, WorkflowContext
+from cmbagent.store import open_store
 from cmbagent.utils import get_api_keys_from_env, resolve_work_dir
+from cmbagent.workflows import _resume
+from cmbagent.workflows._resume import ResumeMethod
 from cmbagent.workflows._interactive import INTERACTIVE_WORKFLOWS
 
 if TYPE_CHECKING:
     import os
 
     from cmbagent.phases import Phase
+    from cmbagent.store import StoreLike
 
 
 @dataclass
@@ -151,6 +155,8 @@ class WorkflowExecutor:
             nobody does, checkpoints approve by themselves.
         initial_shared_state: put into `shared_state` before the first phase.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        store: where the run is kept, so that it can be resumed after a crash: a file or a
+            `cmbagent.store.Store`; `None` is the user's own store, `":memory:"` keeps nothing.
         options: settings for every phase's `config.params` that the phase does not set itself, such as
             `script_timeout_seconds`, `env_passthrough`, `agent_llm_configs`, `prompts`, `allowed_agents`.
 
@@ -179,6 +185,7 @@ class WorkflowExecutor:
         initial_shared_state: Mapping[str, Any] | None = None,
         *,
         verbose: bool | None = None,
+        store: StoreLike = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         if isinstance(workflow, (str, Mapping)):
@@ -199,13 +206,16 @@ class WorkflowExecutor:
         ]
         for phase in self.phases:
             phase.config.params = {**self.options, **phase.config.params}
+        self.store = store
+        self.initial_shared_state = dict(initial_shared_state or {})
+        above = _current.get()
         self.context = WorkflowContext(
             workflow_id=workflow.id,
-            run_id=str(uuid.uuid4()),
+            run_id=str(uuid.uuid4()) if above is None else above.child_run_id(),
             task=task,
             work_dir=self.work_dir,
             api_keys=self.api_keys,
-            shared_state=dict(initial_shared_state or {}),
+            shared_state=dict(self.initial_shared_state),
         )
         self.current_phase_index = 0
         self.results: list[PhaseResult] = []
@@ -213,6 +223,9 @@ class WorkflowExecutor:
         self.outcome: str | None = None
         self._control = _core.Control()
         self._attempt = 0
+        self._journal: _core.Journal | None = None
+        self._resuming = False
+        self._forced = False
         self._log = EventLog()
 
     def __repr__(self) -> str:
@@ -238,14 +251,46 @@ class WorkflowExecutor:
         _loop.ensure_not_forked()
         self.outcome = None
         log = self._fresh_log()
+        self._journal = _resume.begin(self)
+        self._resuming = False
         try:
             with _loop.heartbeat():
                 run = _core.run_workflow(self)
                 self._attempt += 1
                 self.outcome = await run
         finally:
+            if self._journal is not None:
+                self._journal.release()
             log.close()
         return self.context
+
+    def take_up_earlier_run(self, *, force: bool = False) -> bool:
+        """Make the next `run` go on with the newest run of the same workflow in `work_dir`.
+
+        A run that is completed is taken up too: it gives its results again, without any call.
+
+        Args:
+            force: go on although the workflow, the task, a setting or a template has changed.
+
+        Returns:
+            Whether there is such a run; if not, the next `run` begins a new one.
+        """
+        opened = open_store(self.store)
+        earlier = [] if opened is None else opened.runs(self.work_dir)
+        own = [
+            info
+            for info in earlier
+            if info.workflow_id == self.workflow.id and info.parent is None and not info.about.get("imported")
+        ]
+        # Several tasks may share a directory; an unfinished one of another task is worth a word, not a new run.
+        wanted = [info for info in own if info.task == self.task] or [
+            i for i in own if i.status != "completed"
+        ]
+        if not wanted:
+            return False
+        self.context.run_id = wanted[0].id
+        self._resuming, self._forced = True, force
+        return True
 
     def run_sync(self) -> WorkflowContext:
         """Do what `run` does, from synchronous code; also inside a running loop, such as a notebook's.
@@ -321,9 +366,8 @@ class WorkflowExecutor:
         """
         self._control.pause()
 
-    def resume(self) -> None:
-        """End a pause; without one, nothing happens. From any thread."""
-        self._control.resume()
+    resume = ResumeMethod()
+    """On an executor, `resume()` ends a pause; on the class, `resume(run_id)` takes up a run that is kept."""
 
     def get_status(self) -> dict[str, Any]:
         """Say where the run stands; also while it goes on.

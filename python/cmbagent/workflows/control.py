@@ -9,7 +9,7 @@ from typing import Any
 from cmbagent.errors import ConfigurationError
 from cmbagent.utils import default_agents_llm_model
 from cmbagent.workflows import _calls
-from cmbagent.workflows.results import Result, control_result, whole_control_times
+from cmbagent.workflows.results import RunResult, control_result, whole_control_times
 from cmbagent.workflows.utils import load_plan, plan_steps
 
 _MODELS = default_agents_llm_model
@@ -41,8 +41,9 @@ def control(
     callbacks: Any = None,
     verbose: bool | None = None,
     options: Mapping[str, Any] | None = None,
+    resume: bool = False,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Carry out a plan without planning.
 
     Args:
@@ -66,6 +67,8 @@ def control(
         callbacks: see `cmbagent.callbacks`.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
         options: settings for every phase, see `WorkflowExecutor`.
+        resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
+            error has ended; one that is completed gives its results again.
         **ignored: the planning arguments of earlier versions; a warning names them.
 
     Returns:
@@ -116,6 +119,7 @@ def control(
         callbacks=callbacks,
         verbose=verbose,
         options=options,
+        resume=resume,
         shared_state={"planning_context": {"hardware_constraints": _calls.text(hardware_constraints)}},
     )
     return whole_control_times(control_result(executor, planned=False))

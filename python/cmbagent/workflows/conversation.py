@@ -14,7 +14,7 @@ from cmbagent.phases.base import Phase, PhaseConfig, PhaseContext, PhaseResult, 
 from cmbagent.phases.one_shot import OneShotPhase, OneShotPhaseConfig
 from cmbagent.workflows import _calls
 from cmbagent.workflows.composer import WorkflowDefinition, WorkflowExecutor
-from cmbagent.workflows.results import Result, conversation_result
+from cmbagent.workflows.results import RunResult, conversation_result
 
 _MODEL = "gpt-4o-2024-11-20"
 _OPTIONS = ["approve", "continue", "abort"]
@@ -175,7 +175,7 @@ def human_in_the_loop(
     options: Mapping[str, Any] | None = None,
     verbose: bool | None = None,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Work on a task with an agent: after each of its turns, say what comes next or that it is done.
 
     Args:

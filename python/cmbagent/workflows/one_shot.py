@@ -9,7 +9,7 @@ from typing import Any
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
 from cmbagent.utils import default_llm_model as _default_llm_model
 from cmbagent.workflows import _calls
-from cmbagent.workflows.results import Result, one_shot_result
+from cmbagent.workflows.results import RunResult, one_shot_result
 
 _MODELS = default_agents_llm_model
 _IGNORED = _calls.MASSGEN_ARGUMENTS | _calls.RETRIEVAL_ARGUMENTS | {"inject_wrong_plot", "evaluate_plots"}
@@ -38,8 +38,9 @@ def one_shot(
     model: str | None = None,
     verbose: bool | None = None,
     options: Mapping[str, Any] | None = None,
+    resume: bool = False,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Have one agent do a task at once.
 
     Args:
@@ -65,6 +66,8 @@ def one_shot(
         model: model of the agent, whichever it is.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
         options: settings for every phase, see `WorkflowExecutor`.
+        resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
+            error has ended; one that is completed gives its results again.
         **ignored: arguments of earlier versions without effect here; a warning names them.
 
     Returns:
@@ -112,6 +115,7 @@ def one_shot(
         callbacks=callbacks,
         verbose=verbose,
         options=options,
+        resume=resume,
     )
     return one_shot_result(
         executor,

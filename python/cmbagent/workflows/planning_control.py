@@ -9,7 +9,7 @@ from typing import Any
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
 from cmbagent.utils import default_llm_model as _default_llm_model
 from cmbagent.workflows import _calls
-from cmbagent.workflows.results import Result, control_result, whole_control_times
+from cmbagent.workflows.results import RunResult, control_result, whole_control_times
 
 _MODELS = default_agents_llm_model
 _IGNORED = _calls.MASSGEN_ARGUMENTS | _calls.RETRIEVAL_ARGUMENTS
@@ -51,8 +51,9 @@ def planning_and_control_context_carryover(
     stage_name: str | None = None,
     verbose: bool | None = None,
     options: Mapping[str, Any] | None = None,
+    resume: bool = False,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Plan a task and carry the plan out, each step knowing what the steps before it found.
 
     Args:
@@ -91,6 +92,8 @@ def planning_and_control_context_carryover(
         stage_name: noted in the run's metadata.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
         options: settings for every phase, see `WorkflowExecutor`.
+        resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
+            error has ended; one that is completed gives its results again.
         **ignored: arguments of earlier versions without effect here; a warning names them.
 
     Returns:
@@ -159,6 +162,7 @@ def planning_and_control_context_carryover(
         approval_manager=approval_manager,
         verbose=verbose,
         options=options,
+        resume=resume,
         metadata={"parent_run_id": parent_run_id, "stage_name": stage_name},
     )
     return control_result(executor, planned=True)
@@ -195,8 +199,9 @@ def planning_and_control(
     callbacks: Any = None,
     verbose: bool | None = None,
     options: Mapping[str, Any] | None = None,
+    resume: bool = False,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Plan a task and carry the plan out, reporting the control phase as a whole.
 
     The parameters are those of `planning_and_control_context_carryover`.
@@ -252,6 +257,7 @@ def planning_and_control(
         callbacks=callbacks,
         verbose=verbose,
         options=options,
+        resume=resume,
     )
     return whole_control_times(control_result(executor, planned=True))
 

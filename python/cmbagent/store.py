@@ -1,0 +1,258 @@
+"""The store: one file with the records of all runs of a user, from which they are resumed.
+
+It is the file that `store=` names, else `CMBAGENT_STORE`, else `$XDG_STATE_HOME/cmbagent/store.db`
+(`~/.local/state/cmbagent/store.db`). `:memory:` in its place means that runs are not kept.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
+
+from cmbagent import _core
+from cmbagent.errors import ConfigurationError
+
+MEMORY = ":memory:"
+"""In place of a store: runs are not kept."""
+
+StoreLike = Union[str, "os.PathLike[str]", "Store", None]
+
+UNFINISHED = ("pending", "running", "waiting_approval", "paused", "stopping")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run as the store knows it.
+
+    Attributes:
+        id: the run's id.
+        workflow_id: its workflow.
+        task: its task, verbatim.
+        work_dir: absolute path of its work directory.
+        status: a word: running, waiting_approval, paused, stopping, stopped, cancelled, failed, completed, or
+            interrupted when its process has gone.
+        usage: what it has spent, in the form of the events' `usage`; empty before it said so.
+        created: seconds since 1970.
+        updated: seconds since 1970 of the last change of its status.
+        parent: the run whose phase made it, if one did.
+        owner: `pid` and `host` of the process that runs it now, if one does.
+        about: what it was begun with: `workflow`, `task`, `options`, `package`, ….
+    """
+
+    id: str
+    workflow_id: str
+    task: str
+    work_dir: str
+    status: str
+    usage: dict[str, Any]
+    created: float
+    updated: float
+    parent: str | None
+    owner: dict[str, Any] | None
+    about: dict[str, Any]
+
+    @property
+    def helper(self) -> bool:
+        """Whether it is the run of a function such as `get_keywords`, which is called again, not resumed."""
+        return (self.about.get("workflow") or {}).get("phases") == []
+
+    @property
+    def resumable(self) -> bool:
+        """Whether `resume` has something to do: it is not completed, and no process runs it."""
+        kept = self.about.get("imported") or self.helper
+        return self.owner is None and self.status != "completed" and not kept
+
+
+def _info(row: dict[str, Any]) -> RunInfo:
+    about = row["about"] or {}
+    return RunInfo(
+        id=row["id"],
+        workflow_id=about.get("workflow", {}).get("id", ""),
+        task=about.get("task", ""),
+        work_dir=row["work_dir"],
+        status=row["status"],
+        usage=row["usage"] or {},
+        created=row["created"],
+        updated=row["updated"],
+        parent=row["parent"],
+        owner=row["owner"],
+        about=about,
+    )
+
+
+class Store:
+    """A store of runs.
+
+    Args:
+        path: its file, made when there is none; `None` is the user's own.
+
+    Raises:
+        JournalError: it cannot be made or read, is no store, or was written by a newer version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self._core = _core.Store(None if path is None else os.fspath(path))
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return Path(self._core.path)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r})"
+
+    def runs(self, work_dir: str | os.PathLike[str] | None = None) -> list[RunInfo]:
+        """List the runs, the newest first.
+
+        Args:
+            work_dir: only those in this directory.
+        """
+        infos = [_info(row) for row in self._core.runs()]
+        if work_dir is None:
+            return infos
+        place = real(work_dir)
+        return [info for info in infos if info.work_dir == place]
+
+    def run(self, run_id: str) -> RunInfo:
+        """Return the run with this id, or whose id begins so.
+
+        Raises:
+            ConfigurationError: there is none, or more than one begins so.
+        """
+        row = self._core.run(run_id)
+        if row is not None:
+            return _info(row)
+        near = [info for info in self.runs() if run_id and info.id.startswith(run_id)]
+        if len(near) == 1:
+            return near[0]
+        if near:
+            ids = ", ".join(info.id for info in near[:5])
+            raise ConfigurationError(f"more than one run begins with {run_id!r}: {ids}; give more of its id")
+        raise ConfigurationError(
+            f"the store {self.path} has no run {run_id!r}; `cmbagent runs` lists those it has"
+        )
+
+    def find(self, target: str | os.PathLike[str]) -> RunInfo:
+        """Return the run that `target` means: a run's id, its beginning, or a work directory's newest run.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        if Path(target).expanduser().is_dir():
+            runs = [info for info in self.runs(target) if info.parent is None and not info.helper]
+            if not runs:
+                raise ConfigurationError(
+                    f"the store {self.path} knows of no run in {real(target)}; `cmbagent runs` lists those it has"
+                )
+            return runs[0]
+        return self.run(os.fspath(target))
+
+    def records(self, run_id: str, start: int = 1) -> list[dict[str, Any]]:
+        """Return a run's records from number `start` on: dicts of `seq`, `at`, `position`, `entry`."""
+        records: list[dict[str, Any]] = self._core.records(run_id, start)
+        return records
+
+    def events(self, run_id: str, start: int = 1) -> list[tuple[str, dict[str, Any]]]:
+        """Return a run's events from number `start` on, as `docs/events.md` lists them.
+
+        Returns:
+            Pairs of kind and fields; the fields include `seq` and `at`, `phase_index` and `step`.
+        """
+        events = []
+        for record in self.records(run_id, start):
+            entry, position = record["entry"], record["position"]
+            if entry["entry"] == "event":
+                place = {"phase_index": position["phase"], "step": position["step"]}
+                about = {"run_id": run_id, "seq": record["seq"], "at": record["at"], **place}
+                events.append((entry["kind"], {**about, **entry["data"]}))
+        return events
+
+    def questions(self, run_id: str) -> list[dict[str, Any]]:
+        """Return what a run has asked: dicts of `id`, `asked`, `question`, `answer` and `settled`."""
+        questions: list[dict[str, Any]] = self._core.questions(run_id)
+        return questions
+
+    def answer(
+        self,
+        run_id: str,
+        question: str,
+        resolution: str,
+        user_feedback: str | None = None,
+        modifications: dict[str, Any] | None = None,
+    ) -> None:
+        """Answer a question of a run; one that is not running finds the answer when it is resumed.
+
+        Args:
+            run_id: the run.
+            question: the question's id.
+            resolution: one of the question's options.
+            user_feedback: free text.
+            modifications: changes, such as `{"plan": […]}`.
+
+        Raises:
+            ConfigurationError: the resolution is none of the options.
+            JournalError: there is no such open question.
+        """
+        known = [entry for entry in self.questions(run_id) if entry["id"] == question]
+        options = known[0]["question"]["options"] if known else [resolution]
+        if resolution not in options:
+            raise ConfigurationError(
+                f"{resolution!r} is no answer to that question; it takes: {', '.join(options)}"
+            )
+        self._core.answer(run_id, question, resolution, user_feedback, modifications)
+
+    def demand(self, run_id: str, what: str) -> None:
+        """Demand something of a run that some process runs, on this host or elsewhere.
+
+        Args:
+            run_id: the run.
+            what: `stop` (before the next phase), `cancel` (now), `pause`, `resume`.
+
+        Raises:
+            JournalError: no process runs it.
+        """
+        self._core.demand(run_id, what)
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run's records; its work directory stays as it is.
+
+        Raises:
+            JournalError: a process runs it, or there is no such run.
+        """
+        self._core.delete(run_id)
+
+    def prune(self, days: float) -> list[RunInfo]:
+        """Delete the records of runs that ended, or were left, more than `days` days ago.
+
+        Returns:
+            The runs that were deleted.
+        """
+        limit = time.time() - days * 86400
+        old = [info for info in self.runs() if info.owner is None and info.updated < limit]
+        for info in old:
+            self.delete(info.id)
+        if old:
+            self._core.shrink()
+        return old
+
+
+def open_store(store: StoreLike) -> Store | None:
+    """Open what a `store=` argument names.
+
+    Returns:
+        The store; `None` when runs are not to be kept.
+    """
+    if isinstance(store, Store):
+        return store
+    named = os.environ.get("CMBAGENT_STORE", "").strip() if store is None else os.fspath(store)
+    if named == MEMORY:
+        return None
+    return Store(named or None)
+
+
+def real(path: str | os.PathLike[str]) -> str:
+    """Return a directory's one absolute path, symbolic links resolved."""
+    return os.path.realpath(os.path.expanduser(path))

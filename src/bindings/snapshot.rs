@@ -1,0 +1,494 @@
+//! Values of Python for the journal, and back: what JSON cannot say is tagged and comes back as it was.
+//!
+//! A tag is an object with one key that starts with `$`. What no tag can say becomes
+//! `{"$opaque": "module.Type"}` and is lost to a later life, which names it. A class with the methods
+//! `to_journal(self)` and `from_journal(cls, value)` says itself what is kept of it.
+
+use std::collections::HashMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use pyo3::exceptions::PyValueError;
+use pyo3::types::{
+    PyBool, PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString,
+    PyTuple, PyType,
+};
+use pyo3::{intern, prelude::*};
+use serde_json::{Map, Value, json};
+
+/// Deeper containers are left out as opaque.
+const DEPTH: usize = 200;
+
+/// A value as the journal keeps it.
+pub(super) fn encode(value: &Bound<'_, PyAny>) -> PyResult<Value> {
+    let mut encoder = Encoder::default();
+    encoder.count(value, 0)?;
+    encoder.value(value, 0)
+}
+
+/// The shared and the output dictionary of a context; keys that start with `_` are left out.
+pub(super) fn encode_context(context: &Bound<'_, PyAny>) -> PyResult<Value> {
+    let py = context.py();
+    let both = PyDict::new(py);
+    for (name, attribute) in [("shared", intern!(py, "shared_state")), ("output", intern!(py, "output_data"))]
+    {
+        let kept = PyDict::new(py);
+        let section = context.getattr(attribute)?;
+        for pair in section.call_method0(intern!(py, "items"))?.try_iter()? {
+            let (key, item): (Bound<'_, PyAny>, Bound<'_, PyAny>) = pair?.extract()?;
+            let private = key.cast::<PyString>().is_ok_and(|key| key.to_string_lossy().starts_with('_'));
+            if !private {
+                kept.set_item(key, item)?;
+            }
+        }
+        both.set_item(name, kept)?;
+    }
+    encode(both.as_any())
+}
+
+#[derive(Default)]
+struct Encoder {
+    /// How often each container is met.
+    met: HashMap<usize, u32>,
+    /// The numbers of those that are met more than once, in the order in which they are written.
+    numbers: HashMap<usize, usize>,
+}
+
+impl Encoder {
+    /// Counts how often containers are met, without going into one twice.
+    fn count(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> PyResult<()> {
+        if depth > DEPTH || !is_container(value) {
+            return Ok(());
+        }
+        let times = self.met.entry(value.as_ptr() as usize).or_default();
+        *times += 1;
+        if *times > 1 {
+            return Ok(());
+        }
+        if let Ok(dict) = value.cast::<PyDict>() {
+            for (key, item) in dict.iter() {
+                self.count(&key, depth + 1)?;
+                self.count(&item, depth + 1)?;
+            }
+        } else if !value.is_instance_of::<PyByteArray>() {
+            for item in value.try_iter()? {
+                self.count(&item?, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn value(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
+        if let Some(plain) = plain(value)? {
+            return Ok(plain);
+        }
+        if depth > DEPTH {
+            return Ok(opaque(value));
+        }
+        let address = value.as_ptr() as usize;
+        if self.met.get(&address).is_some_and(|times| *times > 1) {
+            if let Some(number) = self.numbers.get(&address) {
+                return Ok(json!({"$ref": number}));
+            }
+            let number = self.numbers.len();
+            self.numbers.insert(address, number);
+            let content = self.container(value, depth)?;
+            // By key, so that growing content changes by its tail alone.
+            return Ok(json!({"$shared": {number.to_string(): content}}));
+        }
+        self.container(value, depth)
+    }
+
+    fn container(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
+        if let Ok(dict) = value.cast::<PyDict>() {
+            return self.dict(dict, depth);
+        }
+        if let Ok(bytes) = value.cast::<PyByteArray>() {
+            return Ok(json!({"$bytearray": BASE64.encode(bytes.to_vec())}));
+        }
+        let tag = if value.is_instance_of::<PyList>() {
+            None
+        } else if value.is_instance_of::<PyTuple>() {
+            Some("$tuple")
+        } else if value.is_instance_of::<PySet>() {
+            Some("$set")
+        } else if value.is_instance_of::<PyFrozenSet>() {
+            Some("$frozenset")
+        } else {
+            return self.object(value, depth);
+        };
+        let mut items = Vec::new();
+        for item in value.try_iter()? {
+            items.push(self.value(&item?, depth + 1)?);
+        }
+        Ok(match tag {
+            None => Value::Array(items),
+            Some(tag) => json!({tag: items}),
+        })
+    }
+
+    fn dict(&mut self, dict: &Bound<'_, PyDict>, depth: usize) -> PyResult<Value> {
+        let plain = |key: &Bound<'_, PyAny>| {
+            key.cast_exact::<PyString>().ok().and_then(|key| key.to_str().ok().map(str::to_owned))
+        };
+        let names: Option<Vec<String>> = dict.keys().iter().map(|key| plain(&key)).collect();
+        match names.filter(|names| !(names.len() == 1 && names[0].starts_with('$'))) {
+            Some(names) => {
+                let mut map = Map::with_capacity(names.len());
+                for (name, item) in names.into_iter().zip(dict.values()) {
+                    map.insert(name, self.value(&item, depth + 1)?);
+                }
+                Ok(Value::Object(map))
+            }
+            None => {
+                let mut pairs = Vec::with_capacity(dict.len());
+                for (key, item) in dict.iter() {
+                    pairs.push(json!([self.value(&key, depth + 1)?, self.value(&item, depth + 1)?]));
+                }
+                Ok(json!({"$dict": pairs}))
+            }
+        }
+    }
+
+    fn object(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
+        let py = value.py();
+        let kind = value.get_type();
+        if kind.hasattr(intern!(py, "to_journal"))? && kind.hasattr(intern!(py, "from_journal"))? {
+            let kept = value.call_method0(intern!(py, "to_journal"))?;
+            let kept = self.value(&kept, depth + 1)?;
+            return Ok(json!({"$object": [place(&kind)?, kept]}));
+        }
+        Ok(match tagged(value)? {
+            Some((tag, content)) => json!({tag: content}),
+            None => opaque(value),
+        })
+    }
+}
+
+fn is_container(value: &Bound<'_, PyAny>) -> bool {
+    value.is_instance_of::<PyDict>()
+        || value.is_instance_of::<PyList>()
+        || value.is_instance_of::<PyTuple>()
+        || value.is_instance_of::<PySet>()
+        || value.is_instance_of::<PyFrozenSet>()
+        || value.is_instance_of::<PyByteArray>()
+}
+
+/// Values without parts.
+fn plain(value: &Bound<'_, PyAny>) -> PyResult<Option<Value>> {
+    let py = value.py();
+    if value.is_none() {
+        return Ok(Some(Value::Null));
+    }
+    if let Ok(flag) = value.cast_exact::<PyBool>() {
+        return Ok(Some(flag.is_true().into()));
+    }
+    // Members of enumerations may be texts or numbers too.
+    if value.get_type().is_subclass(&py.import(intern!(py, "enum"))?.getattr(intern!(py, "Enum"))?)? {
+        let name: String = value.getattr(intern!(py, "name"))?.extract().unwrap_or_default();
+        return Ok(Some(json!({"$enum": [place(&value.get_type())?, name]})));
+    }
+    if let Ok(text) = value.cast::<PyString>() {
+        // Lone surrogates have no place in JSON.
+        return Ok(Some(match text.to_str() {
+            Ok(text) => text.into(),
+            Err(_) => {
+                let bytes = text.call_method1(intern!(py, "encode"), ("utf-8", "surrogatepass"))?;
+                json!({"$str": BASE64.encode(bytes.cast::<PyBytes>()?.as_bytes())})
+            }
+        }));
+    }
+    if let Ok(number) = value.cast::<PyInt>() {
+        return Ok(Some(match number.extract::<i64>() {
+            Ok(number) => number.into(),
+            Err(_) => json!({"$int": hex(number)?}),
+        }));
+    }
+    if let Ok(number) = value.cast::<PyFloat>() {
+        let number = number.value();
+        return Ok(Some(match serde_json::Number::from_f64(number) {
+            Some(number) => Value::Number(number),
+            None => json!({"$float": number.to_string()}),
+        }));
+    }
+    if let Ok(bytes) = value.cast::<PyBytes>() {
+        return Ok(Some(json!({"$bytes": BASE64.encode(bytes.as_bytes())})));
+    }
+    if let Ok(number) = value.cast::<PyComplex>() {
+        let repr: String = number.repr()?.extract()?;
+        return Ok(Some(json!({"$complex": repr})));
+    }
+    Ok(None)
+}
+
+// Decimal digits of long numbers are limited in Python; hexadecimal ones are not.
+fn hex(number: &Bound<'_, PyInt>) -> PyResult<String> {
+    number.call_method1(intern!(number.py(), "__format__"), ("x",))?.extract()
+}
+
+/// Values of a few types of the standard library and of numpy, as their own texts.
+fn tagged(value: &Bound<'_, PyAny>) -> PyResult<Option<(&'static str, Value)>> {
+    let py = value.py();
+    let kind = value.get_type();
+    let module: String = kind.module()?.extract()?;
+    let name: String = kind.name()?.extract()?;
+    let text =
+        |method: &str| -> PyResult<Value> { Ok(value.call_method0(method)?.extract::<String>()?.into()) };
+    Ok(match (module.as_str(), name.as_str()) {
+        ("datetime", "datetime") => Some(("$datetime", text("isoformat")?)),
+        ("datetime", "date") => Some(("$date", text("isoformat")?)),
+        ("datetime", "time") => Some(("$time", text("isoformat")?)),
+        ("datetime", "timedelta") => {
+            let part = |name: &str| value.getattr(name)?.extract::<i64>();
+            Some(("$timedelta", json!([part("days")?, part("seconds")?, part("microseconds")?])))
+        }
+        ("decimal", "Decimal") => Some(("$decimal", value.str()?.to_string().into())),
+        ("uuid", "UUID") => Some(("$uuid", value.str()?.to_string().into())),
+        ("pathlib" | "pathlib._local", "PosixPath" | "WindowsPath") => {
+            Some(("$path", value.str()?.to_string().into()))
+        }
+        ("numpy", "ndarray") => {
+            let dtype = value.getattr(intern!(py, "dtype"))?;
+            // Arrays of objects hold references, not values.
+            if dtype.getattr(intern!(py, "hasobject"))?.is_truthy()?
+                || dtype.getattr("fields")?.is_truthy()?
+            {
+                return Ok(None);
+            }
+            let bytes = value.call_method0(intern!(py, "tobytes"))?;
+            let shape: Vec<usize> = value.getattr(intern!(py, "shape"))?.extract()?;
+            let dtype: String = dtype.getattr(intern!(py, "str"))?.extract()?;
+            Some(("$ndarray", json!([dtype, shape, BASE64.encode(bytes.cast::<PyBytes>()?.as_bytes())])))
+        }
+        ("numpy", _) if value.hasattr(intern!(py, "dtype"))? && value.hasattr(intern!(py, "item"))? => {
+            let dtype = value.getattr(intern!(py, "dtype"))?;
+            if dtype.getattr(intern!(py, "hasobject"))?.is_truthy()? {
+                return Ok(None);
+            }
+            let bytes = value.call_method0(intern!(py, "tobytes"))?;
+            let dtype: String = dtype.getattr(intern!(py, "str"))?.extract()?;
+            Some(("$scalar", json!([dtype, BASE64.encode(bytes.cast::<PyBytes>()?.as_bytes())])))
+        }
+        _ => None,
+    })
+}
+
+fn opaque(value: &Bound<'_, PyAny>) -> Value {
+    let name = value.get_type().fully_qualified_name();
+    json!({"$opaque": name.map(|n| n.to_string()).unwrap_or_default()})
+}
+
+/// `[module, qualified name]` of a class.
+fn place(kind: &Bound<'_, PyType>) -> PyResult<Value> {
+    Ok(json!([kind.module()?.extract::<String>()?, kind.qualname()?.extract::<String>()?]))
+}
+
+/// A value of the journal as Python, and the paths of what could not be kept: those are left out of
+/// dictionaries and `None` elsewhere.
+pub(super) fn decode<'py>(py: Python<'py>, value: &Value) -> PyResult<(Bound<'py, PyAny>, Vec<String>)> {
+    let mut decoder = Decoder { py, shared: HashMap::new(), lost: Vec::new() };
+    let value = decoder.value(value, "")?;
+    Ok((value.unwrap_or_else(|| py.None().into_bound(py)), decoder.lost))
+}
+
+struct Decoder<'py> {
+    py: Python<'py>,
+    shared: HashMap<u64, Bound<'py, PyAny>>,
+    lost: Vec<String>,
+}
+
+impl<'py> Decoder<'py> {
+    /// The value, or `None` when it was not kept.
+    fn value(&mut self, value: &Value, path: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = self.py;
+        Ok(Some(match value {
+            Value::Array(items) => {
+                let list = PyList::empty(py);
+                self.fill_list(&list, items, path)?;
+                list.into_any()
+            }
+            Value::Object(map) => {
+                if map.len() == 1
+                    && let Some((tag, content)) = map.iter().next().filter(|(key, _)| key.starts_with('$'))
+                {
+                    return self.tagged(tag, content, path);
+                }
+                let dict = PyDict::new(py);
+                self.fill_dict(&dict, map, path)?;
+                dict.into_any()
+            }
+            plain => super::convert::to_python(py, plain)?,
+        }))
+    }
+
+    fn fill_list(&mut self, list: &Bound<'py, PyList>, items: &[Value], path: &str) -> PyResult<()> {
+        for (index, item) in items.iter().enumerate() {
+            let item = self.value(item, &format!("{path}[{index}]"))?;
+            list.append(item)?;
+        }
+        Ok(())
+    }
+
+    fn fill_dict(&mut self, dict: &Bound<'py, PyDict>, map: &Map<String, Value>, path: &str) -> PyResult<()> {
+        for (key, item) in map {
+            let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            if let Some(item) = self.value(item, &below)? {
+                dict.set_item(key, item)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn items(&mut self, content: &Value, path: &str) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let items = content.as_array().into_iter().flatten().enumerate();
+        let mut values = Vec::new();
+        for (index, item) in items {
+            let item = self.value(item, &format!("{path}[{index}]"))?;
+            values.push(item.unwrap_or_else(|| self.py.None().into_bound(self.py)));
+        }
+        Ok(values)
+    }
+
+    fn tagged(&mut self, tag: &str, content: &Value, path: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = self.py;
+        let text = || content.as_str().unwrap_or_default();
+        let bytes = |text: &str| BASE64.decode(text).map_err(|e| PyValueError::new_err(e.to_string()));
+        let made = |module: &str, name: &str, method: &str| {
+            py.import(module)?.getattr(name)?.call_method1(method, (text(),))
+        };
+        Ok(Some(match tag {
+            "$opaque" => {
+                self.lost.push(format!("{path} ({})", text()));
+                return Ok(None);
+            }
+            "$shared" => return self.shared_container(content, path),
+            "$ref" => match content.as_u64().and_then(|number| self.shared.get(&number)) {
+                Some(known) => known.clone(),
+                None => return Err(PyValueError::new_err(format!("{path}: a reference to nothing"))),
+            },
+            "$dict" => {
+                let dict = PyDict::new(py);
+                self.fill_pairs(&dict, content, path)?;
+                dict.into_any()
+            }
+            "$tuple" => PyTuple::new(py, self.items(content, path)?)?.into_any(),
+            "$set" => PySet::new(py, self.items(content, path)?)?.into_any(),
+            "$frozenset" => PyFrozenSet::new(py, self.items(content, path)?)?.into_any(),
+            "$bytes" => PyBytes::new(py, &bytes(text())?).into_any(),
+            "$bytearray" => PyByteArray::new(py, &bytes(text())?).into_any(),
+            "$str" => PyBytes::new(py, &bytes(text())?)
+                .call_method1(intern!(py, "decode"), ("utf-8", "surrogatepass"))?,
+            "$int" => py.get_type::<PyInt>().call1((text(), 16))?,
+            "$float" => py.get_type::<PyFloat>().call1((text(),))?,
+            "$complex" => py.get_type::<PyComplex>().call1((text(),))?,
+            "$datetime" => made("datetime", "datetime", "fromisoformat")?,
+            "$date" => made("datetime", "date", "fromisoformat")?,
+            "$time" => made("datetime", "time", "fromisoformat")?,
+            "$timedelta" => {
+                let parts = PyTuple::new(py, self.items(content, path)?)?;
+                py.import("datetime")?.getattr("timedelta")?.call1(parts)?
+            }
+            "$decimal" => py.import("decimal")?.getattr("Decimal")?.call1((text(),))?,
+            "$uuid" => py.import("uuid")?.getattr("UUID")?.call1((text(),))?,
+            "$path" => py.import("pathlib")?.getattr("Path")?.call1((text(),))?,
+            "$ndarray" | "$scalar" => {
+                let Ok(numpy) = py.import("numpy") else {
+                    self.lost.push(format!("{path} (numpy is not installed)"));
+                    return Ok(None);
+                };
+                let data = content.as_array().and_then(|parts| parts.last()).and_then(Value::as_str);
+                let buffer = PyByteArray::new(py, &bytes(data.unwrap_or_default())?);
+                // Over a bytearray, so that it can be written to.
+                let flat =
+                    numpy.call_method1("frombuffer", (buffer, content[0].as_str().unwrap_or_default()))?;
+                if tag == "$scalar" {
+                    flat.get_item(0)?
+                } else {
+                    let shape = PyTuple::new(py, self.items(&content[1], path)?)?;
+                    flat.call_method1("reshape", (shape,))?
+                }
+            }
+            "$enum" => {
+                return self.known(content, path, |class, name| class.getattr(name.extract::<String>()?));
+            }
+            "$object" => {
+                return self.known(content, path, |class, kept| {
+                    class.call_method1(intern!(class.py(), "from_journal"), (kept,))
+                });
+            }
+            _ => return Err(PyValueError::new_err(format!("{path}: the unknown tag {tag}"))),
+        }))
+    }
+
+    /// A list or dictionary that is met more than once: known before it is filled, for it may hold itself.
+    fn shared_container(&mut self, content: &Value, path: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = self.py;
+        let Some((number, content)) = content.as_object().and_then(|map| map.iter().next()) else {
+            return Err(PyValueError::new_err(format!("{path}: a container without content")));
+        };
+        let number = number.parse().unwrap_or_default();
+        match content {
+            Value::Array(items) => {
+                let list = PyList::empty(py);
+                self.shared.insert(number, list.clone().into_any());
+                self.fill_list(&list, items, path)?;
+                Ok(Some(list.into_any()))
+            }
+            Value::Object(map) if map.len() != 1 || !map.keys().all(|key| key.starts_with('$')) => {
+                let dict = PyDict::new(py);
+                self.shared.insert(number, dict.clone().into_any());
+                self.fill_dict(&dict, map, path)?;
+                Ok(Some(dict.into_any()))
+            }
+            Value::Object(map) if map.contains_key("$dict") => {
+                let dict = PyDict::new(py);
+                self.shared.insert(number, dict.clone().into_any());
+                self.fill_pairs(&dict, &map["$dict"], path)?;
+                Ok(Some(dict.into_any()))
+            }
+            other => {
+                let value = self.value(other, path)?;
+                if let Some(value) = &value {
+                    self.shared.insert(number, value.clone());
+                }
+                Ok(value)
+            }
+        }
+    }
+
+    fn fill_pairs(&mut self, dict: &Bound<'py, PyDict>, content: &Value, path: &str) -> PyResult<()> {
+        for pair in content.as_array().into_iter().flatten() {
+            let below = format!("{path}[{}]", pair[0]);
+            if let (Some(key), Some(item)) = (self.value(&pair[0], &below)?, self.value(&pair[1], &below)?) {
+                dict.set_item(key, item)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Something that its own class makes; lost when there is no such class any more.
+    fn known(
+        &mut self,
+        content: &Value,
+        path: &str,
+        make: impl FnOnce(&Bound<'py, PyAny>, Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = self.py;
+        let part = |index: usize| content[0][index].as_str().unwrap_or_default();
+        let class = || {
+            let mut found = py.import(part(0))?.into_any();
+            for name in part(1).split('.') {
+                found = found.getattr(name)?;
+            }
+            Ok::<_, PyErr>(found)
+        };
+        let kept = self.value(&content[1], path)?.unwrap_or_else(|| py.None().into_bound(py));
+        match class().and_then(|class| make(&class, kept)) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                self.lost.push(format!("{path} ({}.{}: {error})", part(0), part(1)));
+                Ok(None)
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The store of runs behind `cmbagent.store`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use serde_json::{Value, json};
+
+use super::{convert, errors};
+use crate::engine::executor;
+use crate::error::{Error, Result};
+use crate::journal::store::Claim;
+use crate::journal::{Demand, History, Journal, SqliteJournal, Store, lease, place};
+use crate::llm::routing;
+
+/// A store of runs; see `cmbagent.store.Store`.
+#[pyclass(frozen, name = "Store", module = "cmbagent._core")]
+pub(super) struct PyStore(Arc<Store>);
+
+/// A run that this process owns until the object is dropped.
+#[pyclass(frozen, name = "Journal", module = "cmbagent._core")]
+pub(super) struct PyJournal {
+    pub(super) journal: Arc<SqliteJournal>,
+    attempt: Option<u32>,
+}
+
+#[pymethods]
+impl PyJournal {
+    /// The last execution that has any record; `None` of a new run.
+    #[getter]
+    fn attempt(&self) -> Option<u32> {
+        self.attempt
+    }
+
+    /// Lets the run go: another process may take it up.
+    fn release(&self) {
+        self.journal.release();
+    }
+}
+
+/// Does something with the store while other threads go on.
+fn with<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+    py.detach(work).map_err(|error| errors::to_exception(py, &error))
+}
+
+#[pymethods]
+impl PyStore {
+    /// Opens the store at `path`; `None` is the user's own, see `cmbagent.store.default_path`.
+    #[new]
+    #[pyo3(signature = (path = None))]
+    fn new(py: Python<'_>, path: Option<PathBuf>) -> PyResult<Self> {
+        let env = routing::process_env();
+        let path = match path {
+            None => place::default_path(&*env),
+            Some(path) => place::expand(&path.to_string_lossy(), &*env),
+        };
+        let path = path.map_err(|error| errors::to_exception(py, &error))?;
+        with(py, || Store::open(&path)).map(Self)
+    }
+
+    /// Its file.
+    #[getter]
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// The network file system it is on, if it is.
+    #[getter]
+    fn network(&self) -> Option<&'static str> {
+        self.0.network()
+    }
+
+    /// Takes a run over for this process. With `rewind`, a step whose failure ended it is done anew.
+    #[pyo3(signature = (run_id, about, work_dir, *, parent = None, root = None, guards = false, rewind = false))]
+    #[allow(clippy::too_many_arguments)]
+    fn begin(
+        &self,
+        py: Python<'_>,
+        run_id: String,
+        about: &Bound<'_, PyDict>,
+        work_dir: String,
+        parent: Option<String>,
+        root: Option<String>,
+        guards: bool,
+        rewind: bool,
+    ) -> PyResult<PyJournal> {
+        let root = root.unwrap_or_else(|| run_id.clone());
+        let about = super::snapshot::encode(about)?;
+        let claim = Claim { id: run_id, parent, root, about, work_dir, guards };
+        with(py, || {
+            if Path::new(&claim.work_dir).canonicalize().is_ok_and(|dir| self.0.path().starts_with(dir)) {
+                return Err(Error::WorkDir(format!(
+                    "the store {} lies in the work directory {}, where code that models write could change it: \
+                     choose another work_dir or another store",
+                    self.0.path().display(),
+                    claim.work_dir
+                )));
+            }
+            let journal = self.0.begin(&claim)?;
+            if rewind {
+                executor::rewind(&journal, lease::now())?;
+            }
+            let attempt = History::of(journal.records(1)?).attempt();
+            Ok(PyJournal { journal: Arc::new(journal), attempt })
+        })
+    }
+
+    /// All runs, the newest first, a dict each.
+    fn runs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let rows = with(py, || self.0.runs())?;
+        convert::to_python(py, &json!(rows))
+    }
+
+    /// A run, or `None`.
+    fn run<'py>(&self, py: Python<'py>, run_id: &str) -> PyResult<Bound<'py, PyAny>> {
+        let row = with(py, || self.0.run(run_id))?;
+        convert::to_python(py, &json!(row))
+    }
+
+    /// What was said of a run at its begin, with values as they were, and the paths of those that were not kept.
+    fn about<'py>(&self, py: Python<'py>, run_id: &str) -> PyResult<(Bound<'py, PyAny>, Vec<String>)> {
+        let row = with(py, || self.0.run(run_id))?;
+        super::snapshot::decode(py, &row.map(|row| row.about).unwrap_or_default())
+    }
+
+    /// Replaces what was said of a run at its begin.
+    fn describe(&self, py: Python<'_>, run_id: &str, about: &Bound<'_, PyDict>) -> PyResult<()> {
+        let about = super::snapshot::encode(about)?;
+        with(py, || self.0.describe(run_id, &about))
+    }
+
+    /// The records of a run from number `start` on, a dict each.
+    #[pyo3(signature = (run_id, start = 1))]
+    fn records<'py>(&self, py: Python<'py>, run_id: &str, start: u64) -> PyResult<Bound<'py, PyAny>> {
+        let records = with(py, || self.0.records(run_id, start))?;
+        convert::to_python(py, &json!(records))
+    }
+
+    /// Demands `stop`, `cancel`, `pause` or `resume` of a run that some process runs.
+    fn demand(&self, py: Python<'_>, run_id: &str, demand: &str) -> PyResult<()> {
+        let demand: Demand = serde_json::from_value(Value::String(demand.into())).map_err(|_| {
+            let words = format!("{demand:?} is no demand: stop, cancel, pause, resume");
+            errors::to_exception(py, &Error::Configuration(words))
+        })?;
+        with(py, || self.0.demand(run_id, demand))
+    }
+
+    /// The questions of a run, a dict each.
+    fn questions<'py>(&self, py: Python<'py>, run_id: &str) -> PyResult<Bound<'py, PyAny>> {
+        let rows = with(py, || self.0.questions(run_id))?;
+        convert::to_python(py, &json!(rows))
+    }
+
+    /// Answers a question of a run.
+    #[pyo3(signature = (run_id, question, resolution, user_feedback = None, modifications = None))]
+    fn answer(
+        &self,
+        py: Python<'_>,
+        run_id: &str,
+        question: &str,
+        resolution: String,
+        user_feedback: Option<String>,
+        modifications: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let modifications = modifications.map(convert::to_json);
+        let answer = crate::engine::Answer::Given { resolution, user_feedback, modifications };
+        with(py, || self.0.answer(run_id, question, &json!(answer)))
+    }
+
+    /// Deletes a run that no process runs.
+    fn delete(&self, py: Python<'_>, run_id: &str) -> PyResult<()> {
+        with(py, || self.0.delete(run_id))
+    }
+
+    /// Gives the disk back what deleted runs took.
+    fn shrink(&self, py: Python<'_>) -> PyResult<()> {
+        with(py, || self.0.shrink())
+    }
+}
+
+/// Where the user's own store is.
+#[pyfunction]
+pub(super) fn default_store(py: Python<'_>) -> PyResult<PathBuf> {
+    place::default_path(&*routing::process_env()).map_err(|error| errors::to_exception(py, &error))
+}

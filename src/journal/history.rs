@@ -1,0 +1,176 @@
+//! What earlier lives of a run have left: the index that a replay asks.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::{Effect, Entry, Position, Record};
+
+/// The records of earlier lives by position. What was rewound does not count.
+#[derive(Debug, Default)]
+pub struct History {
+    started: HashMap<Position, (Effect, String)>,
+    finished: HashMap<Position, (Effect, Value)>,
+    ended: HashMap<Position, Value>,
+    told: HashMap<Position, u64>,
+    unknown: Vec<Value>,
+    attempt: Option<u32>,
+    last_try: HashMap<(u32, u32), u32>,
+    failed_step: Option<Position>,
+}
+
+impl History {
+    /// Indexes records, which are in order.
+    pub fn of(records: impl IntoIterator<Item = Record>) -> Self {
+        let mut history = Self::default();
+        let mut open: HashMap<Position, Vec<Value>> = HashMap::new();
+        for Record { position, entry, .. } in records {
+            history.attempt = history.attempt.max(Some(position.attempt));
+            if position.phase != Position::NO_PHASE {
+                let last = history.last_try.entry((position.attempt, position.phase)).or_default();
+                *last = position.phase_try.max(*last);
+            }
+            match entry {
+                Entry::Started { effect, input, about } => {
+                    if effect == Effect::Call {
+                        open.entry(position).or_default().push(about);
+                    }
+                    history.started.insert(position, (effect, input));
+                }
+                Entry::Finished { effect, output } => {
+                    open.get_mut(&position).map(Vec::pop);
+                    history.finished.insert(position, (effect, output));
+                }
+                Entry::Failed { .. } => {
+                    open.get_mut(&position).map(Vec::pop);
+                    history.started.remove(&position);
+                }
+                Entry::Event { kind, data, once } => {
+                    if !once {
+                        *history.told.entry(position).or_default() += 1;
+                    }
+                    if kind == "step_finished" {
+                        let failed = data["status"] == "failed";
+                        history.failed_step = failed.then_some(Position { turn: 0, call: 0, ..position });
+                    }
+                }
+                Entry::Ended { kept } => drop(history.ended.insert(position, kept)),
+                Entry::Status { .. } => {}
+                Entry::Rewound { to } => history.rewind(to),
+            }
+        }
+        history.unknown = open.into_values().flatten().collect();
+        history
+    }
+
+    fn rewind(&mut self, to: Position) {
+        let gone = |at: &Position| at.attempt == to.attempt && at.phase != Position::NO_PHASE && *at >= to;
+        self.started.retain(|at, _| !gone(at));
+        self.finished.retain(|at, _| !gone(at));
+        self.told.retain(|at, _| !gone(at));
+        // A phase's end comes after all that is in it, though its position comes first.
+        self.ended.retain(|at, _| !gone(at) && *at != to.phase_place());
+        self.failed_step = self.failed_step.filter(|at| !gone(at));
+    }
+
+    /// The result of the effect at `position`.
+    pub fn finished(&self, position: &Position) -> Option<&(Effect, Value)> {
+        self.finished.get(position)
+    }
+
+    /// The kind and the input's hash of an effect that was cut short at `position`.
+    pub fn cut_short(&self, position: &Position) -> Option<&(Effect, String)> {
+        self.started.get(position).filter(|_| !self.finished.contains_key(position))
+    }
+
+    /// How the phase's try at `position` ended.
+    pub fn ended(&self, position: &Position) -> Option<&Value> {
+        self.ended.get(&position.phase_place())
+    }
+
+    /// The last try of a phase that has any record.
+    pub fn last_try(&self, attempt: u32, phase: u32) -> Option<u32> {
+        self.last_try.get(&(attempt, phase)).copied()
+    }
+
+    /// How many events were told at each position.
+    pub fn told(&self) -> &HashMap<Position, u64> {
+        &self.told
+    }
+
+    /// What is known of calls that were sent and of whose reply nothing is known.
+    pub fn unknown_calls(&self) -> &[Value] {
+        &self.unknown
+    }
+
+    /// The last attempt; `None` of a run without records.
+    pub fn attempt(&self) -> Option<u32> {
+        self.attempt
+    }
+
+    /// The place of the step that failed last, when no later one was completed.
+    pub fn failed_step(&self) -> Option<Position> {
+        self.failed_step
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::History;
+    use crate::journal::{Effect, Entry, Position, Record};
+
+    fn at(phase: u32, step: u32, call: u32) -> Position {
+        Position { phase, step, call, ..Position::default() }
+    }
+
+    fn records(entries: Vec<(Position, Entry)>) -> Vec<Record> {
+        let numbered = (1..).zip(entries);
+        numbered.map(|(seq, (position, entry))| Record { seq, at: 0.0, position, entry }).collect()
+    }
+
+    fn started(about: Value) -> Entry {
+        Entry::Started { effect: Effect::Call, input: "h".into(), about }
+    }
+
+    fn finished() -> Entry {
+        Entry::Finished { effect: Effect::Call, output: json!(1) }
+    }
+
+    #[test]
+    fn what_was_rewound_is_done_anew_and_what_came_before_stays() {
+        let failed =
+            Entry::Event { kind: "step_finished".into(), data: json!({"status": "failed"}), once: false };
+        let history = History::of(records(vec![
+            (at(0, 1, 0), finished()),
+            (at(0, 2, 0), finished()),
+            (at(0, 2, 0), failed),
+            (at(0, 0, 0), Entry::Ended { kept: json!("end") }),
+            (Position::of_attempt(0), Entry::Rewound { to: at(0, 2, 0) }),
+        ]));
+        assert!(history.finished(&at(0, 1, 0)).is_some());
+        assert!(history.finished(&at(0, 2, 0)).is_none());
+        assert!(history.ended(&at(0, 5, 5)).is_none());
+        assert_eq!(history.failed_step(), None);
+        assert!(history.told().is_empty());
+    }
+
+    #[test]
+    fn a_call_without_a_reply_is_unknown_until_it_fails_or_finishes() {
+        let history = History::of(records(vec![
+            (at(0, 0, 0), started(json!("a"))),
+            (at(0, 0, 0), started(json!("b"))),
+            (at(0, 0, 0), finished()),
+            (at(0, 0, 1), started(json!("c"))),
+            (at(0, 0, 1), Entry::Failed { effect: Effect::Call, error: "400".into() }),
+            (at(0, 0, 2), started(json!("d"))),
+        ]));
+        let mut unknown: Vec<&str> = history.unknown_calls().iter().filter_map(Value::as_str).collect();
+        unknown.sort_unstable();
+        assert_eq!(unknown, ["a", "d"]);
+        assert!(history.cut_short(&at(0, 0, 0)).is_none());
+        assert!(history.cut_short(&at(0, 0, 1)).is_none(), "a failed effect was not cut short");
+        assert!(history.cut_short(&at(0, 0, 2)).is_some());
+    }
+}

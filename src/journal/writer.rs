@@ -1,0 +1,457 @@
+//! The one thread that writes a store: it takes what all runs of this process append, and commits it
+//! together, so that concurrent runs share the wait for the disk.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak, mpsc};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, oneshot};
+
+use super::store::{Place, parse_demand};
+use super::{Demand, Entry, Position, delta, lease, texts};
+use crate::error::{Error, Result};
+
+/// How long what nobody waits for may lie in memory.
+const LINGER: Duration = Duration::from_millis(200);
+
+/// How often the thread looks for demands and answers from elsewhere.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// A run that this process owns.
+pub(super) struct Live {
+    pub(super) no: i64,
+    pub(super) id: String,
+    pub(super) epoch: i64,
+    /// The last phase's end, which the next is stored relative to.
+    pub(super) kept: Mutex<Value>,
+    /// Why nothing can be recorded any more.
+    broken: Mutex<Option<Error>>,
+    demands: Mutex<Vec<Demand>>,
+    answers: Mutex<HashMap<String, Value>>,
+    news: Notify,
+}
+
+impl Live {
+    pub(super) fn new(no: i64, id: &str, epoch: i64, kept: Value) -> Self {
+        Self {
+            no,
+            id: id.into(),
+            epoch,
+            kept: Mutex::new(kept),
+            broken: Mutex::default(),
+            demands: Mutex::default(),
+            answers: Mutex::default(),
+            news: Notify::new(),
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        lock(&self.broken).clone().map_or(Ok(()), Err)
+    }
+
+    fn give_up(&self, error: &Error) {
+        lock(&self.broken).get_or_insert_with(|| error.clone());
+        // A run that can record nothing must not act either.
+        lock(&self.demands).push(Demand::Cancel);
+        self.news.notify_waiters();
+    }
+
+    pub(super) async fn demand(&self) -> Demand {
+        self.wait(|| {
+            let mut demands = lock(&self.demands);
+            (!demands.is_empty()).then(|| demands.remove(0))
+        })
+        .await
+    }
+
+    pub(super) async fn answered(&self, id: &str) -> Value {
+        self.wait(|| lock(&self.answers).remove(id)).await
+    }
+
+    async fn wait<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
+        loop {
+            let news = self.news.notified();
+            tokio::pin!(news);
+            // From here on no news is missed.
+            news.as_mut().enable();
+            if let Some(found) = look() {
+                return found;
+            }
+            news.await;
+        }
+    }
+}
+
+/// Someone who waits for a commit.
+pub(super) enum Waiter {
+    Task(oneshot::Sender<Result<()>>),
+    Thread(mpsc::SyncSender<Result<()>>),
+}
+
+impl Waiter {
+    fn tell(self, result: Result<()>) {
+        // Who no longer waits need not be told.
+        match self {
+            Self::Task(sender) => drop(sender.send(result)),
+            Self::Thread(sender) => drop(sender.send(result)),
+        }
+    }
+}
+
+/// A piece of work for the thread.
+pub(super) enum Op {
+    Record {
+        run: Arc<Live>,
+        seq: u64,
+        at: f64,
+        position: Position,
+        entry: Entry,
+    },
+    Ask {
+        run: Arc<Live>,
+        id: String,
+        question: Value,
+    },
+    Settle {
+        run: Arc<Live>,
+        id: String,
+        answer: Value,
+    },
+    Commit {
+        run: Arc<Live>,
+        waiter: Waiter,
+    },
+    /// Tells when all before it is written, whatever became of it.
+    Flush(mpsc::SyncSender<()>),
+    Adopt(Arc<Live>),
+    Release(Arc<Live>),
+}
+
+#[derive(Default)]
+struct Queue {
+    ops: Vec<Op>,
+    /// Whether somebody waits for what is in the queue.
+    urgent: bool,
+    closing: bool,
+}
+
+/// The way to the thread; it ends when the last one is dropped.
+pub(super) struct Writer {
+    shared: Arc<(Mutex<Queue>, Condvar)>,
+}
+
+impl Writer {
+    pub(super) fn start(connection: Connection, place: Arc<Place>) -> Result<Self> {
+        let shared: Arc<(Mutex<Queue>, Condvar)> = Arc::default();
+        let mut desk =
+            Desk { shared: shared.clone(), connection, place, runs: Vec::new(), last_demand: 0, version: 0 };
+        std::thread::Builder::new().name("cmbagent-store".into()).spawn(move || desk.work()).map_err(
+            |e| Error::Journal(format!("the thread that writes the store cannot be started: {e}")),
+        )?;
+        Ok(Self { shared })
+    }
+
+    pub(super) fn push(&self, op: Op) {
+        let (queue, bell) = &*self.shared;
+        let mut queue = lock(queue);
+        let ring = queue.ops.is_empty() || !matches!(op, Op::Record { .. });
+        queue.urgent |= matches!(op, Op::Commit { .. } | Op::Flush(_) | Op::Release(_));
+        queue.ops.push(op);
+        drop(queue);
+        if ring {
+            bell.notify_one();
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        lock(&self.shared.0).closing = true;
+        self.shared.1.notify_one();
+    }
+}
+
+struct Desk {
+    shared: Arc<(Mutex<Queue>, Condvar)>,
+    connection: Connection,
+    place: Arc<Place>,
+    runs: Vec<Weak<Live>>,
+    last_demand: i64,
+    /// SQLite's count of what others have changed.
+    version: i64,
+}
+
+impl Desk {
+    fn work(&mut self) {
+        let mut looked = Instant::now();
+        let mut beaten = Instant::now();
+        loop {
+            let (ops, closing) = self.next(looked);
+            self.write(ops);
+            self.runs.retain(|run| run.strong_count() > 0);
+            if closing {
+                return;
+            }
+            if !self.runs.is_empty() && looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                self.look_around();
+                if beaten.elapsed().as_secs_f64() >= lease::HEARTBEAT_SECONDS {
+                    beaten = Instant::now();
+                    self.beat();
+                }
+            }
+        }
+    }
+
+    /// What is to be written next: at once when somebody waits, else after lingering.
+    fn next(&self, looked: Instant) -> (Vec<Op>, bool) {
+        let (queue, bell) = &*self.shared;
+        let mut queue = lock(queue);
+        let mut since = (!queue.ops.is_empty()).then(Instant::now);
+        loop {
+            if queue.urgent || queue.closing || since.is_some_and(|since| since.elapsed() >= LINGER) {
+                queue.urgent = false;
+                return (std::mem::take(&mut queue.ops), queue.closing);
+            }
+            let look = (!self.runs.is_empty()).then(|| LOOK.saturating_sub(looked.elapsed()));
+            if look.is_some_and(|look| look.is_zero()) {
+                return (Vec::new(), false);
+            }
+            let linger = since.map(|since| LINGER.saturating_sub(since.elapsed()));
+            queue = match [look, linger].into_iter().flatten().min() {
+                Some(most) => bell.wait_timeout(queue, most).unwrap_or_else(PoisonError::into_inner).0,
+                None => bell.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            };
+            if since.is_none() && !queue.ops.is_empty() {
+                since = Some(Instant::now());
+            }
+        }
+    }
+
+    fn write(&mut self, ops: Vec<Op>) {
+        if ops.is_empty() {
+            return;
+        }
+        let mut runs: Vec<Arc<Live>> = Vec::new();
+        let mut waiters = Vec::new();
+        let mut flushed = Vec::new();
+        let mut work: Vec<(Arc<Live>, Op)> = Vec::new();
+        for op in ops {
+            match op {
+                Op::Flush(sender) => flushed.push(sender),
+                Op::Commit { run, waiter } => waiters.push((run, waiter)),
+                Op::Adopt(run) => {
+                    self.runs.push(Arc::downgrade(&run));
+                    // What was said to it before it was here is news.
+                    self.version = -1;
+                }
+                Op::Record { ref run, .. }
+                | Op::Ask { ref run, .. }
+                | Op::Settle { ref run, .. }
+                | Op::Release(ref run) => {
+                    if !runs.iter().any(|known| Arc::ptr_eq(known, run)) {
+                        runs.push(run.clone());
+                    }
+                    work.push((run.clone(), op));
+                }
+            }
+        }
+        runs.retain(|run| run.check().is_ok());
+        if !runs.is_empty()
+            && let Err(error) = self.commit(&runs, work)
+        {
+            let error = self.place.error("written", &error);
+            for run in &runs {
+                run.give_up(&error);
+            }
+        }
+        for (run, waiter) in waiters {
+            waiter.tell(run.check());
+        }
+        for sender in flushed {
+            // Who no longer waits need not be told.
+            let _ = sender.send(());
+        }
+    }
+
+    fn commit(&mut self, runs: &[Arc<Live>], work: Vec<(Arc<Live>, Op)>) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut lost: HashSet<i64> = HashSet::new();
+        {
+            let mut epochs = transaction.prepare_cached("SELECT epoch FROM runs WHERE no = ?1")?;
+            for run in runs {
+                let epoch: Option<i64> = epochs.query_row([run.no], |row| row.get(0)).optional()?;
+                if epoch != Some(run.epoch) {
+                    lost.insert(run.no);
+                    run.give_up(&Error::Journal(format!(
+                        "run {} was {} by another process: this one records nothing more and ends",
+                        run.id,
+                        if epoch.is_some() { "taken over" } else { "deleted" }
+                    )));
+                }
+            }
+        }
+        for (run, op) in work {
+            if lost.contains(&run.no) || run.check().is_err() {
+                continue;
+            }
+            carry_out(&transaction, &run, op)?;
+        }
+        transaction.commit()
+    }
+
+    /// Passes on what people elsewhere want and say.
+    fn look_around(&mut self) {
+        let runs: Vec<Arc<Live>> = self.runs.iter().filter_map(Weak::upgrade).collect();
+        // A store that cannot be read now may be readable at the next look; if not, writing tells.
+        let _ = self.read_news(&runs);
+    }
+
+    fn read_news(&mut self, runs: &[Arc<Live>]) -> rusqlite::Result<()> {
+        let version: i64 = self.connection.query_row("PRAGMA data_version", [], |row| row.get(0))?;
+        if version == self.version {
+            return Ok(());
+        }
+        let find = |no: i64| runs.iter().find(|run| run.no == no);
+        let mut demands = self
+            .connection
+            .prepare_cached("SELECT no, run, demand, epoch FROM demands WHERE no > ?1 ORDER BY no")?;
+        let mut rows = demands.query([self.last_demand])?;
+        let mut last = self.last_demand;
+        while let Some(row) = rows.next()? {
+            last = row.get(0)?;
+            let word: String = row.get(2)?;
+            let epoch: i64 = row.get(3)?;
+            // What was demanded of an earlier owner is not demanded of this one.
+            let run = find(row.get(1)?).filter(|run| run.epoch == epoch);
+            if let (Some(run), Some(demand)) = (run, parse_demand(&word)) {
+                lock(&run.demands).push(demand);
+                run.news.notify_waiters();
+            }
+        }
+        drop(rows);
+        drop(demands);
+        let mut answers = self.connection.prepare_cached(
+            "SELECT run, id, answer FROM questions WHERE answer IS NOT NULL AND NOT settled",
+        )?;
+        let mut rows = answers.query([])?;
+        while let Some(row) = rows.next()? {
+            let answer: String = row.get(2)?;
+            if let (Some(run), Ok(answer)) = (find(row.get(0)?), serde_json::from_str(&answer)) {
+                lock(&run.answers).insert(row.get(1)?, answer);
+                run.news.notify_waiters();
+            }
+        }
+        drop(rows);
+        drop(answers);
+        (self.last_demand, self.version) = (last, version);
+        Ok(())
+    }
+
+    fn beat(&mut self) {
+        let runs: Vec<Arc<Live>> = self.runs.iter().filter_map(Weak::upgrade).collect();
+        let mut beat = || -> rusqlite::Result<()> {
+            let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for run in &runs {
+                let changed = transaction
+                    .prepare_cached("UPDATE runs SET heartbeat = ?1 WHERE no = ?2 AND epoch = ?3")?
+                    .execute(params![lease::now(), run.no, run.epoch])?;
+                if changed == 0 {
+                    run.give_up(&Error::Journal(format!(
+                        "run {} was taken over by another process: this one records nothing more and ends",
+                        run.id
+                    )));
+                }
+            }
+            transaction.commit()
+        };
+        // One missed sign of life is made up for by the next; a store that stays unwritable ends the
+        // run at its next record.
+        let _ = beat();
+    }
+}
+
+fn carry_out(transaction: &Transaction<'_>, run: &Live, op: Op) -> rusqlite::Result<()> {
+    match op {
+        Op::Record { seq, at, position, entry, .. } => record(transaction, run, seq, at, position, entry),
+        Op::Ask { id, question, .. } => transaction
+            .prepare_cached(
+                "INSERT INTO questions (run, id, asked, question) VALUES (?1, ?2, ?3, ?4) \
+                 ON CONFLICT DO UPDATE SET question = excluded.question, settled = 0",
+            )?
+            .execute(params![run.no, id, lease::now(), question.to_string()])
+            .map(drop),
+        Op::Settle { id, answer, .. } => transaction
+            .prepare_cached("UPDATE questions SET answer = ?3, settled = 1 WHERE run = ?1 AND id = ?2")?
+            .execute(params![run.no, id, answer.to_string()])
+            .map(drop),
+        Op::Release(run) => transaction
+            .prepare_cached("UPDATE runs SET owner = NULL WHERE no = ?1 AND epoch = ?2")?
+            .execute(params![run.no, run.epoch])
+            .map(drop),
+        Op::Commit { .. } | Op::Flush(_) | Op::Adopt(_) => Ok(()),
+    }
+}
+
+fn record(
+    transaction: &Transaction<'_>,
+    run: &Live,
+    seq: u64,
+    at: f64,
+    position: Position,
+    entry: Entry,
+) -> rusqlite::Result<()> {
+    if let Entry::Status { status, usage } = &entry {
+        transaction
+            .prepare_cached("UPDATE runs SET status = ?2, usage = ?3, updated = ?4 WHERE no = ?1")?
+            .execute(params![run.no, status, usage.to_string(), at])?;
+    }
+    let kind = kind(&entry);
+    let entry = match entry {
+        Entry::Ended { kept } => {
+            let mut before = lock(&run.kept);
+            let change = delta::diff(&before, &kept);
+            *before = kept;
+            Entry::Ended { kept: change }
+        }
+        other => other,
+    };
+    let entry = serde_json::to_value(entry).unwrap_or_default();
+    let mut failed = Ok(());
+    let entry = texts::split(entry, &mut |hash, text| {
+        let insert = || {
+            transaction
+                .prepare_cached("INSERT OR IGNORE INTO texts (run, hash, body) VALUES (?1, ?2, ?3)")?
+                .execute(params![run.no, hash, text])
+        };
+        if let Err(error) = insert() {
+            failed = Err(error);
+        }
+    });
+    failed?;
+    let Position { attempt, phase, phase_try, nested, step, turn, call } = position;
+    let body = json!([[attempt, phase, phase_try, nested, step, turn, call], entry]).to_string();
+    let seq = i64::try_from(seq).unwrap_or(i64::MAX);
+    transaction
+        .prepare_cached("INSERT INTO events (run, seq, at, kind, body) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![run.no, seq, at, kind, body])
+        .map(drop)
+}
+
+fn kind(entry: &Entry) -> &'static str {
+    match entry {
+        Entry::Started { .. } => "started",
+        Entry::Finished { .. } => "finished",
+        Entry::Failed { .. } => "failed",
+        Entry::Event { .. } => "event",
+        Entry::Ended { .. } => "ended",
+        Entry::Status { .. } => "status",
+        Entry::Rewound { .. } => "rewound",
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
