@@ -145,7 +145,8 @@ class Store:
             runs = [info for info in self.runs(target) if info.parent is None and not info.helper]
             if not runs:
                 raise ConfigurationError(
-                    f"the store {self.path} knows of no run in {real(target)}; `cmbagent runs` lists those it has"
+                    f"the store {self.path} knows of no run in {real(target)}; "
+                    "`cmbagent runs` lists those it has"
                 )
             return runs[0]
         return self.run(os.fspath(target))
@@ -255,4 +256,4 @@ def open_store(store: StoreLike) -> Store | None:
 
 def real(path: str | os.PathLike[str]) -> str:
     """Return a directory's one absolute path, symbolic links resolved."""
-    return os.path.realpath(os.path.expanduser(path))
+    return os.path.realpath(Path(path).expanduser())

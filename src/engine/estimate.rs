@@ -41,11 +41,7 @@ mod tests {
     use crate::llm::Usage;
 
     fn spent(costs: &[Option<f64>]) -> Total {
-        let line = |cost: &Option<f64>| Line {
-            agent: "planner".into(),
-            model: "m".into(),
-            usage: Usage { cost: *cost, ..Usage::default() },
-        };
+        let line = |cost: &Option<f64>| Line::new("planner", "m", Usage { cost: *cost, ..Usage::default() });
         Total::of(&costs.iter().map(line).collect::<Vec<_>>())
     }
 

@@ -122,19 +122,18 @@ async fn walk(
         }
         workflow.enter(index)?;
         let before = restore(run, phase.as_ref(), index, last.as_ref(), workflow)?;
-        let outcome = match before {
-            Some(outcome) => outcome,
-            None => {
-                run.gate().await?;
-                // What ended a pause may have been a stop.
-                if stopped() {
-                    return Ok(RunStatus::Stopped);
-                }
-                match perform(run, phase.as_ref(), index, last.as_ref(), workflow).await? {
-                    Some(outcome) => outcome,
-                    None => continue,
-                }
+        let outcome = if let Some(outcome) = before {
+            outcome
+        } else {
+            run.gate().await?;
+            // What ended a pause may have been a stop.
+            if stopped() {
+                return Ok(RunStatus::Stopped);
             }
+            let Some(outcome) = perform(run, phase.as_ref(), index, last.as_ref(), workflow).await? else {
+                continue;
+            };
+            outcome
         };
         match outcome.status {
             PhaseStatus::Completed => {

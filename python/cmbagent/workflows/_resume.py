@@ -167,8 +167,8 @@ def load(
     info = opened.find(wanted) if run_id is None else opened.run(run_id)
     if info.about.get("imported"):
         raise ConfigurationError(
-            f"run {info.id} was imported: it can be shown and replayed, not resumed, for what it would load is "
-            "somebody else's"
+            f"run {info.id} was imported: it can be shown and replayed, not resumed, for what it would load "
+            "is somebody else's"
         )
     if info.helper:
         raise ConfigurationError(
@@ -236,7 +236,8 @@ def executor_of(
 
     Raises:
         ConfigurationError: there is no such run.
-        JournalError: another process runs it, or something has changed and `force` is not set; `run` raises it.
+        JournalError: another process runs it, or something has changed and `force` is not set; both are
+            raised by `run`.
     """
     from cmbagent.workflows.composer import WorkflowDefinition
 
