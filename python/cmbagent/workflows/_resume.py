@@ -172,7 +172,7 @@ def load(
         )
     if info.helper:
         raise ConfigurationError(
-            f"run {info.id} was made by the function {info.workflow_id}; call that again instead of resuming it"
+            f"run {info.id} was made by the function {info.workflow_id}; call that again, it is not resumed"
         )
     about, lost = opened._core.about(info.id)
     hidden = hidden_paths(about)
