@@ -104,6 +104,7 @@ fn model_class(kind: LlmErrorKind) -> &'static str {
         LlmErrorKind::BadReply => "BadReplyError",
         LlmErrorKind::Refusal => "RefusalError",
         LlmErrorKind::Incomplete => "IncompleteAnswerError",
+        LlmErrorKind::Tape => "TapeError",
         LlmErrorKind::Cancelled => "RunStoppedError",
     }
 }

@@ -23,6 +23,7 @@ use super::{Answer, Approvals, Event, Listener, Question, RunStatus};
 use crate::error::{Error, Result};
 use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings};
 use crate::journal::{Demand, Effect, Entry, History, Journal, Position};
+use crate::llm::place::{Calls, Place};
 use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request};
 
 /// So many events may be on their way to the journal.
@@ -51,6 +52,8 @@ struct Shared {
     services: Services,
     ledger: Ledger,
     facts: tokio::sync::OnceCell<Facts>,
+    /// Calls so far by place, replayed ones included.
+    spoken: Calls,
     /// What the whole run is steered by.
     control: Control,
     /// Whether it was told that the run is held.
@@ -122,6 +125,7 @@ impl Run {
                 services,
                 ledger,
                 facts: tokio::sync::OnceCell::new(),
+                spoken: Calls::default(),
                 control: control.clone(),
                 held: AtomicBool::default(),
                 waits: Waits::default(),
@@ -416,23 +420,58 @@ impl Run {
         let input = serde_json::to_value(&request).map_err(internal)?;
         let bound = self.shared.services.provider.bound(&request);
         let sent = json!({"agent": agent, "model": &model, "bound": bound, "request": &input});
-        let (reply, seconds): (Reply, f64) = self
+        let place = self.next_call(agent);
+        let (reply, seconds, differences): (Reply, f64, Vec<Value>) = self
             .pass(Effect::Call, &input, sent, |control| async move {
-                let call = llm::Call { request, options, agent: agent.into(), cancel: control.token.clone() };
+                let cancel = control.token.clone();
+                let call = llm::Call { request, options, agent: agent.into(), place, cancel };
                 let watch = CallWatch::new(self, agent, &call.request.model);
                 let started = self.shared.services.clock.now();
                 let reply = self.shared.services.provider.call(&call, &watch).await;
-                let reply = reply.map_err(|error| self.model_error(agent, error))?;
-                watch.replied();
-                Ok((reply, self.shared.services.clock.now() - started))
+                let differences = watch.differences();
+                match reply {
+                    Ok(reply) => {
+                        watch.replied();
+                        Ok((reply, self.shared.services.clock.now() - started, differences))
+                    }
+                    Err(error) => {
+                        self.warn_of(agent, differences).await?;
+                        Err(self.model_error(agent, error))
+                    }
+                }
             })
             .await?;
+        self.warn_of(agent, differences).await?;
         let line = Line::new(agent, &model, reply.usage);
         let usage = Total::of([&line]);
         self.shared.ledger.add(line);
         let about = json!({"model": model, "seconds": seconds, "usage": usage.to_json(), "text": reply.text});
         self.tell(agent, "call_finished", about).await?;
         Ok(reply)
+    }
+
+    /// The place of this agent's next call here.
+    fn next_call(&self, agent: &str) -> Place {
+        self.shared.spoken.next(Place { agent: agent.into(), ..self.place() })
+    }
+
+    fn place(&self) -> Place {
+        let Position { attempt, phase, phase_try, nested, step, .. } = self.position;
+        let phase_type = self.phase_type.to_string();
+        Place { attempt, phase, phase_type, phase_try, nested, step, ..Place::default() }
+    }
+
+    /// The models of a run that is made at this place and would ask `own`.
+    pub fn provider_within(&self, own: Arc<dyn Provider>) -> Arc<dyn Provider> {
+        let place = Place { nested: self.nestings.fetch_add(1, Ordering::Relaxed) + 1, ..self.place() };
+        self.shared.services.provider.within(&place, own)
+    }
+
+    async fn warn_of(&self, agent: &str, differences: Vec<Value>) -> Result<()> {
+        for difference in differences {
+            self.tell(agent, "warning", difference).await?;
+        }
+        Ok(())
     }
 
     pub(super) fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {

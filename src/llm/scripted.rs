@@ -159,6 +159,7 @@ mod tests {
             },
             options: CallOptions::default(),
             agent: agent.into(),
+            place: crate::llm::Place::default(),
             cancel: CancellationToken::new(),
         }
     }

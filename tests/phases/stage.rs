@@ -33,6 +33,8 @@ pub(crate) const BROKEN: &str = "print(((";
 pub(crate) struct Stage {
     pub(crate) temp: Arc<tempfile::TempDir>,
     pub(crate) models: Arc<ScriptedProvider>,
+    /// What is asked in place of the scripted models.
+    pub(crate) provider: Option<Arc<dyn Provider>>,
     pub(crate) runner: Arc<ScriptedRunner>,
     pub(crate) humans: Option<Arc<Humans>>,
     pub(crate) heard: Arc<Heard>,
@@ -100,6 +102,7 @@ impl Stage {
         Self {
             temp: Arc::new(directory()),
             models: Arc::default(),
+            provider: None,
             runner: Arc::new(ScriptedRunner::default().with_check(check)),
             humans: None,
             heard: Arc::default(),
@@ -164,7 +167,7 @@ impl Stage {
     }
 
     pub(crate) fn new_run(&self) -> Run {
-        self.run_with(self.models.clone())
+        self.run_with(self.provider.clone().unwrap_or_else(|| self.models.clone()))
     }
 
     /// A run with models of another kind.

@@ -9,6 +9,7 @@ from typing import Any
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
 from cmbagent.utils import default_llm_model as _default_llm_model
 from cmbagent.workflows import _calls
+from cmbagent.workflows._tape import Tape
 from cmbagent.workflows.results import RunResult, one_shot_result
 
 _MODELS = default_agents_llm_model
@@ -38,6 +39,9 @@ def one_shot(
     model: str | None = None,
     verbose: bool | None = None,
     options: Mapping[str, Any] | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
     resume: bool = False,
     **ignored: Any,
 ) -> RunResult:
@@ -66,6 +70,9 @@ def one_shot(
         model: model of the agent, whichever it is.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
         options: settings for every phase, see `WorkflowExecutor`.
+        record: a new file in which every model call is written down, see `docs/replay.md`.
+        replay: a file written so: calls are answered from it, without a model, a key or a network.
+        strict: whether a request that differs from the recorded one is an error; else it is a warning.
         resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
             error has ended; one that is completed gives its results again.
         **ignored: arguments of earlier versions without effect here; a warning names them.
@@ -87,7 +94,8 @@ def one_shot(
         ignored["evaluate_plots"] = evaluate_plots
     _calls.set_aside(one_shot, ignored, _IGNORED)
     agent = _calls.known_agent(initial_agent or agent)
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir)
+    tape = Tape.of(record, replay, strict)
+    place = _calls.prepare_work_dir(work_dir, clear_work_dir, tape=tape)
     settings = {
         "max_rounds": max_rounds,
         "max_n_attempts": max_n_attempts,
@@ -115,6 +123,7 @@ def one_shot(
         callbacks=callbacks,
         verbose=verbose,
         options=options,
+        tape=tape,
         resume=resume,
     )
     return one_shot_result(

@@ -9,6 +9,7 @@ from typing import Any
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
 from cmbagent.utils import default_llm_model as _default_llm_model
 from cmbagent.workflows import _calls
+from cmbagent.workflows._tape import Tape
 from cmbagent.workflows.results import RunResult, control_result, whole_control_times
 
 _MODELS = default_agents_llm_model
@@ -51,6 +52,9 @@ def planning_and_control_context_carryover(
     stage_name: str | None = None,
     verbose: bool | None = None,
     options: Mapping[str, Any] | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
     resume: bool = False,
     **ignored: Any,
 ) -> RunResult:
@@ -92,6 +96,9 @@ def planning_and_control_context_carryover(
         stage_name: noted in the run's metadata.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
         options: settings for every phase, see `WorkflowExecutor`.
+        record: a new file in which every model call is written down, see `docs/replay.md`.
+        replay: a file written so: calls are answered from it, without a model, a key or a network.
+        strict: whether a request that differs from the recorded one is an error; else it is a warning.
         resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
             error has ended; one that is completed gives its results again.
         **ignored: arguments of earlier versions without effect here; a warning names them.
@@ -107,7 +114,8 @@ def planning_and_control_context_carryover(
         CmbagentError: planning failed, a model could not be reached, or an argument cannot be used.
     """
     _calls.set_aside(planning_and_control_context_carryover, ignored, _IGNORED)
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir, restart_at_step)
+    tape = Tape.of(record, replay, strict)
+    place = _calls.prepare_work_dir(work_dir, clear_work_dir, restart_at_step, tape=tape)
     shared_params = {
         "default_llm_model": default_llm_model,
         "default_formatter_model": default_formatter_model,
@@ -162,6 +170,7 @@ def planning_and_control_context_carryover(
         approval_manager=approval_manager,
         verbose=verbose,
         options=options,
+        tape=tape,
         resume=resume,
         metadata={"parent_run_id": parent_run_id, "stage_name": stage_name},
     )
@@ -199,6 +208,9 @@ def planning_and_control(
     callbacks: Any = None,
     verbose: bool | None = None,
     options: Mapping[str, Any] | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
     resume: bool = False,
     **ignored: Any,
 ) -> RunResult:
@@ -215,7 +227,8 @@ def planning_and_control(
         CmbagentError: planning failed, a model could not be reached, or an argument cannot be used.
     """
     _calls.set_aside(planning_and_control, ignored, _IGNORED)
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir)
+    tape = Tape.of(record, replay, strict)
+    place = _calls.prepare_work_dir(work_dir, clear_work_dir, tape=tape)
     shared_params = {
         "files": "plain",
         "default_llm_model": default_llm_model,
@@ -257,6 +270,7 @@ def planning_and_control(
         callbacks=callbacks,
         verbose=verbose,
         options=options,
+        tape=tape,
         resume=resume,
     )
     return whole_control_times(control_result(executor, planned=True))
