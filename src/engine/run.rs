@@ -453,8 +453,8 @@ impl Run {
         Self { tolerant: true, ..self.clone() }
     }
 
-    /// Calls a model.
-    pub async fn call(&self, agent: &str, request: Request, options: CallOptions) -> Result<Reply> {
+    /// Counts a call, and fails where it is one too many.
+    pub(super) fn count_call(&self) -> Result<()> {
         for limit in &self.limits {
             if limit.used.fetch_add(1, Ordering::Relaxed) >= limit.limit {
                 return Err(Error::Limit(format!(
@@ -464,6 +464,16 @@ impl Run {
                 )));
             }
         }
+        Ok(())
+    }
+
+    pub(super) fn provider(&self) -> &dyn Provider {
+        self.shared.services.provider.as_ref()
+    }
+
+    /// Calls a model.
+    pub async fn call(&self, agent: &str, request: Request, options: CallOptions) -> Result<Reply> {
+        self.count_call()?;
         self.hold().await?;
         let model = request.model.clone();
         let about = json!({"model": &model, "prompt_characters": request.characters()});
@@ -538,7 +548,7 @@ impl Run {
         Ok(())
     }
 
-    fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
+    pub(super) fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
         if error.kind == LlmErrorKind::Cancelled {
             return self.control.error();
         }
@@ -691,7 +701,7 @@ impl Run {
 
     /// Waits until the run is not paused; the caller's loop goes on. Effects wait here before they
     /// tell that they start.
-    async fn hold(&self) -> Result<()> {
+    pub(super) async fn hold(&self) -> Result<()> {
         while self.control.paused() {
             let _waiting = self.wait();
             if !self.shared.held.swap(true, Ordering::Relaxed) {
@@ -707,7 +717,7 @@ impl Run {
         Ok(())
     }
 
-    async fn pass<T, F>(
+    pub(super) async fn pass<T, F>(
         &self,
         effect: Effect,
         input: &Value,

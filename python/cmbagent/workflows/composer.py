@@ -263,9 +263,9 @@ class WorkflowExecutor:
         _loop.ensure_not_forked()
         self.outcome = None
         log = self._fresh_log()
-        self._journal = _resume.begin(self)
-        self._resuming = False
         try:
+            self._journal = _resume.begin(self)
+            self._resuming = False
             with _loop.heartbeat():
                 run = _core.run_workflow(self)
                 self._attempt += 1
