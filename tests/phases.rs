@@ -25,5 +25,7 @@ mod replay;
 mod stage;
 #[path = "phases/steering.rs"]
 mod steering;
+#[path = "phases/tape.rs"]
+mod tape;
 #[path = "phases/turns.rs"]
 mod turns;

@@ -417,7 +417,9 @@ class Display:
         return f"  own prompt templates: {', '.join(replaced)}"
 
     def _on_warning(self, data: dict[str, Any]) -> str:
-        return self._style(f"  warning: {_clean(str(data.get('message', '')))}", "yellow")
+        told = self._style(f"  warning: {_clean(str(data.get('message', '')))}", "yellow")
+        diff = _clean(str(data.get("diff") or ""))
+        return "\n".join([told, *(self._style(f"    {line}", "dim") for line in diff.splitlines())])
 
 
 def _clean(text: str) -> str:

@@ -161,6 +161,8 @@ pub fn judgement(text: &str) -> Result<Vec<Verdict>, String> {
 /// brace or bracket of its own, if any.
 fn json<T>(text: &str, shape: &dyn Fn(&Value) -> Result<T, String>) -> Result<T, Option<String>> {
     let mut complaint = None;
+    // Asked once: many lone braces would have the rest of the text searched for each of them.
+    let last_key = text.rfind("\":");
     let mut at = 0;
     while let Some(offset) = text[at..].find(['{', '[']) {
         at += offset;
@@ -176,7 +178,8 @@ fn json<T>(text: &str, shape: &dyn Fn(&Value) -> Result<T, String>) -> Result<T,
                 at += values.byte_offset();
             }
             Some(Err(error)) => {
-                if complaint.is_none() && text[at..].starts_with('{') && text[at..].contains("\":") {
+                if complaint.is_none() && text[at..].starts_with('{') && last_key.is_some_and(|key| key > at)
+                {
                     complaint = Some(format!("The JSON cannot be read: {error}."));
                 }
                 at += 1;
@@ -277,8 +280,8 @@ fn kind(value: &Value) -> &'static str {
 
 /// An agent's name as models write it, as the roster spells it.
 fn agent_name(text: &str) -> String {
-    let marks = ['`', '*', '"', '\'', '.', ' '];
-    let plain = text.trim().to_lowercase();
+    let marks = |c: char| c.is_whitespace() || matches!(c, '`' | '*' | '"' | '\'' | '.');
+    let plain = text.to_lowercase();
     let plain = plain.trim_matches(marks);
     let plain = plain.strip_suffix(" agent").unwrap_or(plain);
     plain.strip_prefix("the ").unwrap_or(plain).trim_matches(marks).replace([' ', '-'], "_")

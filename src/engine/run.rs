@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings};
 use crate::journal::{Demand, Effect, Entry, History, Journal, Position};
 use crate::library::{Document, Documents, Home};
+use crate::llm::place::{Calls, Place};
 use crate::llm::{self, CallOptions, LlmError, LlmErrorKind, Provider, Reply, Request};
 
 /// So many events may be on their way to the journal.
@@ -54,6 +55,8 @@ struct Shared {
     services: Services,
     ledger: Ledger,
     facts: tokio::sync::OnceCell<Facts>,
+    /// Calls so far by place, replayed ones included.
+    spoken: Calls,
     /// What the whole run is steered by.
     control: Control,
     /// Whether it was told that the run is held.
@@ -126,6 +129,7 @@ impl Run {
                 services,
                 ledger,
                 facts: tokio::sync::OnceCell::new(),
+                spoken: Calls::default(),
                 control: control.clone(),
                 held: AtomicBool::default(),
                 waits: Waits::default(),
@@ -463,26 +467,40 @@ impl Run {
         let input = serde_json::to_value(&request).map_err(internal)?;
         let bound = self.shared.services.provider.bound(&request);
         let sent = json!({"agent": agent, "model": &model, "bound": bound, "request": &input});
+        let place = self.next_call(agent);
         let called: Called = self
             .pass(Effect::Call, &input, sent, |control| async move {
-                let call = llm::Call { request, options, agent: agent.into(), cancel: control.token.clone() };
+                let cancel = control.token.clone();
+                let call = llm::Call { request, options, agent: agent.into(), place, cancel };
                 let watch = CallWatch::new(self, agent, &call.request.model);
                 let started = self.shared.services.clock.now();
-                match self.shared.services.provider.call(&call, &watch).await {
+                let reply = self.shared.services.provider.call(&call, &watch).await;
+                let differences = watch.differences();
+                match reply {
                     Ok(reply) => {
                         watch.replied();
-                        Ok(Called::Answered(reply, self.shared.services.clock.now() - started))
+                        let seconds = self.shared.services.clock.now() - started;
+                        Ok(Called::Answered(reply, seconds, differences))
                     }
                     Err(error) if self.tolerant && error.kind != LlmErrorKind::Cancelled => {
-                        Ok(Called::Failed(error))
+                        Ok(Called::Failed(error, differences))
                     }
-                    Err(error) => Err(self.model_error(agent, error)),
+                    Err(error) => {
+                        self.warn_of(agent, differences).await?;
+                        Err(self.model_error(agent, error))
+                    }
                 }
             })
             .await?;
         let (reply, seconds) = match called {
-            Called::Answered(reply, seconds) => (reply, seconds),
-            Called::Failed(error) => return Err(self.model_error(agent, error)),
+            Called::Answered(reply, seconds, differences) => {
+                self.warn_of(agent, differences).await?;
+                (reply, seconds)
+            }
+            Called::Failed(error, differences) => {
+                self.warn_of(agent, differences).await?;
+                return Err(self.model_error(agent, error));
+            }
         };
         let line = Line::new(agent, &model, reply.usage);
         let usage = Total::of([&line]);
@@ -490,6 +508,30 @@ impl Run {
         let about = json!({"model": model, "seconds": seconds, "usage": usage.to_json(), "text": reply.text});
         self.tell(agent, "call_finished", about).await?;
         Ok(reply)
+    }
+
+    /// The place of this agent's next call here.
+    fn next_call(&self, agent: &str) -> Place {
+        self.shared.spoken.next(Place { agent: agent.into(), ..self.place() })
+    }
+
+    fn place(&self) -> Place {
+        let Position { attempt, phase, phase_try, nested, step, .. } = self.position;
+        let phase_type = self.phase_type.to_string();
+        Place { attempt, phase, phase_type, phase_try, nested, step, ..Place::default() }
+    }
+
+    /// The models of a run that is made at this place and would ask `own`.
+    pub fn provider_within(&self, own: Arc<dyn Provider>) -> Arc<dyn Provider> {
+        let place = Place { nested: self.nestings.fetch_add(1, Ordering::Relaxed) + 1, ..self.place() };
+        self.shared.services.provider.within(&place, own)
+    }
+
+    async fn warn_of(&self, agent: &str, differences: Vec<Value>) -> Result<()> {
+        for difference in differences {
+            self.tell(agent, "warning", difference).await?;
+        }
+        Ok(())
     }
 
     fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
@@ -754,12 +796,12 @@ impl Run {
 
 /// What came of a call, as it is recorded.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(rename_all = "snake_case")]
 enum Called {
-    /// The answer, and the seconds it took.
-    Answered(Reply, f64),
+    /// The answer, the seconds it took, and where the request differed from a tape's.
+    Answered(Reply, f64, Vec<Value>),
     /// It failed in a place that goes on from that.
-    Failed(LlmError),
+    Failed(LlmError, Vec<Value>),
 }
 
 fn internal(error: serde_json::Error) -> Error {

@@ -181,6 +181,7 @@ mod tests {
             },
             options: CallOptions::default(),
             agent: agent.into(),
+            place: crate::llm::Place::default(),
             cancel: CancellationToken::new(),
         }
     }

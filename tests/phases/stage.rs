@@ -34,6 +34,8 @@ pub(crate) const BROKEN: &str = "print(((";
 pub(crate) struct Stage {
     pub(crate) temp: Arc<tempfile::TempDir>,
     pub(crate) models: Arc<ScriptedProvider>,
+    /// What is asked in place of the scripted models.
+    pub(crate) provider: Option<Arc<dyn Provider>>,
     pub(crate) runner: Arc<ScriptedRunner>,
     pub(crate) documents: Arc<ScriptedDocuments>,
     pub(crate) humans: Option<Arc<Humans>>,
@@ -102,6 +104,7 @@ impl Stage {
         Self {
             temp: Arc::new(directory()),
             models: Arc::default(),
+            provider: None,
             runner: Arc::new(ScriptedRunner::default().with_check(check)),
             documents: Arc::default(),
             humans: None,
@@ -167,7 +170,7 @@ impl Stage {
     }
 
     pub(crate) fn new_run(&self) -> Run {
-        self.run_with(self.models.clone())
+        self.run_with(self.provider.clone().unwrap_or_else(|| self.models.clone()))
     }
 
     /// A run with models of another kind.

@@ -8,6 +8,7 @@ from typing import Any
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
 from cmbagent.utils import default_llm_model as _default_llm_model
 from cmbagent.workflows import _calls
+from cmbagent.workflows._tape import Tape
 from cmbagent.workflows.results import RunResult, one_shot_result
 
 _MODELS = default_agents_llm_model
@@ -36,6 +37,9 @@ def one_shot(
     initial_agent: str | None = None,
     model: str | None = None,
     verbose: bool | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
     resume: bool = False,
     **ignored: Any,
 ) -> RunResult:
@@ -65,6 +69,9 @@ def one_shot(
         initial_agent: another name for `agent`.
         model: model of the agent, whichever it is.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        record: a new file in which every model call is written down, see `docs/replay.md`.
+        replay: a file written so: calls are answered from it, without a model, a key or a network.
+        strict: whether a request that differs from the recorded one is an error; else it is a warning.
         resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
             error has ended; one that is completed gives its results again.
         **ignored: arguments of earlier versions without effect here; a warning names them.
@@ -84,7 +91,8 @@ def one_shot(
         ignored.pop("inject_wrong_plot", None)
     _calls.set_aside(one_shot, ignored, _IGNORED)
     agent = initial_agent or agent
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir)
+    tape = Tape.of(record, replay, strict)
+    place = _calls.prepare_work_dir(work_dir, clear_work_dir, tape=tape)
     settings = {
         "max_rounds": max_rounds,
         "max_n_attempts": max_n_attempts,
@@ -111,6 +119,7 @@ def one_shot(
         api_keys=api_keys,
         callbacks=callbacks,
         verbose=verbose,
+        tape=tape,
         resume=resume,
     )
     return one_shot_result(

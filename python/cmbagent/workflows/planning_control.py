@@ -8,6 +8,7 @@ from typing import Any
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
 from cmbagent.utils import default_llm_model as _default_llm_model
 from cmbagent.workflows import _calls
+from cmbagent.workflows._tape import Tape
 from cmbagent.workflows.results import RunResult, control_result, whole_control_times
 
 _MODELS = default_agents_llm_model
@@ -51,6 +52,9 @@ def planning_and_control_context_carryover(
     verbose: bool | None = None,
     evaluate_plots: bool = False,
     max_n_plot_evals: int = 1,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
     resume: bool = False,
     **ignored: Any,
 ) -> RunResult:
@@ -94,6 +98,9 @@ def planning_and_control_context_carryover(
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
         evaluate_plots: have a model that takes pictures judge new plots; the engineer mends what it finds.
         max_n_plot_evals: how many scripts' plots are judged in a step at most; later ones are accepted.
+        record: a new file in which every model call is written down, see `docs/replay.md`.
+        replay: a file written so: calls are answered from it, without a model, a key or a network.
+        strict: whether a request that differs from the recorded one is an error; else it is a warning.
         resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
             error has ended; one that is completed gives its results again.
         **ignored: arguments of earlier versions without effect here; a warning names them.
@@ -109,7 +116,8 @@ def planning_and_control_context_carryover(
         CmbagentError: planning failed, a model could not be reached, or an argument cannot be used.
     """
     _calls.set_aside(planning_and_control_context_carryover, ignored, _IGNORED)
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir, restart_at_step)
+    tape = Tape.of(record, replay, strict)
+    place = _calls.prepare_work_dir(work_dir, clear_work_dir, restart_at_step, tape=tape)
     shared_params = {
         "default_llm_model": default_llm_model,
         "default_formatter_model": default_formatter_model,
@@ -165,6 +173,7 @@ def planning_and_control_context_carryover(
         callbacks=callbacks,
         approval_manager=approval_manager,
         verbose=verbose,
+        tape=tape,
         resume=resume,
         metadata={"parent_run_id": parent_run_id, "stage_name": stage_name},
     )
@@ -201,6 +210,9 @@ def planning_and_control(
     clear_work_dir: bool = False,
     callbacks: Any = None,
     verbose: bool | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
     resume: bool = False,
     **ignored: Any,
 ) -> RunResult:
@@ -217,7 +229,8 @@ def planning_and_control(
         CmbagentError: planning failed, a model could not be reached, or an argument cannot be used.
     """
     _calls.set_aside(planning_and_control, ignored, _IGNORED)
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir)
+    tape = Tape.of(record, replay, strict)
+    place = _calls.prepare_work_dir(work_dir, clear_work_dir, tape=tape)
     shared_params = {
         "files": "plain",
         "default_llm_model": default_llm_model,
@@ -258,6 +271,7 @@ def planning_and_control(
         api_keys=api_keys,
         callbacks=callbacks,
         verbose=verbose,
+        tape=tape,
         resume=resume,
     )
     return whole_control_times(control_result(executor, planned=True))
