@@ -36,9 +36,11 @@ mod _core {
     #[pymodule_export]
     use super::registry::Registry;
     #[pymodule_export]
-    use super::services::{route, supervise_scripts};
+    use super::services::{prompt_hashes, redact, route, supervise_scripts};
     #[pymodule_export]
     use super::store::{PyJournal, PyStore, default_store};
+    #[pymodule_export]
+    use super::tape::tape_of;
     #[pymodule_export]
     use super::wake::{Wake, end_wakeups};
 

@@ -22,7 +22,7 @@ use super::watch::CallWatch;
 use super::{Answer, Approvals, Event, Listener, Question, RunStatus};
 use crate::error::{Error, Result};
 use crate::exec::sandbox::Confinement;
-use crate::exec::{Check, ExecError, Execution, Facts, Package, Runner, Script, docstrings};
+use crate::exec::{Check, ExecError, Execution, Exit, Facts, Package, Runner, Script, docstrings};
 use crate::journal::{Demand, Effect, Entry, History, Journal, Position};
 use crate::library::{Document, Documents, Home};
 use crate::llm::place::{Calls, Place};
@@ -480,8 +480,9 @@ impl Run {
         self.tell(agent, "call_started", about).await?;
         let input = serde_json::to_value(&request).map_err(internal)?;
         let bound = self.shared.services.provider.bound(&request);
-        let sent = json!({"agent": agent, "model": &model, "bound": bound, "request": &input});
         let place = self.next_call(agent);
+        let sent =
+            json!({"agent": agent, "model": &model, "bound": bound, "place": &place, "request": &input});
         let called: Called = self
             .pass(Effect::Call, &input, sent, |control| async move {
                 let cancel = control.token.clone();
@@ -601,7 +602,9 @@ impl Run {
 
     fn ran(&self, control: &Control, execution: Result<Execution, ExecError>) -> Result<Execution> {
         let execution = execution.map_err(|error| self.script_error(error))?;
-        if execution.exit == crate::exec::Exit::Cancelled { Err(control.error()) } else { Ok(execution) }
+        // A signal to the whole job reaches the script as well as the process that runs it.
+        let cut = matches!(execution.exit, Exit::Signal(_)) && control.cancelled();
+        if cut || execution.exit == Exit::Cancelled { Err(control.error()) } else { Ok(execution) }
     }
 
     /// What was enforced on the latest script; blank before the first.
@@ -814,7 +817,11 @@ impl Run {
     fn publish(&self, agent: &str, kind: &str, data: Value, once: bool) -> Result<u64> {
         let shared = &self.shared;
         let at = shared.services.clock.now();
-        let entry = Entry::Event { kind: kind.into(), data: data.clone(), once };
+        let mut kept = data.clone();
+        if let (false, Some(fields)) = (agent.is_empty(), kept.as_object_mut()) {
+            fields.entry("agent").or_insert_with(|| agent.into());
+        }
+        let entry = Entry::Event { kind: kind.into(), data: kept, once };
         let seq = shared.services.journal.append(at, self.position, entry)?;
         shared.services.listener.event(&self.event(agent, kind, data, Some(seq), at));
         Ok(seq)

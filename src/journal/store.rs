@@ -29,7 +29,7 @@ const PATIENCE: i32 = 6000;
 
 /// A store, shared by all who open the same file in this process.
 pub struct Store {
-    place: Arc<Place>,
+    pub(super) place: Arc<Place>,
     writer: Writer,
     desk: Mutex<Connection>,
 }
@@ -133,7 +133,7 @@ impl Store {
         &self.writer
     }
 
-    fn desk(&self) -> MutexGuard<'_, Connection> {
+    pub(super) fn desk(&self) -> MutexGuard<'_, Connection> {
         lock(&self.desk)
     }
 
@@ -279,7 +279,7 @@ impl Store {
         let damaged = |what: &str| {
             Error::Journal(format!(
                 "the store {} is damaged at run {id}: {what}. Other runs are not affected; delete this one with \
-                 `cmbagent prune {id}` or restore the file from a copy",
+                 `cmbagent prune --run {id}` or restore the file from a copy",
                 self.place.path.display()
             ))
         };
