@@ -636,8 +636,11 @@ impl Run {
         self.publish("", kind, data, true)
     }
 
-    fn publish(&self, agent: &str, kind: &str, data: Value, once: bool) -> Result<()> {
+    fn publish(&self, agent: &str, kind: &str, mut data: Value, once: bool) -> Result<()> {
         let shared = &self.shared;
+        if let (false, Value::Object(fields)) = (agent.is_empty(), &mut data) {
+            fields.insert("agent".into(), agent.into());
+        }
         let at = shared.services.clock.now();
         let entry = Entry::Event { kind: kind.into(), data: data.clone(), once };
         let seq = shared.services.journal.append(at, self.position, entry)?;

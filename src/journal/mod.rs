@@ -11,6 +11,7 @@ pub mod place;
 pub mod sqlite;
 pub mod store;
 mod texts;
+pub mod workflows;
 mod writer;
 
 use futures_util::future::BoxFuture;

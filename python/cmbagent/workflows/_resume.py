@@ -72,6 +72,7 @@ def describe(executor: WorkflowExecutor) -> dict[str, Any]:
         "package": _core.__version__,
         "python": platform.python_version(),
         "argv": sys.argv[:1],
+        "origin": executor._origin,
     }
 
 
@@ -140,6 +141,8 @@ def begin(executor: WorkflowExecutor) -> _core.Journal | None:
     )
     if resuming and journal.attempt is not None:
         executor._attempt = journal.attempt
+        if executor._from_phase is not None:
+            journal.rewind(executor._from_phase)
     return journal
 
 

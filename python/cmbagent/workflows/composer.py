@@ -226,6 +226,8 @@ class WorkflowExecutor:
         self._journal: _core.Journal | None = None
         self._resuming = False
         self._forced = False
+        self._from_phase: int | None = None
+        self._origin: dict[str, Any] = {}
         self._log = EventLog()
 
     def __repr__(self) -> str:
