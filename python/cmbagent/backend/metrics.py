@@ -39,12 +39,11 @@ class Meter:
                 self._count(scope, message["status"], time.perf_counter() - began)
             await send(message)
 
-        # The route, not the path: paths hold ids, without end.
         scope.setdefault("state", {})["meter"] = self
         await self.app(scope, receive, look)
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "")
+        route = _route(scope)
         with self._lock:
             self._answers[(scope["method"], route, status)] += 1
             self._seconds += seconds
@@ -99,6 +98,16 @@ def of_runs(runs: Iterable[RunInfo], live: int, listeners: int) -> list[str]:
         "# TYPE cmbagent_model_dollars gauge",
         f"cmbagent_model_dollars {dollars}",
     ]
+
+
+def _route(scope: Scope) -> str:
+    """The path with names in place of ids, of which there is no end; empty for what no route takes."""
+    if "endpoint" not in scope:
+        return ""
+    path: str = scope["path"]
+    for name, value in scope.get("path_params", {}).items():
+        path = path.replace(f"/{value}", f"/{{{name}}}", 1)
+    return path
 
 
 def _escaped(text: str) -> str:
