@@ -95,7 +95,7 @@ impl PyStore {
     ) -> PyResult<PyJournal> {
         let root = root.unwrap_or_else(|| run_id.clone());
         let about = super::snapshot::encode(about)?;
-        let claim = Claim { id: run_id, parent, root, about, work_dir, guards };
+        let claim = Claim { id: run_id, parent, root, about, work_dir, guards, known: rewind };
         with(py, || {
             if Path::new(&claim.work_dir).canonicalize().is_ok_and(|dir| self.0.path().starts_with(dir)) {
                 return Err(Error::WorkDir(format!(

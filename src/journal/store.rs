@@ -55,6 +55,8 @@ pub struct Claim {
     pub work_dir: String,
     /// Whether no other run may use that directory meanwhile.
     pub guards: bool,
+    /// Whether it is to go on, not to begin: then it must be there.
+    pub known: bool,
 }
 
 /// A run as the store knows it.
@@ -148,7 +150,8 @@ impl Store {
     /// Takes a run over for this process: a new one, or one that no living process runs.
     ///
     /// # Errors
-    /// [`Error::Journal`]: another process runs it, or another run works in its directory.
+    /// [`Error::Journal`]: another process runs it, another run works in its directory, or it is to go on
+    /// and is not there.
     pub fn begin(self: &Arc<Self>, claim: &Claim) -> Result<SqliteJournal> {
         // What this process has let go is free.
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
@@ -215,6 +218,8 @@ impl Store {
             let sql = "UPDATE runs SET epoch = ?2, owner = ?3, heartbeat = ?4, work_dir = ?5 WHERE no = ?1";
             transaction.execute(sql, params![no, epoch + 1, owner, now, claim.work_dir]).map_err(failed)?;
             (no, epoch + 1)
+        } else if claim.known {
+            return Err(unknown(&claim.id));
         } else {
             let sql = "INSERT INTO runs (id, parent, root, about, work_dir, guards, status, usage, created, \
                        updated, epoch, owner, heartbeat) \

@@ -137,7 +137,8 @@ def begin(executor: WorkflowExecutor) -> _core.Journal | None:
         parent=None if above is None else above.run_id,
         root=None if above is None else above.root_id,
         guards=guards,
-        rewind=resuming,
+        # One that was deleted meanwhile is not begun again.
+        rewind=resuming or executor._resuming,
     )
     if resuming and journal.attempt is not None:
         executor._attempt = journal.attempt

@@ -23,12 +23,23 @@ After = Annotated[
 ]
 
 
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "description": "Its number in the run."},
+        "event": {"type": "string", "description": "Its kind, such as `step_started`."},
+        "data": {"type": "string", "description": "Its fields as JSON."},
+    },
+    "required": ["id", "event", "data"],
+}
+
+
 @router.get(
     "/runs/{run_id}/events",
     summary="Listen to a run",
     response_class=StreamingResponse,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/event-stream": {"schema": _EVENT}}},
         204: {"description": "The run has ended, and nothing is new."},
     },
 )
