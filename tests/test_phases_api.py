@@ -11,7 +11,7 @@ import pytest
 
 from cmbagent.phases import ControlPhase, OneShotPhase, PhaseRegistry, PhaseResult, PhaseStatus, PlanningPhase
 from cmbagent.workflows import SYSTEM_WORKFLOWS, WorkflowDefinition, WorkflowExecutor, get_workflow
-from rest import API, phase_types, server, start, status, until, workflow
+from rest import API, phase_types, server, start, until, workflow
 from scripted import two_steps
 
 DEEP_RESEARCH = {
@@ -187,7 +187,11 @@ def test_execution_without_a_plan_is_warned_of(client):
         ("planning", {"max_plan_steps": 0}, "max_plan_steps: expected at least 1, got 0"),
         ("planning", {"enabled": 1}, "enabled: expected boolean, got 1"),
         ("planning", {"phase_type": "control"}, "phase_type: expected 'planning'"),
-        ("planning", {"model_overrides": {"planner": 4}}, "model_overrides: 'planner': expected string, got 4"),
+        (
+            "planning",
+            {"model_overrides": {"planner": 4}},
+            "model_overrides: 'planner': expected string, got 4",
+        ),
         ("hitl_checkpoint", {"options": ["a", 1]}, "options: item 2: expected string, got 1"),
         ("hitl_checkpoint", {"checkpoint_type": "x"}, "checkpoint_type: expected one of 'after_planning'"),
         ("control", {"step_number": 1.5}, "step_number: expected integer or null, got 1.5"),
@@ -201,7 +205,9 @@ def test_settings_are_checked(client, kind, config, said):
 
 
 def test_unknown_types_are_told_with_their_place(client):
-    assert check(client, {"type": "planning"}, {"type": "zz"})["errors"] == ["Phase 2: Unknown phase type 'zz'"]
+    assert check(client, {"type": "planning"}, {"type": "zz"})["errors"] == [
+        "Phase 2: Unknown phase type 'zz'"
+    ]
 
 
 # Runs
@@ -220,7 +226,11 @@ def test_a_run_is_started(client):
     assert (state["current_phase"], state["total_phases"]) == (1, 2)
     assert [each["phase_id"] for each in state["phase_results"]] == ["phase_0_nothing", "phase_1_nothing"]
     first = state["phase_results"][0]
-    assert (first["phase_type"], first["display_name"], first["status"]) == ("nothing", "Nothing", "completed")
+    assert (first["phase_type"], first["display_name"], first["status"]) == (
+        "nothing",
+        "Nothing",
+        "completed",
+    )
     assert first["started_at"] <= first["completed_at"] and first["timing"]["total"] >= 0
     assert state["total_time"] >= 0
 
@@ -275,15 +285,21 @@ def test_settings_of_one_run(client):
         kind = workflow(client, "nothing", "planning")
         answer = client.post(
             f"{API}/workflows/{kind}/run",
-            json={"task": "t", "config_overrides": {"planning": {"max_plan_steps": 1}, "1": {"enabled": False}}},
+            json={
+                "task": "t",
+                "config_overrides": {"planning": {"max_plan_steps": 1}, "1": {"enabled": False}},
+            },
         )
         state = until(client, answer.json()["run_id"])
         assert [each["status"] for each in state["phase_results"]] == ["completed", "skipped"]
         assert client.get(f"{API}/workflows/{kind}").json()["phases"][1]["config"] == {}
-        for wrong in ({"control": {}}, {"2": {}}, {"planning": {"max_plan_steps": 0}}, {"planning": {"x": 0}}):
-            answer = client.post(
-                f"{API}/workflows/{kind}/run", json={"task": "t", "config_overrides": wrong}
-            )
+        for wrong in (
+            {"control": {}},
+            {"2": {}},
+            {"planning": {"max_plan_steps": 0}},
+            {"planning": {"x": 0}},
+        ):
+            answer = client.post(f"{API}/workflows/{kind}/run", json={"task": "t", "config_overrides": wrong})
             assert answer.status_code == 400, wrong
 
 

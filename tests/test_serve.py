@@ -24,7 +24,7 @@ API = "/api/phases"
 ENDED = ("stopped", "cancelled", "failed", "completed")
 
 # Phase types of a user's, for a server that imports them.
-PHASES = '''
+PHASES = """
 import asyncio
 from pathlib import Path
 from cmbagent.phases import Phase, PhaseRegistry, PhaseResult, PhaseStatus
@@ -42,7 +42,7 @@ class Step(Phase):
         while context.phase_id == "phase_1_step" and gate.exists():
             await asyncio.sleep(0.02)
         return PhaseResult(PhaseStatus.COMPLETED, context)
-'''
+"""
 
 
 class Server:
@@ -152,7 +152,7 @@ def test_the_requests_of_the_specification(tmp_path):
             server,
             "-X", "POST", "http://localhost:8000/api/phases/workflows/deep_research/run",
             "-H", "Content-Type: application/json",
-            "-d", '{\n    "task": "Analyze CMB temperature fluctuations",\n    "work_dir": "~/cmbagent_output"\n  }',
+            "-d", '{ "task": "Analyze CMB temperature fluctuations", "work_dir": "~/cmbagent_output" }',
         )  # fmt: skip
         run_id = started.pop("run_id")
         assert re.fullmatch(r"[0-9a-f-]{36}", run_id)
@@ -291,7 +291,9 @@ def test_listeners_that_vanish_or_sleep_harm_nobody(tmp_path):
 
         def listeners():
             lines = urllib.request.urlopen(f"{server.url}/metrics", timeout=30).read().decode().splitlines()
-            return int(next(line for line in lines if line.startswith("cmbagent_event_listeners ")).split()[1])
+            return int(
+                next(line for line in lines if line.startswith("cmbagent_event_listeners ")).split()[1]
+            )
 
         wait_for(lambda: listeners() == 40)
         for connection in connections[:30]:

@@ -49,7 +49,12 @@ def test_a_server_needs_a_store(monkeypatch):
 @pytest.mark.parametrize("path", [f"{API}/types", "/metrics", "/openapi.json", "/docs", "/nowhere"])
 def test_who_has_no_token_gets_nothing(tmp_path, path):
     with server(tmp_path, token=TOKEN) as client:
-        for given in ({}, {"Authorization": "Bearer no"}, {"Authorization": TOKEN}, {"Authorization": "Bearer é"}):
+        for given in (
+            {},
+            {"Authorization": "Bearer no"},
+            {"Authorization": TOKEN},
+            {"Authorization": "Bearer é"},
+        ):
             headers = {name: value.encode() for name, value in given.items()}
             answer = client.get(path, headers=headers)
             assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
@@ -101,7 +106,8 @@ def test_what_is_too_large_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b"{", b"[]", b"null", b'"x"', b'{"task": NaN}', b'{"task": 1}', b"\xff\xfe", b'{"task": "\\ud800"}',
+        b"", b"{", b"[]", b"null", b'"x"', b'{"task": NaN}', b'{"task": 1}', b"\xff\xfe",
+        b'{"task": "\\ud800"}',
         b'{"task": "t", "config_overrides": {"one_shot": {"params": {"a": ' + b"[" * 60 + b"]" * 60 + b"}}}}",
         b'{"task": "t", "config_overrides": {"one_shot": {"params": {"a": Infinity}}}}',
         b'{"task": "t", "config_overrides": {"one_shot": {"max_rounds": 1' + b"0" * 40 + b"}}}",
@@ -251,7 +257,10 @@ def test_a_failure_of_the_server_shows_nothing_of_it(tmp_path, monkeypatch):
     app = create_app(tmp_path / "store" / "s.db", Settings(root=tmp_path, hosts=("testserver",)))
     monkeypatch.setattr(Hub, "run", lambda *_: 1 / 0)
     answer = TestClient(app, raise_server_exceptions=False).get(f"{API}/runs/x")
-    assert (answer.status_code, answer.json()) == (500, {"detail": "the server failed at this; its log says why"})
+    assert (answer.status_code, answer.json()) == (
+        500,
+        {"detail": "the server failed at this; its log says why"},
+    )
 
 
 def test_so_many_runs_and_listeners_and_no_more(tmp_path):

@@ -1,4 +1,4 @@
-"""The OpenAPI document, and answers to whatever fits it: none is a failure of the server or of another form."""
+"""The OpenAPI document, and answers to whatever fits it: no failures, and no other forms."""
 
 import contextlib
 
@@ -52,7 +52,9 @@ def try_all(client, change):
         operation = found.ok()
 
         @given(case=operation.as_strategy())
-        @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        )
         def ask(case):
             if change(case):
                 case.call_and_validate(checks=CHECKS)

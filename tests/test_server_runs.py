@@ -78,7 +78,9 @@ def test_settings_of_a_run_show_in_its_phases(client):
     model = two_steps()
     with model, model.environment():
         overrides = {"planning": {"max_plan_steps": 2}, "1": {"max_n_attempts": 0}}
-        run_id = start(client, "deep_research", {"X-OpenAI-Api-Key": "sk-0123456789"}, config_overrides=overrides)
+        run_id = start(
+            client, "deep_research", {"X-OpenAI-Api-Key": "sk-0123456789"}, config_overrides=overrides
+        )
         assert until(client, run_id)["status"] == "completed"
     planning, control = client.get(f"{API}/runs/{run_id}/phases").json()
     assert planning["config"]["max_plan_steps"] == 2 and control["config"]["max_n_attempts"] == 0
@@ -96,16 +98,22 @@ def asked(client, run_id):
 def test_a_checkpoint_is_answered_with_an_edited_plan(client):
     model = two_steps()
     with model, model.environment():
-        run_id = start(client, "deep_research_hitl", {"X-OpenAI-Api-Key": "sk-0123456789"}, hitl_enabled=False)
+        run_id = start(
+            client, "deep_research_hitl", {"X-OpenAI-Api-Key": "sk-0123456789"}, hitl_enabled=False
+        )
         question = asked(client, run_id)
         state = status(client, run_id)
         assert state["phase_results"][1]["status"] == "waiting_approval"
-        assert question["options"] == ["approve", "reject", "modify"] and len(question["context"]["plan"]) == 2
+        assert (
+            question["options"] == ["approve", "reject", "modify"] and len(question["context"]["plan"]) == 2
+        )
         place = f"{API}/runs/{run_id}/approvals/{question['approval_id']}"
         assert client.get(place).json() == question
         answer = client.post(place, json={"resolution": "perhaps"})
         assert answer.status_code == 422 and "perhaps" in answer.json()["detail"]
-        answer = client.post(place, json={"resolution": "modify", "modifications": {"plan": [{"sub_task": "x"}]}})
+        answer = client.post(
+            place, json={"resolution": "modify", "modifications": {"plan": [{"sub_task": "x"}]}}
+        )
         assert answer.status_code == 422
         edited = {"plan": [question["context"]["plan"][1]]}
         body = {"resolution": "modify", "user_feedback": "shorter", "modifications": edited}
@@ -345,5 +353,3 @@ def test_the_server_counts(client):
     assert 'cmbagent_runs{status="completed"} 1' in lines and "cmbagent_runs_in_progress 0" in lines
     route = 'method="GET",route="/api/phases/runs/{run_id}",status="404"'
     assert f"cmbagent_http_requests_total{{{route}}} 1" in lines
-
-

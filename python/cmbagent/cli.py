@@ -145,7 +145,9 @@ def run(
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 has the system choose.")] = 8000,
-    root: Annotated[Path, typer.Option(help="Runs get their directories below it.")] = Path("~/cmbagent_output"),
+    root: Annotated[Path, typer.Option(help="Runs get their directories below it.")] = Path(
+        "~/cmbagent_output"
+    ),
     store: Annotated[
         Path | None, typer.Option(help="The file that keeps workflows and runs; else CMBAGENT_STORE.")
     ] = None,
@@ -153,16 +155,14 @@ def serve(
         list[str] | None, typer.Option(help="Another name under which clients ask for this server.")
     ] = None,
     max_runs: Annotated[int, typer.Option(min=1, help="Runs in progress at the same time.")] = 500,
-    resume: Annotated[
-        bool, typer.Option(help="Go on with the runs that an earlier server has left.")
-    ] = True,
+    resume: Annotated[bool, typer.Option(help="Go on with the runs that an earlier server has left.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
 ) -> None:
     """Serve the REST API: run, watch, approve and stop workflows from anywhere.
 
-    Keys of models are read from the environment. Beyond this machine (--host) clients must send the token that is
-    in CMBAGENT_TOKEN. The API is described at /docs.
+    Keys of models are read from the environment. Beyond this machine (--host) clients must send the token
+    that is in CMBAGENT_TOKEN. The API is described at /docs.
     """
     with _Told(debug):
         try:

@@ -1,4 +1,4 @@
-"""Questions that are answered through the store, by whoever reads it there: a REST client, the command line."""
+"""Questions that are answered through the store, by whoever reads it there, such as a client of REST."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class ElsewhereApprovalManager:
         """Return the question; see `ApprovalRequest` for the arguments."""
         return ApprovalRequest(run_id, step_id, checkpoint_type, context_snapshot, message, list(options))
 
-    async def wait_for_approval_async(self, request_id: str, timeout_seconds: float | None = None) -> NoReturn:
+    async def wait_for_approval_async(
+        self, request_id: str, timeout_seconds: float | None = None
+    ) -> NoReturn:
         """Wait until the time is over; the engine ends the waiting when there is an answer.
 
         Args:

@@ -54,13 +54,17 @@ def check(phases: Phases) -> tuple[list[str], list[str]]:
             except (TypeError, ValueError) as error:
                 errors.append(f"{place}: Invalid config - {error}")
         errors += [
-            f"{place}: Invalid config - {path} looks like a key, and keys are not kept: set it in the server's "
-            "environment, or send it with each run in a header"
+            f"{place}: Invalid config - {path} looks like a key, and keys are not kept: set it in the "
+            "server's environment, or send it with each run in a header"
             for path in _keys(config)
         ]
         if kind in _CONTROL and not any(each in _PLANNING for each in seen):
             warnings.append(NO_PLAN)
-        elif kind == "hitl_checkpoint" and not seen and config.get("checkpoint_type", "after_planning") != "custom":
+        elif (
+            kind == "hitl_checkpoint"
+            and not seen
+            and config.get("checkpoint_type", "after_planning") != "custom"
+        ):
             warnings.append(f"{place} comes first: there is nothing to decide about yet")
         seen.append(kind)
     return errors, list(dict.fromkeys(warnings))
@@ -157,8 +161,8 @@ class Definitions:
 
 def _stale(before: WorkflowDefinition) -> StaleVersionError:
     return StaleVersionError(
-        f"Workflow '{before.id}' was changed by someone else after version {before.version}: read it again, then "
-        "change that"
+        f"Workflow '{before.id}' was changed by someone else after version {before.version}: "
+        "read it again, then change that"
     )
 
 
@@ -203,5 +207,3 @@ def configured(
         if phase["type"] == "control":
             phase["config"]["hitl_enabled"] = True
     return dataclasses.replace(definition, phases=checked(phases))
-
-

@@ -16,7 +16,7 @@ OPEN_PATHS = ("/api/health",)
 """What is answered without a token: it says nothing of any run."""
 
 PROTOCOL = "cmbagent.token."
-"""A browser's WebSocket cannot send the header `Authorization`; it offers this, with the token, as a protocol."""
+"""A browser's WebSocket cannot send the header `Authorization`; it offers this and the token as protocol."""
 
 _HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 
@@ -46,7 +46,11 @@ class Guard:
         settings = self.settings
         host = headers.get(b"host", "")
         if not settings.is_asked_for(host):
-            return 400, f"the header Host names {host[:100]!r}, which this server is not; see `cmbagent serve --allow-host`"
+            return (
+                400,
+                f"the header Host names {host[:100]!r}, which this server is not; "
+                "see `cmbagent serve --allow-host`",
+            )
         origin = headers.get(b"origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             return 403, "pages of other origins may not use this server"
@@ -96,7 +100,10 @@ class Guard:
         async def dress(message: Message) -> None:
             if message["type"] == "http.response.start":
                 known = {name.lower() for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *(each for each in _HEADERS if each[0] not in known)]
+                message["headers"] = [
+                    *message["headers"],
+                    *(each for each in _HEADERS if each[0] not in known),
+                ]
             await send(message)
 
         await self.app(scope, replay, dress)
@@ -120,7 +127,11 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, detai
         await send({"type": "websocket.close", "code": 1008, "reason": detail[:120]})
         return
     body = json.dumps({"detail": detail}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *_HEADERS]
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *_HEADERS,
+    ]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     if status in (400, 413):

@@ -61,9 +61,14 @@ class Meter:
             labels = f'method="{_escaped(method)}",route="{_escaped(route)}",status="{status}"'
             lines.append(f"cmbagent_http_requests_total{{{labels}}} {count}")
         lines.append("# TYPE cmbagent_http_request_seconds histogram")
-        lines += [f'cmbagent_http_request_seconds_bucket{{le="{bound}"}} {buckets[bound]}' for bound in _BOUNDS]
+        lines += [
+            f'cmbagent_http_request_seconds_bucket{{le="{bound}"}} {buckets[bound]}' for bound in _BOUNDS
+        ]
         lines.append(f'cmbagent_http_request_seconds_bucket{{le="+Inf"}} {total}')
-        lines += [f"cmbagent_http_request_seconds_sum {seconds}", f"cmbagent_http_request_seconds_count {total}"]
+        lines += [
+            f"cmbagent_http_request_seconds_sum {seconds}",
+            f"cmbagent_http_request_seconds_count {total}",
+        ]
         return lines
 
 

@@ -54,8 +54,8 @@ class Live:
 class Runs:
     """Starts runs, steers them, and takes up those that an earlier server has left.
 
-    All methods may be called from any thread but the one of the runs; they wait until what is asked is done or
-    on its way, never for a run's end.
+    All methods may be called from any thread but the one of the runs; they wait until what is asked is done
+    or on its way, never for a run's end.
 
     Args:
         store: where runs are kept.
@@ -92,12 +92,16 @@ class Runs:
         root = self.settings.base
         if "\0" in (work_dir or ""):
             raise ConfigurationError("work_dir has a character that no path may have")
-        given = Path(work_dir or "").expanduser() if work_dir and work_dir.startswith("~") else Path(work_dir or "")
+        given = (
+            Path(work_dir or "").expanduser()
+            if work_dir and work_dir.startswith("~")
+            else Path(work_dir or "")
+        )
         place = Path(os.path.realpath(root / given))
         if place != root and root not in place.parents:
             raise ConfigurationError(
-                f"work_dir must lie below this server's root {self.settings.root}; give a path relative to it, or "
-                "start the server with another --root"
+                f"work_dir must lie below this server's root {self.settings.root}; give a path relative to "
+                "it, or start the server with another --root"
             )
         return place
 
@@ -166,8 +170,8 @@ class Runs:
         lacking = [name for name in header_keys(info) if name not in (keys or {})]
         if lacking:
             raise StatusError(
-                f"Run '{info.id}' needs key: it was started with the key of {', '.join(lacking)} in a header, "
-                "which is not kept; send it again"
+                f"Run '{info.id}' needs key: it was started with the key of {', '.join(lacking)} in a "
+                "header, which is not kept; send it again"
             )
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
@@ -290,7 +294,8 @@ class Runs:
         with self._lock:
             if len(self._live) + self._starting >= self.settings.max_runs:
                 raise BusyError(
-                    f"{self.settings.max_runs} runs are in progress, as many as this server allows; try again later"
+                    f"{self.settings.max_runs} runs are in progress, as many as this server allows; "
+                    "try again later"
                 )
             self._starting += 1
         try:
@@ -303,7 +308,9 @@ class Runs:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._main, args=(self._loop,), name="cmbagent-runs", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._main, args=(self._loop,), name="cmbagent-runs", daemon=True
+                )
                 self._thread.start()
             loop = self._loop
         return asyncio.run_coroutine_threadsafe(work, loop).result()

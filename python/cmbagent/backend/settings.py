@@ -67,9 +67,9 @@ class Settings:
         """
         if self.token is None and not is_loopback(self.host):
             raise ConfigurationError(
-                f"the server would be reached from other machines at {self.host}, and whoever reaches it can run "
-                f"code here: set {TOKEN_VARIABLE} to a long random text (such as `openssl rand -hex 32` gives), "
-                "or listen at 127.0.0.1"
+                f"the server would be reached from other machines at {self.host}, and whoever reaches it can "
+                f"run code here: set {TOKEN_VARIABLE} to a long random text (such as `openssl rand -hex 32` "
+                "gives), or listen at 127.0.0.1"
             )
         if self.token is not None and (len(self.token) < 16 or not self.token.isascii()):
             raise ConfigurationError(

@@ -22,7 +22,14 @@ from cmbagent.phases.hitl_checkpoint import CheckpointType
 
 Schema = dict[str, Any]
 
-_SIMPLE = {str: "string", Path: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
+_SIMPLE = {
+    str: "string",
+    Path: "string",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    type(None): "null",
+}
 _METADATA = ("description", "minimum", "maximum", "enum", "minItems", "maxItems", "pattern")
 
 _AT_LEAST_ONE = ("max_rounds", "max_plan_steps", "n_ideas", "step_number", "max_human_iterations")
@@ -47,8 +54,8 @@ def config_schema(phase_class: type[Phase]) -> Schema:
         phase_class: the phase; without a `config_class` of its own its settings are not known.
 
     Returns:
-        `type`, `title`, `description`, `properties`, `required` and `additionalProperties: False`; empty for a
-        phase without `config_class`.
+        `type`, `title`, `description`, `properties`, `required` and `additionalProperties: False`; empty for
+        a phase without `config_class`.
     """
     config_class = phase_class.config_class
     if config_class is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -19,7 +19,7 @@ MOST_CHARACTERS = 10_000
 DEEPEST = 50
 
 
-class RunStatusEnum(str, Enum):
+class RunStatusEnum(StrEnum):
     """Where a run stands."""
 
     PENDING = "pending"
@@ -70,7 +70,9 @@ def _walk(value: Any, depth: int) -> None:
 class PhaseDefinitionRequest(Body):
     """A phase of a workflow."""
 
-    type: str = Field(description="A phase type, as GET /types lists them.", max_length=200, examples=["planning"])
+    type: str = Field(
+        description="A phase type, as GET /types lists them.", max_length=200, examples=["planning"]
+    )
     config: dict[str, Any] = Field(
         default_factory=dict,
         description="Settings of the phase; GET /types/{type}/config-schema lists them.",
@@ -173,7 +175,9 @@ class WorkflowDefinitionResponse(BaseModel):
     description: str
     phases: list[PhaseDefinitionResponse]
     version: int = Field(description="Counts the changes, from 1.")
-    is_system: bool = Field(description="Whether it belongs to the package; such a workflow cannot be changed.")
+    is_system: bool = Field(
+        description="Whether it belongs to the package; such a workflow cannot be changed."
+    )
     created_by: str | None = None
 
 
@@ -191,12 +195,14 @@ class WorkflowRunRequest(Body):
     """A run to be started."""
 
     task: str = Field(
-        min_length=1, description="The task, in your words.", examples=["Analyze CMB temperature fluctuations"]
+        min_length=1,
+        description="The task, in your words.",
+        examples=["Analyze CMB temperature fluctuations"],
     )
     work_dir: str | None = Field(
         default=None,
         max_length=MOST_CHARACTERS,
-        description="Where the run gets a directory of its own: relative to the server's root, or a path below it.",
+        description="Where the run gets a directory of its own: relative to the server's root, or below it.",
         examples=["~/cmbagent_output"],
     )
     config_overrides: dict[str, dict[str, Any]] | None = Field(
@@ -237,7 +243,9 @@ class PhaseDetailResponse(PhaseExecutionResponse):
     """A phase of a run, with its settings and what it spent."""
 
     config: dict[str, Any] = Field(default_factory=dict, description="The settings it runs with.")
-    usage: dict[str, Any] | None = Field(default=None, description="Calls, tokens and dollars, once it has ended.")
+    usage: dict[str, Any] | None = Field(
+        default=None, description="Calls, tokens and dollars, once it has ended."
+    )
 
 
 class WorkflowRunStatusResponse(BaseModel):
@@ -257,7 +265,7 @@ class WorkflowRunStatusResponse(BaseModel):
     task: str
     work_dir: str
     resumable: Literal["yes", "no", "needs key"] = Field(
-        description="Whether POST …/resume has something to do; `needs key`: only with the key it was started with."
+        description="Whether POST …/resume has something to do; `needs key`: only with the key it began with."
     )
 
 
@@ -276,13 +284,17 @@ class WorkflowRunListItem(BaseModel):
 class ResumeRequest(Body):
     """How a run is taken up."""
 
-    force: bool = Field(default=False, description="Go on although a setting, a template or the package has changed.")
+    force: bool = Field(
+        default=False, description="Go on although a setting, a template or the package has changed."
+    )
 
 
 class RetryRequest(ResumeRequest):
     """What of a run is done anew."""
 
-    from_phase: int = Field(ge=0, le=10_000, description="0-based index of the first phase that is done anew.")
+    from_phase: int = Field(
+        ge=0, le=10_000, description="0-based index of the first phase that is done anew."
+    )
 
 
 class PhaseTypeInfo(BaseModel):
@@ -338,8 +350,12 @@ class ApprovalResponse(BaseModel):
     step_id: str = Field(examples=["phase_1_hitl_checkpoint"])
     checkpoint_type: str = Field(examples=["after_planning"])
     message: str
-    options: list[str] = Field(description="The words that are answers.", examples=[["approve", "reject", "modify"]])
-    context: dict[str, Any] = Field(description="What to decide upon: `task`, `spent`, and for a plan `plan`.")
+    options: list[str] = Field(
+        description="The words that are answers.", examples=[["approve", "reject", "modify"]]
+    )
+    context: dict[str, Any] = Field(
+        description="What to decide upon: `task`, `spent`, and for a plan `plan`."
+    )
     asked_at: str = Field(description="ISO 8601, UTC.")
     timeout_seconds: int | None = Field(description="How long the run waits for the answer.")
     status: Literal["open", "answered"]
@@ -350,7 +366,9 @@ class ApprovalResponse(BaseModel):
 class ApprovalRequestBody(Body):
     """An answer."""
 
-    resolution: str = Field(max_length=200, description="One of the question's options.", examples=["approve"])
+    resolution: str = Field(
+        max_length=200, description="One of the question's options.", examples=["approve"]
+    )
     user_feedback: str | None = Field(default=None, description="Words for the agents that follow.")
     modifications: dict[str, Any] | None = Field(
         default=None,

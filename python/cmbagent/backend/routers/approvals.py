@@ -29,7 +29,9 @@ def get_approval(run_id: str, approval_id: str, hub: TheHub) -> ApprovalResponse
 
 
 @router.post("/runs/{run_id}/approvals/{approval_id}", summary="Answer a question of a run")
-def answer_approval(run_id: str, approval_id: str, body: ApprovalRequestBody, hub: TheHub) -> ApprovalResponse:
+def answer_approval(
+    run_id: str, approval_id: str, body: ApprovalRequestBody, hub: TheHub
+) -> ApprovalResponse:
     """Answer a question with one of its options, and words or an edited plan if you like.
 
     A run that waits goes on within a second; one that is not running finds the answer when it is resumed.

@@ -46,11 +46,11 @@ _EVENT = {
 async def listen(
     run_id: str, hub: TheHub, after: After = None, last_event_id: Annotated[str | None, Header()] = None
 ) -> Response:
-    """Send a run's events as Server-Sent Events: what has happened, then what happens, until the run has ended.
+    """Send a run's events as Server-Sent Events: what has happened, then what happens, until its end.
 
-    The `id` of each is its number in the run. Whoever comes again with `Last-Event-ID` gets those after it, none
-    lost and none twice; when there are none any more, 204 has browsers stop asking. `after` in its place is for
-    clients that cannot send headers.
+    The `id` of each is its number in the run. Whoever comes again with `Last-Event-ID` gets those after it,
+    none lost and none twice; when there are none any more, 204 has browsers stop asking. `after` in its place
+    is for clients that cannot send headers.
     """
     start = after
     if last_event_id is not None:

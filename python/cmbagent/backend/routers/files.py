@@ -82,7 +82,8 @@ def _base(hub: Hub, info: RunInfo) -> Path:
     base = Path(os.path.realpath(info.work_dir))
     if hub.settings.base not in base.parents:
         raise HTTPException(
-            403, f"the work directory of run '{info.id}' lies outside this server's root, so its files stay there"
+            403,
+            f"the work directory of run '{info.id}' lies outside this server's root, so its files stay there",
         )
     return base
 

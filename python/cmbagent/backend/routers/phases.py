@@ -111,7 +111,9 @@ def get_workflow(
     if version is not None and version != found.version:
         earlier = [each for each in hub.definitions.versions(workflow_id) if each.version == version]
         if not earlier:
-            raise HTTPException(404, f"Workflow '{workflow_id}' has no version {version}; its newest is {found.version}")
+            raise HTTPException(
+                404, f"Workflow '{workflow_id}' has no version {version}; its newest is {found.version}"
+            )
         found = earlier[0]
     return _told(found, response)
 

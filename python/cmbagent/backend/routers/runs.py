@@ -45,15 +45,16 @@ def run_workflow(
 ) -> WorkflowRunResponse:
     """Start a run; it goes on in the server, in a directory of its own below `work_dir`.
 
-    Keys come from the server's environment. A header such as `X-OpenAI-Api-Key` brings one for this run alone; it
-    is never kept, so that after a restart of the server the run waits for it.
+    Keys come from the server's environment. A header such as `X-OpenAI-Api-Key` brings one for this run
+    alone; it is never kept, so that after a restart of the server the run waits for it.
     """
     definition = hub.definitions.get(workflow_id)
     if definition is None:
         raise HTTPException(404, f"Workflow '{workflow_id}' not found")
     if len(body.task) > hub.settings.max_task:
         raise HTTPException(
-            422, f"the task has {len(body.task)} characters; this server takes at most {hub.settings.max_task}"
+            422,
+            f"the task has {len(body.task)} characters; this server takes at most {hub.settings.max_task}",
         )
     definition = configured(definition, body.config_overrides, body.hitl_enabled)
     executor = hub.runs.start(definition, body.task, body.work_dir, keys)
@@ -152,13 +153,15 @@ def stop_run(
 
 @router.post("/runs/{run_id}/pause", summary="Hold a run")
 def pause_run(run_id: str, hub: TheHub) -> SuccessResponse:
-    """Hold a run before its next model call, script, question or phase; what is in flight comes to its end."""
+    """Hold a run before its next model call, script, question or phase; what is in flight goes on."""
     hub.runs.pause(hub.run(run_id))
     return SuccessResponse(success=True, message="Pause requested")
 
 
 @router.post("/runs/{run_id}/resume", summary="Let a run go on")
-def resume_run(run_id: str, hub: TheHub, keys: TheKeys, body: ResumeRequest | None = None) -> WorkflowRunResponse:
+def resume_run(
+    run_id: str, hub: TheHub, keys: TheKeys, body: ResumeRequest | None = None
+) -> WorkflowRunResponse:
     """End the pause of a run, or take up one that was stopped, failed, or was left by a server that has gone.
 
     What is finished is not repeated.
@@ -191,7 +194,9 @@ def delete_run(
     """Delete the record of a run that has ended; with `files`, all that it made as well."""
     info = hub.run(run_id)
     if info.owner is not None:
-        raise HTTPException(409, f"Cannot delete run with status '{told_status(info, hub.runs.live(run_id))}'; stop it first")
+        raise HTTPException(
+            409, f"Cannot delete run with status '{told_status(info, hub.runs.live(run_id))}'; stop it first"
+        )
     place = Path(info.work_dir)
     if files and not (place.name == run_id and hub.settings.base in place.parents):
         raise HTTPException(403, f"{place} was not made by this server; delete it yourself")
