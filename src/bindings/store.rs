@@ -37,7 +37,9 @@ impl PyJournal {
     fn rewind(&self, py: Python<'_>, phase: u32) -> PyResult<()> {
         with(py, || {
             let to = Position::of_phase(self.attempt.unwrap_or(0), phase, 0);
-            self.journal.append(lease::now(), Position::of_attempt(to.attempt), Entry::Rewound { to }).map(drop)
+            self.journal
+                .append(lease::now(), Position::of_attempt(to.attempt), Entry::Rewound { to })
+                .map(drop)
         })
     }
 

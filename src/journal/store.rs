@@ -333,7 +333,8 @@ impl Store {
             let sql = "SELECT run, seq, at, body FROM events WHERE run = (SELECT no FROM runs WHERE id = ?1) \
                        AND seq >= ?2 AND kind = 'event' ORDER BY seq LIMIT ?3";
             let mut events = desk.prepare_cached(sql)?;
-            let mut texts = desk.prepare_cached("SELECT body FROM texts WHERE run = ?1 AND hash = unhex(?2)")?;
+            let mut texts =
+                desk.prepare_cached("SELECT body FROM texts WHERE run = ?1 AND hash = unhex(?2)")?;
             let mut rows = events.query(params![id, from, most])?;
             let mut found = Vec::new();
             while let Some(row) = rows.next()? {
@@ -444,7 +445,8 @@ impl Store {
     }
 }
 
-const RUN: &str = "SELECT id, parent, about, work_dir, status, usage, created, updated, owner, heartbeat FROM runs";
+const RUN: &str =
+    "SELECT id, parent, about, work_dir, status, usage, created, updated, owner, heartbeat FROM runs";
 
 fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
     let owner: Option<String> = row.get(8)?;
