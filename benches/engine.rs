@@ -14,6 +14,7 @@ use cmbagent::engine::{Control, run::Services};
 use cmbagent::engine::{Outcome, Phase, PhaseStatus, Run, State};
 use cmbagent::exec::scripted::ScriptedRunner;
 use cmbagent::journal::MemoryJournal;
+use cmbagent::library::ScriptedDocuments;
 use cmbagent::llm::scripted::ScriptedProvider;
 use futures_util::future::BoxFuture;
 use serde_json::json;
@@ -53,12 +54,14 @@ fn main() {
             let services = Services {
                 provider: Arc::new(ScriptedProvider::new()),
                 runner: Arc::new(ScriptedRunner::default()),
+                documents: Arc::new(ScriptedDocuments::default()),
                 approvals: Arc::new(Nobody),
                 listener: Arc::new(Unwatched),
                 clock: Arc::new(SystemClock),
                 journal: Arc::new(MemoryJournal::default()),
             };
-            let run = Run::new(format!("run-{round}"), services, Control::default()).expect("a fresh journal is read");
+            let run = Run::new(format!("run-{round}"), services, Control::default())
+                .expect("a fresh journal is read");
             let workflow = MemoryWorkflow::new("task", "work");
             let begun = Instant::now();
             runtime.block_on(execute(&run, &phases, &workflow)).unwrap();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::exec::ExecError;
 use crate::llm::LlmError;
+use crate::llm::tape::TapeError;
 
 /// Results of the engine.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -80,6 +81,15 @@ pub enum Error {
     },
 }
 
+impl From<TapeError> for Error {
+    fn from(error: TapeError) -> Self {
+        match error {
+            TapeError::Missing(text) => Self::MissingFile(text),
+            TapeError::Unusable(text) => Self::Configuration(text),
+        }
+    }
+}
+
 /// What an error of the host language means for the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
@@ -101,6 +111,7 @@ impl Error {
                 crate::llm::LlmErrorKind::MissingKey
                     | crate::llm::LlmErrorKind::Authentication
                     | crate::llm::LlmErrorKind::ModelNotFound
+                    | crate::llm::LlmErrorKind::Tape
                     | crate::llm::LlmErrorKind::Cancelled
             ),
             Self::Foreign { meaning, .. } => *meaning == Meaning::Failure,

@@ -17,6 +17,7 @@ use cmbagent::engine::{
 use cmbagent::error::Meaning;
 use cmbagent::exec::scripted::{Scripted, ScriptedRunner};
 use cmbagent::journal::{Effect, Entry, Journal, MemoryJournal, Position, Record};
+use cmbagent::library::ScriptedDocuments;
 use cmbagent::llm::scripted::ScriptedProvider;
 use cmbagent::{Error, phases};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -116,6 +117,7 @@ fn live(work_dir: &Path, records: Vec<Record>, life: usize) -> Finished {
     let services = Services {
         provider: provider.clone(),
         runner: runner.clone(),
+        documents: Arc::new(ScriptedDocuments::default()),
         approvals: Arc::new(Nobody),
         listener: witness.clone(),
         clock: Arc::new(SteppingClock::default()),
@@ -203,7 +205,8 @@ fn a_run_cut_after_every_record_and_replayed_ends_the_same_and_repeats_nothing()
             }
         }
         // What only a later life tells.
-        let own = |kind: &String| ["run_resumed", "phase_restored", "effect_repeated"].contains(&kind.as_str());
+        let own =
+            |kind: &String| ["run_resumed", "phase_restored", "effect_repeated"].contains(&kind.as_str());
         let mut told: Vec<String> = first.events.iter().chain(&second.events).cloned().collect();
         told.retain(|kind| !own(kind));
         // A life that finds the run finished says so again.
@@ -284,6 +287,7 @@ fn bare(control: Control) -> Run {
     let services = Services {
         provider: Arc::new(ScriptedProvider::new()),
         runner: Arc::new(ScriptedRunner::default()),
+        documents: Arc::new(ScriptedDocuments::default()),
         approvals: Arc::new(Nobody),
         listener: Arc::new(Witness::default()),
         clock: Arc::new(SteppingClock::default()),

@@ -120,3 +120,7 @@ class RefusalError(ModelError):
 
 class IncompleteAnswerError(ModelError):
     """The answer was cut off at the model's output limit."""
+
+
+class TapeError(ModelError):
+    """The tape lacks a call, has another one there and `strict` was asked for, or could not be written."""

@@ -133,7 +133,7 @@ impl RunHandle {
             .map_err(|error| errors::to_exception(py, &error))?;
         let opening = format!("You are the {agent} agent.");
         let system = system.map_or_else(|| opening.clone(), |more| format!("{opening} {more}"));
-        let prompt = Prompt { system, user: prompt, shortened: Vec::new() };
+        let prompt = Prompt { system, user: prompt, ..Prompt::default() };
         let schema = schema.map(|schema| Schema { name: "answer".into(), schema: convert::to_json(schema) });
         let bridge = Bridge::default();
         let run = self.part(&bridge);

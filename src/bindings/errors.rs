@@ -103,6 +103,7 @@ fn model_class(kind: LlmErrorKind) -> &'static str {
         LlmErrorKind::BadReply => "BadReplyError",
         LlmErrorKind::Refusal => "RefusalError",
         LlmErrorKind::Incomplete => "IncompleteAnswerError",
+        LlmErrorKind::Tape => "TapeError",
         LlmErrorKind::Cancelled => "RunStoppedError",
     }
 }

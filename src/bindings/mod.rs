@@ -15,6 +15,7 @@ mod services;
 mod snapshot;
 mod state;
 mod store;
+mod tape;
 mod wake;
 
 use pyo3::prelude::*;

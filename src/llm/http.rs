@@ -28,7 +28,7 @@ use super::retry::{RetryPolicy, seconds};
 use super::routing::{Env, Route, Wire, route};
 use super::spent::Spent;
 use super::wire::{Ask, body, url};
-use super::{Call, Keys, LlmError, LlmErrorKind, Provider, Reply, Request, Watch, anthropic};
+use super::{Call, CallOptions, Keys, LlmError, LlmErrorKind, Provider, Reply, Request, Watch, anthropic};
 
 /// Models over HTTP: OpenAI Chat Completions (and all that speaks it), Anthropic Messages, Gemini.
 ///
@@ -94,7 +94,7 @@ impl HttpProvider {
                 })?)
             }
         };
-        let client = client(&route).map_err(|m| local(LlmErrorKind::Connection, m))?;
+        let client = client(&route.base_url).map_err(|m| local(LlmErrorKind::Connection, m))?;
         let profile = Profile::of(route.wire, request, &route.model, &self.prices);
         let mut dialect = self.dialect(&route, &profile);
         let learned_before = dialect;
@@ -210,6 +210,14 @@ impl Provider for HttpProvider {
         self.prices.window(model)
     }
 
+    fn vision(&self, model: &str) -> Option<bool> {
+        self.prices.vision(model)
+    }
+
+    fn reaches(&self, model: &str, options: &CallOptions) -> bool {
+        route(model, options, &*self.env, &*self.keys).is_ok()
+    }
+
     fn bound(&self, request: &Request) -> Option<f64> {
         self.prices.bound(&request.model, request.characters(), request.max_output_tokens)
     }
@@ -285,7 +293,7 @@ impl Provider for HttpProvider {
 ///
 /// Certificates are those of the system. Where there are none, servers spoken to without TLS (Ollama on this
 /// machine) still answer.
-fn client(route: &Route) -> Result<reqwest::Client, String> {
+pub(crate) fn client(url: &str) -> Result<reqwest::Client, String> {
     static CLIENT: OnceLock<Result<reqwest::Client, String>> = OnceLock::new();
     static PLAIN: OnceLock<Result<reqwest::Client, String>> = OnceLock::new();
     let builder = || {
@@ -301,7 +309,7 @@ fn client(route: &Route) -> Result<reqwest::Client, String> {
     let explain = |e: reqwest::Error| format!("cannot set up HTTP: {}", chain(&e));
     let client = CLIENT.get_or_init(|| builder().build().map_err(explain));
     match client {
-        Err(_) if route.base_url.starts_with("http://") => {
+        Err(_) if url.starts_with("http://") => {
             PLAIN.get_or_init(|| builder().tls_certs_only([]).build().map_err(explain)).clone()
         }
         client => client.clone(),

@@ -39,6 +39,8 @@ pub struct ModelFacts {
     pub long_cached: Option<f64>,
     /// `false` when the model refuses temperature and top_p.
     pub sampling: Option<bool>,
+    /// Whether the model takes pictures.
+    pub vision: Option<bool>,
 }
 
 impl ModelFacts {
@@ -73,6 +75,7 @@ impl ModelFacts {
             long_output: self.long_output.or(below.long_output),
             long_cached: self.long_cached.or(below.long_cached),
             sampling: self.sampling.or(below.sampling),
+            vision: self.vision.or(below.vision),
         }
     }
 }
@@ -195,6 +198,11 @@ impl Prices {
         self.facts(model)?.window
     }
 
+    /// Whether `model` takes pictures, when known.
+    pub fn vision(&self, model: &str) -> Option<bool> {
+        self.facts(model)?.vision
+    }
+
     /// The most tokens `model` can answer with, when known.
     pub fn max_output(&self, model: &str) -> Option<u32> {
         self.facts(model)?.max_output
@@ -281,6 +289,7 @@ mod tests {
             assert!(row.input.unwrap() > 0.0 && row.output.unwrap() >= row.input.unwrap(), "{name}");
             assert!(row.window.unwrap() >= 8192 && row.max_output.unwrap() >= 4096, "{name}");
             assert_eq!(row.long_from.is_some(), row.long_input.is_some(), "{name}");
+            assert!(row.vision.is_some(), "{name}");
         }
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use cmbagent::llm::retry::RetryPolicy;
 use cmbagent::llm::routing::Env;
 use cmbagent::llm::{
-    Call, CallOptions, HttpProvider, Keys, LlmError, Message, Patience, Prices, Provider, Reply, Request,
-    Sampling, Watch,
+    Call, CallOptions, HttpProvider, Keys, LlmError, Message, Patience, Place, Prices, Provider, Reply,
+    Request, Sampling, Watch,
 };
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -26,6 +26,8 @@ pub(crate) enum Step {
     Drip(Vec<u8>),
     /// Nothing until the client goes.
     Hang,
+    /// The same bytes over and over until the client goes.
+    Repeat(Vec<u8>),
 }
 
 pub(crate) type Script = Vec<Step>;
@@ -54,6 +56,13 @@ pub(crate) fn stream(text: &str) -> Script {
 pub(crate) fn stalled(text: &str) -> Script {
     let mut script = stream(text);
     script.push(Step::Hang);
+    script
+}
+
+/// A stream that begins so and then repeats something for ever.
+pub(crate) fn endless(text: &str, again: &str) -> Script {
+    let mut script = stream(text);
+    script.push(Step::Repeat(again.into()));
     script
 }
 
@@ -195,6 +204,11 @@ async fn play(socket: &mut TcpStream, script: &[Step], left: &Notify) {
                     tokio::task::yield_now().await;
                 }
             }
+            Step::Repeat(bytes) => {
+                while socket.write_all(bytes).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
             Step::Hang => {
                 let mut buffer = [0; 64];
                 while matches!(socket.read(&mut buffer).await, Ok(n) if n > 0) {}
@@ -276,6 +290,7 @@ pub(crate) fn call(model: &str) -> Call {
         },
         options: CallOptions::default(),
         agent: "engineer".into(),
+        place: Place::default(),
         cancel: CancellationToken::new(),
     }
 }

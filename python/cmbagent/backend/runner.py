@@ -26,6 +26,9 @@ Mode = Literal["now", "after_phase"]
 
 logger = logging.getLogger("cmbagent.server")
 
+START_SECONDS = 30.0
+"""How long a run may take to begin."""
+
 SHUTDOWN_SECONDS = 10.0
 """How long runs may take to let go when the server ends."""
 
@@ -313,7 +316,16 @@ class Runs:
                 )
                 self._thread.start()
             loop = self._loop
-        return asyncio.run_coroutine_threadsafe(work, loop).result()
+        begun = asyncio.run_coroutine_threadsafe(work, loop)
+        try:
+            return begun.result(START_SECONDS)
+        except TimeoutError:
+            if not begun.cancel():
+                return begun.result()
+            raise BusyError(
+                f"no run could begin within {START_SECONDS:g} s: a phase computes without awaiting and holds up all "
+                "runs; have it use asyncio.to_thread"
+            ) from None
 
     @staticmethod
     def _main(loop: asyncio.AbstractEventLoop) -> None:

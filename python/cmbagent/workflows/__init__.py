@@ -26,6 +26,7 @@ from cmbagent.workflows.hitl_workflow import (
     hitl_interactive_workflow,
     hitl_planning_only_workflow,
 )
+from cmbagent.workflows.ideas import idea_generation, idea_to_execution
 from cmbagent.workflows.one_shot import one_shot
 from cmbagent.workflows.planning_control import planning_and_control, planning_and_control_context_carryover
 from cmbagent.workflows.utils import clean_work_dir, load_context, load_plan
@@ -48,6 +49,8 @@ __all__ = [
     "hitl_error_recovery_workflow",
     "hitl_interactive_workflow",
     "hitl_planning_only_workflow",
+    "idea_generation",
+    "idea_to_execution",
     "list_workflows",
     "load_context",
     "load_plan",
