@@ -155,19 +155,36 @@ class Store:
         records: list[dict[str, Any]] = self._core.records(run_id, start)
         return records
 
-    def events(self, run_id: str, start: int = 1) -> list[tuple[str, dict[str, Any]]]:
+    def events(
+        self, run_id: str, start: int = 1, limit: int | None = None
+    ) -> list[tuple[str, dict[str, Any]]]:
         """Return a run's events from number `start` on, as `docs/events.md` lists them.
 
+        Args:
+            run_id: the run.
+            start: the first number.
+            limit: how many at most; `None` means all.
+
         Returns:
-            Pairs of kind and fields; the fields include `seq` and `at`, `phase_index` and `step`.
+            Pairs of kind and fields.
         """
+        records = self._core.events(run_id, start, limit)
+        about = (self._core.run(run_id) or {}).get("about") or {} if records else {}
+        phases = [phase["type"] for phase in about.get("workflow", {}).get("phases", [])]
         events = []
-        for record in self.records(run_id, start):
+        for record in records:
             entry, position = record["entry"], record["position"]
-            if entry["entry"] == "event":
-                place = {"phase_index": position["phase"], "step": position["step"]}
-                about = {"run_id": run_id, "seq": record["seq"], "at": record["at"], **place}
-                events.append((entry["kind"], {**about, **entry["data"]}))
+            index, within = position["phase"], position["phase"] < len(phases)
+            common = {
+                "run_id": run_id,
+                "seq": record["seq"],
+                "at": record["at"],
+                "phase": phases[index] if within else "",
+                "phase_index": index if within else 0,
+                "step": position["step"],
+                "agent": "",
+            }
+            events.append((entry["kind"], {**common, **entry["data"]}))
         return events
 
     def questions(self, run_id: str) -> list[dict[str, Any]]:

@@ -814,8 +814,11 @@ impl Run {
         self.publish("", kind, data, true).map(drop)
     }
 
-    fn publish(&self, agent: &str, kind: &str, data: Value, once: bool) -> Result<u64> {
+    fn publish(&self, agent: &str, kind: &str, mut data: Value, once: bool) -> Result<u64> {
         let shared = &self.shared;
+        if let (false, Value::Object(fields)) = (agent.is_empty(), &mut data) {
+            fields.insert("agent".into(), agent.into());
+        }
         let at = shared.services.clock.now();
         let mut kept = data.clone();
         if let (false, Some(fields)) = (agent.is_empty(), kept.as_object_mut()) {

@@ -12,6 +12,7 @@ pub mod sqlite;
 pub mod store;
 mod taken;
 mod texts;
+pub mod workflows;
 mod writer;
 
 use std::path::PathBuf;

@@ -239,6 +239,8 @@ class WorkflowExecutor:
         self._resuming = False
         self._forced = False
         self._resume_words: str | None = None
+        self._from_phase: int | None = None
+        self._origin: dict[str, Any] = {}
         self._log = EventLog()
 
     def __repr__(self) -> str:
