@@ -28,6 +28,9 @@ def quiet_environment(monkeypatch, tmp_path):
     for variable in ("CMBAGENT_CAMB_DOCS", "CMBAGENT_CLASSY_DOCS"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
+    # Nothing is installed from anywhere but this machine.
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
 
 
 @pytest.fixture

@@ -431,6 +431,20 @@ class Display:
         what = "1 file" if data["files"] == 1 else f"{data['files']} files"
         return f"  {what} of the earlier run in this directory: set aside in {self._path(data['path'])}"
 
+    def _on_sandbox(self, data: dict[str, Any]) -> str | None:
+        # What else is not enforced stands in the event and in the report beside the scripts' logs.
+        if any(what.startswith("writes outside") for what in data["enforced"]):
+            return None
+        return self._style("  scripts are not confined: docs/sandbox.md says what that means", "yellow")
+
+    def _on_install_started(self, data: dict[str, Any]) -> str:
+        return f"  installing {_clean(str(data['package']))} for this run"
+
+    def _on_install_finished(self, data: dict[str, Any]) -> str | None:
+        if data["success"]:
+            return None
+        return self._style(f"  {_clean(str(data['package']))} could not be installed", "yellow")
+
     def _on_templates_replaced(self, data: dict[str, Any]) -> str:
         replaced = (f"{agent} ({entry['path']})" for agent, entry in data["templates"].items())
         return f"  own prompt templates: {', '.join(replaced)}"

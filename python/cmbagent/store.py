@@ -54,9 +54,15 @@ class RunInfo:
     about: dict[str, Any]
 
     @property
+    def helper(self) -> bool:
+        """Whether it is the run of a function such as `get_keywords`, which is called again, not resumed."""
+        return (self.about.get("workflow") or {}).get("phases") == []
+
+    @property
     def resumable(self) -> bool:
         """Whether `resume` has something to do: it is not completed, and no process runs it."""
-        return self.owner is None and self.status != "completed" and not self.about.get("imported")
+        kept = self.about.get("imported") or self.helper
+        return self.owner is None and self.status != "completed" and not kept
 
 
 def _info(row: dict[str, Any]) -> RunInfo:
@@ -135,7 +141,7 @@ class Store:
             ConfigurationError: there is none.
         """
         if Path(target).expanduser().is_dir():
-            runs = [info for info in self.runs(target) if info.parent is None]
+            runs = [info for info in self.runs(target) if info.parent is None and not info.helper]
             if not runs:
                 raise ConfigurationError(
                     f"the store {self.path} knows of no run in {real(target)}; "
@@ -149,19 +155,36 @@ class Store:
         records: list[dict[str, Any]] = self._core.records(run_id, start)
         return records
 
-    def events(self, run_id: str, start: int = 1) -> list[tuple[str, dict[str, Any]]]:
+    def events(
+        self, run_id: str, start: int = 1, limit: int | None = None
+    ) -> list[tuple[str, dict[str, Any]]]:
         """Return a run's events from number `start` on, as `docs/events.md` lists them.
 
+        Args:
+            run_id: the run.
+            start: the first number.
+            limit: how many at most; `None` means all.
+
         Returns:
-            Pairs of kind and fields; the fields include `seq` and `at`, `phase_index` and `step`.
+            Pairs of kind and fields.
         """
+        records = self._core.events(run_id, start, limit)
+        about = (self._core.run(run_id) or {}).get("about") or {} if records else {}
+        phases = [phase["type"] for phase in about.get("workflow", {}).get("phases", [])]
         events = []
-        for record in self.records(run_id, start):
+        for record in records:
             entry, position = record["entry"], record["position"]
-            if entry["entry"] == "event":
-                place = {"phase_index": position["phase"], "step": position["step"]}
-                about = {"run_id": run_id, "seq": record["seq"], "at": record["at"], **place}
-                events.append((entry["kind"], {**about, **entry["data"]}))
+            index, within = position["phase"], position["phase"] < len(phases)
+            common = {
+                "run_id": run_id,
+                "seq": record["seq"],
+                "at": record["at"],
+                "phase": phases[index] if within else "",
+                "phase_index": index if within else 0,
+                "step": position["step"],
+                "agent": "",
+            }
+            events.append((entry["kind"], {**common, **entry["data"]}))
         return events
 
     def questions(self, run_id: str) -> list[dict[str, Any]]:

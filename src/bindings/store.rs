@@ -11,7 +11,7 @@ use super::{convert, errors};
 use crate::engine::executor;
 use crate::error::{Error, Result};
 use crate::journal::store::Claim;
-use crate::journal::{Demand, History, Journal, SqliteJournal, Store, Taken, lease, place};
+use crate::journal::{Demand, Entry, History, Journal, Position, SqliteJournal, Store, Taken, lease, place};
 use crate::llm::routing;
 use crate::phases;
 
@@ -32,6 +32,16 @@ impl PyJournal {
     #[getter]
     fn attempt(&self) -> Option<u32> {
         self.attempt
+    }
+
+    /// Has the phase at this index, and all after it, done anew.
+    fn rewind(&self, py: Python<'_>, phase: u32) -> PyResult<()> {
+        with(py, || {
+            let to = Position::of_phase(self.attempt.unwrap_or(0), phase, 0);
+            self.journal
+                .append(lease::now(), Position::of_attempt(to.attempt), Entry::Rewound { to })
+                .map(drop)
+        })
     }
 
     /// Lets the run go: another process may take it up.
@@ -88,7 +98,7 @@ impl PyStore {
     ) -> PyResult<PyJournal> {
         let root = root.unwrap_or_else(|| run_id.clone());
         let about = super::snapshot::encode(about)?;
-        let claim = Claim { id: run_id, parent, root, about, work_dir, guards };
+        let claim = Claim { id: run_id, parent, root, about, work_dir, guards, known: rewind };
         with(py, || {
             if Path::new(&claim.work_dir).canonicalize().is_ok_and(|dir| self.0.path().starts_with(dir)) {
                 return Err(Error::WorkDir(format!(
@@ -136,6 +146,41 @@ impl PyStore {
     fn records<'py>(&self, py: Python<'py>, run_id: &str, start: u64) -> PyResult<Bound<'py, PyAny>> {
         let records = with(py, || self.0.records(run_id, start))?;
         convert::to_python(py, &json!(records))
+    }
+
+    /// The events of a run from number `start` on, at most `most` of them, a record each.
+    #[pyo3(signature = (run_id, start = 1, most = None))]
+    fn events<'py>(
+        &self,
+        py: Python<'py>,
+        run_id: &str,
+        start: u64,
+        most: Option<usize>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let records = with(py, || self.0.events(run_id, start, most.unwrap_or(usize::MAX)))?;
+        convert::to_python(py, &json!(records))
+    }
+
+    /// The newest version of every workflow that is kept, a dict each.
+    fn workflows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let rows = with(py, || self.0.workflows())?;
+        convert::to_python(py, &json!(rows))
+    }
+
+    /// All versions of a workflow, the newest first, a dict each.
+    fn workflow_versions<'py>(&self, py: Python<'py>, workflow_id: &str) -> PyResult<Bound<'py, PyAny>> {
+        let rows = with(py, || self.0.workflow_versions(workflow_id))?;
+        convert::to_python(py, &json!(rows))
+    }
+
+    /// Keeps a new version of a workflow, unless there is a newer one than `before`.
+    fn keep_workflow(&self, py: Python<'_>, workflow_id: &str, before: u32, body: &str) -> PyResult<bool> {
+        with(py, || self.0.keep_workflow(workflow_id, before, body))
+    }
+
+    /// Deletes all versions of a workflow, unless there is a newer one than `before`.
+    fn drop_workflow(&self, py: Python<'_>, workflow_id: &str, before: u32) -> PyResult<bool> {
+        with(py, || self.0.drop_workflow(workflow_id, before))
     }
 
     /// Demands `stop`, `cancel`, `pause` or `resume` of a run that some process runs.

@@ -21,7 +21,8 @@ use super::waits::{Wait, Waits};
 use super::watch::CallWatch;
 use super::{Answer, Approvals, Event, Listener, Question, RunStatus};
 use crate::error::{Error, Result};
-use crate::exec::{Check, ExecError, Execution, Exit, Facts, Runner, Script, docstrings};
+use crate::exec::sandbox::Confinement;
+use crate::exec::{Check, ExecError, Execution, Exit, Facts, Package, Runner, Script, docstrings};
 use crate::journal::{Demand, Effect, Entry, History, Journal, Position};
 use crate::library::{Document, Documents, Home};
 use crate::llm::place::{Calls, Place};
@@ -68,6 +69,8 @@ struct Shared {
     told: Mutex<HashMap<Position, u64>>,
     /// Whether to go on where what was cut short differs from what follows now.
     forced: bool,
+    /// What was enforced on the latest script.
+    confinement: Mutex<Confinement>,
 }
 
 /// An upper limit of model calls, and the setting it comes from.
@@ -136,6 +139,7 @@ impl Run {
                 told: Mutex::new(history.told().clone()),
                 history,
                 forced,
+                confinement: Mutex::default(),
             }),
             position: Position::of_attempt(0),
             phase_type: "".into(),
@@ -449,8 +453,8 @@ impl Run {
         Self { tolerant: true, ..self.clone() }
     }
 
-    /// Calls a model.
-    pub async fn call(&self, agent: &str, request: Request, options: CallOptions) -> Result<Reply> {
+    /// Counts a call, and fails where it is one too many.
+    pub(super) fn count_call(&self) -> Result<()> {
         for limit in &self.limits {
             if limit.used.fetch_add(1, Ordering::Relaxed) >= limit.limit {
                 return Err(Error::Limit(format!(
@@ -460,6 +464,16 @@ impl Run {
                 )));
             }
         }
+        Ok(())
+    }
+
+    pub(super) fn provider(&self) -> &dyn Provider {
+        self.shared.services.provider.as_ref()
+    }
+
+    /// Calls a model.
+    pub async fn call(&self, agent: &str, request: Request, options: CallOptions) -> Result<Reply> {
+        self.count_call()?;
         self.hold().await?;
         let model = request.model.clone();
         let about = json!({"model": &model, "prompt_characters": request.characters()});
@@ -535,7 +549,7 @@ impl Run {
         Ok(())
     }
 
-    fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
+    pub(super) fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
         if error.kind == LlmErrorKind::Cancelled {
             return self.control.error();
         }
@@ -566,18 +580,52 @@ impl Run {
         started["limit_seconds"] = json!(script.timeout_seconds);
         self.tell(agent, "script_started", started).await?;
         let input = json!([script, started_hash(&script.path)?]);
-        self.pass(Effect::Execute, &input, Value::Null, |control| async move {
+        let act = |control: Control| async move {
             let output = |text: &str| self.whisper(agent, "script_output", json!({"text": text}));
             let execution = self.shared.services.runner.run(script, &output, &control.token).await;
-            let execution = execution.map_err(|error| self.script_error(error))?;
-            // A signal to the whole job reaches the script as well as the process that runs it.
-            let cut = matches!(execution.exit, Exit::Signal(_)) && control.cancelled();
-            if cut || execution.exit == Exit::Cancelled {
-                return Err(control.error());
+            self.ran(&control, execution)
+        };
+        let execution: Execution = self.pass(Effect::Execute, &input, Value::Null, act).await?;
+        self.tell_confinement(agent, &execution.confinement).await?;
+        Ok(execution)
+    }
+
+    /// Installs a package for the scripts of this run.
+    pub async fn install(&self, package: &Package) -> Result<Execution> {
+        let runner = self.shared.services.runner.clone();
+        let act = |control: Control| async move {
+            let execution = runner.install(package, &control.token).await;
+            self.ran(&control, execution)
+        };
+        self.pass(Effect::Execute, &json!(["install", package]), Value::Null, act).await
+    }
+
+    fn ran(&self, control: &Control, execution: Result<Execution, ExecError>) -> Result<Execution> {
+        let execution = execution.map_err(|error| self.script_error(error))?;
+        // A signal to the whole job reaches the script as well as the process that runs it.
+        let cut = matches!(execution.exit, Exit::Signal(_)) && control.cancelled();
+        if cut || execution.exit == Exit::Cancelled { Err(control.error()) } else { Ok(execution) }
+    }
+
+    /// What was enforced on the latest script; blank before the first.
+    pub fn confinement(&self) -> Confinement {
+        self.shared.confinement.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells what holds for scripts, when it is not what held before.
+    async fn tell_confinement(&self, agent: &str, now: &Confinement) -> Result<()> {
+        {
+            let mut before = self.shared.confinement.lock().unwrap_or_else(PoisonError::into_inner);
+            if *before == *now {
+                return Ok(());
             }
-            Ok(execution)
-        })
-        .await
+            before.clone_from(now);
+        }
+        self.tell(agent, "sandbox", json!(now)).await?;
+        for message in &now.warnings {
+            self.tell(agent, "warning", json!({"message": message})).await?;
+        }
+        Ok(())
     }
 
     /// What the run has spent so far.
@@ -656,7 +704,7 @@ impl Run {
 
     /// Waits until the run is not paused; the caller's loop goes on. Effects wait here before they
     /// tell that they start.
-    async fn hold(&self) -> Result<()> {
+    pub(super) async fn hold(&self) -> Result<()> {
         while self.control.paused() {
             let _waiting = self.wait();
             if !self.shared.held.swap(true, Ordering::Relaxed) {
@@ -672,7 +720,7 @@ impl Run {
         Ok(())
     }
 
-    async fn pass<T, F>(
+    pub(super) async fn pass<T, F>(
         &self,
         effect: Effect,
         input: &Value,
@@ -766,8 +814,11 @@ impl Run {
         self.publish("", kind, data, true).map(drop)
     }
 
-    fn publish(&self, agent: &str, kind: &str, data: Value, once: bool) -> Result<u64> {
+    fn publish(&self, agent: &str, kind: &str, mut data: Value, once: bool) -> Result<u64> {
         let shared = &self.shared;
+        if let (false, Value::Object(fields)) = (agent.is_empty(), &mut data) {
+            fields.insert("agent".into(), agent.into());
+        }
         let at = shared.services.clock.now();
         let mut kept = data.clone();
         if let (false, Some(fields)) = (agent.is_empty(), kept.as_object_mut()) {

@@ -7,6 +7,7 @@ use regex::Regex;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::sandbox::Sandbox;
 use super::{ExecError, Runner, Script};
 use crate::pattern::pattern;
 
@@ -66,6 +67,7 @@ async fn run(
         timeout_seconds: Some(SECONDS),
         env_passthrough: Vec::new(),
         log_path: directory.join(format!("{name}.log")),
+        sandbox: Sandbox::default(),
     };
     let execution = runner.run(&script, &|_| {}, cancel).await?;
     Ok(if execution.exit.success() { execution.output.trim().to_owned() } else { String::new() })

@@ -52,7 +52,9 @@ impl History {
                     history.started.remove(&position);
                 }
                 Entry::Event { kind, data, once } => {
-                    if !once {
+                    // The end of a try that did not complete is no end once the try goes on.
+                    let open = kind == "phase_finished" && data["status"] != "completed";
+                    if !once && !open {
                         *history.told.entry(position).or_default() += 1;
                     }
                     if kind == "step_finished" {
@@ -166,6 +168,17 @@ mod tests {
         assert!(history.ended(&at(0, 5, 5)).is_none());
         assert_eq!(history.failed_step(), None);
         assert!(history.told().is_empty());
+    }
+
+    #[test]
+    fn the_end_of_a_phase_that_goes_on_is_told_again() {
+        let ended = |status: &str| Entry::Event {
+            kind: "phase_finished".into(),
+            data: json!({"status": status}),
+            once: false,
+        };
+        let told = |status| History::of(records(vec![(at(0, 0, 0), ended(status))])).told().len();
+        assert_eq!((told("failed"), told("cancelled"), told("completed")), (0, 0, 1));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod consult;
 pub mod control;
 pub mod hitl_checkpoint;
 pub mod idea_generation;
+mod install;
 pub mod one_shot;
 pub mod planning;
 mod plots;

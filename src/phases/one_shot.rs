@@ -49,6 +49,7 @@ impl OneShot {
             run.observe("the work directory is emptied", move || clear(&work_dir)).await?;
         }
         let space = Workspace::open(run, &state.work_dir(), "", config.params.keep_existing).await?;
+        config.params.sandbox(&space.work_dir)?.check(&space.root)?;
         let templates = templates(run, &config.params).await?;
         let site = Site {
             space: &space,
@@ -66,6 +67,7 @@ impl OneShot {
             ],
             plot_evals: config.evaluate_plots.then_some(config.max_n_plot_evals),
             max_n_attempts: config.max_n_attempts,
+            asks: false,
         };
         let mut context = context::initial(&Seed {
             task: task.clone(),

@@ -14,6 +14,10 @@ use crate::agents::{PlanStep, Product, StepRecord, carry, formats, parse, summar
 use crate::engine::ledger::Line;
 use crate::engine::{Run, Section, State};
 use crate::error::Result;
+use crate::exec::confine;
+
+/// A chat of more bytes than this is not one of ours.
+const MOST_CHAT: u64 = 256 << 20;
 
 /// Where the steps stand.
 pub(super) struct Progress {
@@ -173,7 +177,7 @@ fn earlier(
         }
         let chat = space.root.join(format!("chats/chat_history_step_{number}.json"));
         let Some(messages) =
-            std::fs::read(chat).ok().and_then(|b| serde_json::from_slice::<Vec<Value>>(&b).ok())
+            confine::read(&chat, MOST_CHAT).ok().and_then(|b| serde_json::from_slice::<Vec<Value>>(&b).ok())
         else {
             continue;
         };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::config::{Models, Params};
+use super::install::Installer;
 use super::plots::Judged;
 use super::products::products;
 use super::script::{Bench, Ran};
@@ -42,6 +43,8 @@ pub(super) struct Site<'a> {
     pub(super) plot_evals: Option<usize>,
     /// `max_n_attempts`: tries beyond the first.
     pub(super) max_n_attempts: usize,
+    /// Whether a human is asked before a package is installed.
+    pub(super) asks: bool,
 }
 
 /// What a step came to.
@@ -73,7 +76,7 @@ impl Site<'_> {
         let step = case.plan.get(case.step - 1).cloned().unwrap_or_default();
         case.max_attempts = self.max_n_attempts + 1;
         case.carry_budget = carry::budget(run.window(&self.speaker(&step.sub_task_agent).model));
-        case.network = Some(true);
+        case.network = Some(self.params.sandbox(&self.space.work_dir)?.network());
         let mut done = Done {
             record: StepRecord {
                 number: case.step,
@@ -135,6 +138,8 @@ impl Site<'_> {
         let speaker = self.speaker("engineer");
         case.timeout_seconds = self.params.script_timeout_seconds;
         case.writable = vec!["the working directory".into()];
+        case.writable.extend(self.params.write_paths.iter().map(|path| path.display().to_string()));
+        let mut installer = Installer::new(self.asks);
         let bullets = at.step.bullet_points.clone();
         // Neither an earlier step's script nor a file of the user's is ever overwritten.
         let earlier = case.records.iter().flat_map(|r| r.scripts.iter().map(|s| PathBuf::from(&s.file)));
@@ -177,14 +182,14 @@ impl Site<'_> {
                 );
                 (failure.ended, failure.diagnosis) = ("it was not run".into(), complaint);
             } else {
-                let Ran { execution, files, log } = {
+                let (Ran { execution, files, log }, missing) = {
                     let about = json!({"attempt": case.failures.len() + 1, "attempts": case.max_attempts});
                     let bench = Bench { space: self.space, params: self.params, agent: "engineer" };
-                    bench.run(&here, &attempt.file, &attempt.code, about).await?
+                    installer.run(&bench, &here, &attempt.file, &attempt.code, about).await?
                 };
                 let output = clean::clean(&execution.output);
                 let success = execution.exit.success();
-                interrupted = matches!(execution.exit, Exit::Timeout(_) | Exit::Cancelled);
+                interrupted = matches!(execution.exit, Exit::Timeout(_) | Exit::Limit(_) | Exit::Cancelled);
                 let executor = formats::executor(success, &output);
                 let executed = formats::executed(&attempt.file, &attempt.code, &executor);
                 done.nested.push(transcript::nested(&formatted, &executor));
@@ -254,6 +259,9 @@ impl Site<'_> {
                         case.documents.extend((!told.is_empty()).then_some(told));
                     }
                     failure.diagnosis = diagnosis.to_string();
+                    if let Some(why) = missing {
+                        failure.diagnosis = format!("{} {why}", failure.diagnosis);
+                    }
                 }
                 failure.output = output;
             }

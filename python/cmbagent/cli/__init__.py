@@ -11,6 +11,7 @@ from cmbagent.cli import (  # noqa: F401
     resume,
     run,
     runs,
+    serve,
     show,
     steer,
     workflows,

@@ -77,6 +77,7 @@ def describe(executor: WorkflowExecutor) -> dict[str, Any]:
         "package": _core.__version__,
         "python": platform.python_version(),
         "argv": sys.argv[:1],
+        "origin": executor._origin,
     }
 
 
@@ -141,10 +142,13 @@ def begin(executor: WorkflowExecutor) -> _core.Journal | None:
         parent=None if above is None else above.run_id,
         root=None if above is None else above.root_id,
         guards=guards,
-        rewind=resuming,
+        # One that was deleted meanwhile is not begun again.
+        rewind=resuming or executor._resuming,
     )
     if resuming and journal.attempt is not None:
         executor._attempt = journal.attempt
+        if executor._from_phase is not None:
+            journal.rewind(executor._from_phase)
     return journal
 
 
@@ -172,6 +176,10 @@ def load(
         raise ConfigurationError(
             f"run {info.id} was imported: it can be shown and replayed, not resumed, for what it would load "
             "is somebody else's"
+        )
+    if info.helper:
+        raise ConfigurationError(
+            f"run {info.id} was made by the function {info.workflow_id}; call that again, it is not resumed"
         )
     about, lost = opened._core.about(info.id)
     hidden = hidden_paths(about)

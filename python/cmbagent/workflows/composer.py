@@ -160,7 +160,9 @@ class WorkflowExecutor:
         store: where the run is kept, so that it can be resumed after a crash: a file or a
             `cmbagent.store.Store`; `None` is the user's own store, `":memory:"` keeps nothing.
         options: settings for every phase's `config.params` that the phase does not set itself, such as
-            `script_timeout_seconds`, `env_passthrough`, `agent_llm_configs`, `prompts`, `allowed_agents`.
+            `script_timeout_seconds`, `env_passthrough`, `agent_llm_configs`, `prompts`, `allowed_agents`, and
+            those of `docs/sandbox.md`: `sandbox`, `write_paths`, `read_paths`, `network`, `allow_install`,
+            `script_memory_gb`, `script_disk_gb`, `script_processes`.
         record: a new file in which every model call is written down, see `docs/replay.md`.
         replay: a file written so: calls are answered from it, without a model, a key or a network.
         strict: whether a request that differs from the recorded one is an error; else it is a warning.
@@ -237,6 +239,8 @@ class WorkflowExecutor:
         self._resuming = False
         self._forced = False
         self._resume_words: str | None = None
+        self._from_phase: int | None = None
+        self._origin: dict[str, Any] = {}
         self._log = EventLog()
 
     def __repr__(self) -> str:
@@ -263,9 +267,9 @@ class WorkflowExecutor:
         _loop.ensure_not_forked()
         self.outcome = None
         log = self._fresh_log()
-        self._journal = _resume.begin(self)
-        self._resuming = False
         try:
+            self._journal = _resume.begin(self)
+            self._resuming = False
             with _loop.heartbeat():
                 run = _core.run_workflow(self)
                 self._attempt += 1
