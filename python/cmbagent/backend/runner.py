@@ -323,8 +323,8 @@ class Runs:
             if not begun.cancel():
                 return begun.result()
             raise BusyError(
-                f"no run could begin within {START_SECONDS:g} s: a phase computes without awaiting and holds up all "
-                "runs; have it use asyncio.to_thread"
+                f"no run could begin within {START_SECONDS:g} s: a phase computes without awaiting and holds up "
+                "all runs; have it use asyncio.to_thread"
             ) from None
 
     @staticmethod
