@@ -284,7 +284,7 @@ def bench_scripts() -> None:
     for _ in range(5):
         with tempfile.TemporaryDirectory() as work_dir:
             workflow = WorkflowDefinition(id="scripts", name="Scripts", phases=phases)
-            WorkflowExecutor(workflow, "nothing", work_dir, {}, verbose=False).run_sync()
+            WorkflowExecutor(workflow, "nothing", work_dir, {}, verbose=False, store=":memory:").run_sync()
             for _ in range(SCRIPTS):
                 started = time.perf_counter()
                 subprocess.run([sys.executable, "-c", "pass"], cwd=work_dir, check=True)

@@ -60,6 +60,9 @@ pub enum Error {
     /// The work directory cannot be used.
     #[error("{0}")]
     WorkDir(String),
+    /// A document could not be downloaded.
+    #[error("{0}")]
+    Download(String),
     /// The run was cancelled: by `cancel()`, a callback, or with the task that awaits it.
     #[error("{0}")]
     Stopped(String),

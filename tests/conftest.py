@@ -4,7 +4,10 @@ import contextlib
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
+from cmbagent import cli
+from cmbagent.store import Store
 from cmbagent.testing import ModelServer
 from cmbagent.utils import API_KEY_VARIABLES
 from cmbagent.workflows import _calls
@@ -51,3 +54,21 @@ def serve():
     """Start a server of scripted models that all requests go to."""
     with contextlib.ExitStack() as stack:
         yield lambda script: stack.enter_context(stack.enter_context(ModelServer(script)).environment())
+
+
+@pytest.fixture
+def invoke():
+    """Run the command line in this process."""
+
+    def run(*arguments, **options):
+        return CliRunner().invoke(cli.app, [str(each) for each in arguments], **options)
+
+    return run
+
+
+@pytest.fixture
+def store(monkeypatch, tmp_path_factory):
+    """A store of this test's own, which is the user's meanwhile."""
+    path = tmp_path_factory.mktemp("state") / "store.db"
+    monkeypatch.setenv("CMBAGENT_STORE", str(path))
+    return Store(path)

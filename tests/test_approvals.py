@@ -596,7 +596,7 @@ def test_the_environment_decides_to_ask(monkeypatch):
     monkeypatch.setenv("CMBAGENT_HITL", "ask")
     assert isinstance(default_manager(), ConsoleApprovalManager)
     monkeypatch.setenv("CMBAGENT_HITL", "perhaps")
-    with pytest.raises(ValueError, match="ask, approve or reject"):
+    with pytest.raises(ValueError, match="ask, queue, approve or reject"):
         default_manager()
 
 

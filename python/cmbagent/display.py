@@ -27,6 +27,9 @@ OUTPUT_LINES = 400
 TAIL_LINES = 20
 """Lines from the end of an output that was too long to be shown: that is where results and errors stand."""
 
+EFFECTS = {"call": "a model call", "execute": "a script", "ask": "a question", "observe": "a look around"}
+"""What is done again in a resumed run, in words."""
+
 # Directories of scripts and of what is kept about them; scripts were named when they started.
 _BESIDE = ("codebase", "attempts", "logs")
 _STATUS_SECONDS = 0.1
@@ -245,6 +248,22 @@ class Display:
         # A run that failed early may have made nothing.
         results = f"\nResults: {self._root}" if status == "completed" or Path(self._root).is_dir() else ""
         return f"{head}\n\n{line}{results}" if head else f"\n{line}{results}"
+
+    def _on_run_resumed(self, data: dict[str, Any]) -> str:
+        words = self._style("Resumed: what is finished is not repeated", "dim")
+        return f"{self._on_run_started(data)}\n{words}"
+
+    def _on_phase_restored(self, data: dict[str, Any]) -> str:
+        text = self._style(f"\n{data.get('display_name') or data.get('phase')}: taken up as it was", "dim")
+        lost = ", ".join(_clean(str(path)) for path in data.get("lost") or [])
+        if lost:
+            text += "\n" + self._style(f"  without what could not be kept: {lost}", "yellow")
+        return text
+
+    def _on_effect_repeated(self, data: dict[str, Any]) -> str:
+        what = EFFECTS.get(str(data.get("effect")), str(data.get("effect")))
+        text = f"  cut short before, now again: {what}"
+        return self._style(text + (" (it has changed since)" if data.get("changed") else ""), "yellow")
 
     def _on_run_paused(self, data: dict[str, Any]) -> str:
         self._end()

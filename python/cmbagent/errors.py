@@ -52,6 +52,10 @@ class RunStoppedError(CmbagentError, RuntimeError):
     """The run was cancelled: by a callback's `should_continue`, or by whoever controls it."""
 
 
+class DownloadError(CmbagentError, ConnectionError):
+    """A document could not be downloaded."""
+
+
 class LimitError(CmbagentError, RuntimeError):
     """A limit of the caller's was reached, such as `max_rounds`; the text names the setting."""
 

@@ -39,6 +39,11 @@ impl Control {
         self.0.cancel(Why::Requested);
     }
 
+    /// Cuts what is going on, for another process to go on with: this one was told to end.
+    fn interrupt(&self) {
+        self.0.cancel(Why::Preempted);
+    }
+
     /// Holds the run before its next effect.
     fn pause(&self) {
         self.0.pause();

@@ -1,5 +1,6 @@
 //! Puts a run's ports together: models, interpreter, humans, watchers, clock, journal.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
@@ -11,6 +12,7 @@ use super::approvals::PyApprovals;
 use super::bridge::Bridge;
 use super::keys::PyKeys;
 use super::listener::PyListener;
+use crate::agents::prompts::Templates;
 use crate::engine::clock::SystemClock;
 use crate::engine::run::Services;
 use crate::exec::{Check, Facts, supervise, supervisor::Supervised};
@@ -121,4 +123,17 @@ fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 #[pyfunction]
 pub(super) fn route(model: &str) -> &'static str {
     routing::Wire::of_model(model).name()
+}
+
+/// `text` without anything that looks like a key.
+#[pyfunction]
+pub(super) fn redact(text: &str) -> String {
+    crate::llm::redact::redact(text, None)
+}
+
+/// The agents with the hashes (BLAKE3) of their built-in prompt templates.
+#[pyfunction]
+pub(super) fn prompt_hashes() -> PyResult<BTreeMap<String, String>> {
+    let templates = Templates::builtin().map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+    Ok(templates.hashes().clone())
 }

@@ -11,8 +11,9 @@ use super::{convert, errors};
 use crate::engine::executor;
 use crate::error::{Error, Result};
 use crate::journal::store::Claim;
-use crate::journal::{Demand, Entry, History, Journal, Position, SqliteJournal, Store, lease, place};
+use crate::journal::{Demand, Entry, History, Journal, Position, SqliteJournal, Store, Taken, lease, place};
 use crate::llm::routing;
+use crate::phases;
 
 /// A store of runs; see `cmbagent.store.Store`.
 #[pyclass(frozen, name = "Store", module = "cmbagent._core")]
@@ -109,7 +110,7 @@ impl PyStore {
             }
             let journal = self.0.begin(&claim)?;
             if rewind {
-                executor::rewind(&journal, lease::now())?;
+                executor::rewind(&journal, lease::now(), phases::is_built_in)?;
             }
             let attempt = History::of(journal.records(1)?).attempt();
             Ok(PyJournal { journal: Arc::new(journal), attempt })
@@ -216,6 +217,14 @@ impl PyStore {
     /// Deletes a run that no process runs.
     fn delete(&self, py: Python<'_>, run_id: &str) -> PyResult<()> {
         with(py, || self.0.delete(run_id))
+    }
+
+    /// Takes a run of another store in: it and its records as JSON.
+    fn take_in(&self, py: Python<'_>, run: &str, records: Vec<String>) -> PyResult<()> {
+        with(py, || {
+            let (run, records) = Taken::read(run, &records)?;
+            self.0.take_in(&run, records)
+        })
     }
 
     /// Gives the disk back what deleted runs took.

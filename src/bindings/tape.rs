@@ -7,8 +7,9 @@ use pyo3::{intern, prelude::*};
 
 use super::errors;
 use crate::engine::Run;
+use crate::error::Error;
 use crate::llm::Provider;
-use crate::llm::tape::{Player, Recorder, Subject};
+use crate::llm::tape::{self, Player, Recorder, Said, Subject};
 
 /// What the executor's calls go to: `own`, or what its `record` and `replay` make of it. An executor
 /// without either that runs within another run is part of that one's tape.
@@ -41,4 +42,25 @@ pub(super) fn provider(
         }
     };
     opened.map_err(|error| errors::to_exception(py, &error.into()))
+}
+
+/// The tape that recording a run would have made, from its calls, a JSON object each.
+#[pyfunction]
+pub(super) fn tape_of(
+    py: Python<'_>,
+    run: String,
+    workflow: String,
+    task: String,
+    work_dir: PathBuf,
+    calls: Vec<String>,
+) -> PyResult<String> {
+    let subject = Subject { run, workflow, task, work_dir };
+    let read = || {
+        let calls = calls.iter().map(|call| serde_json::from_str::<Said>(call));
+        tape::copy(&subject, calls.collect::<serde_json::Result<_>>()?)
+    };
+    py.detach(read).map_err(|error| {
+        let words = format!("run {} has a record of a call that cannot be read: {error}", subject.run);
+        errors::to_exception(py, &Error::Journal(words))
+    })
 }

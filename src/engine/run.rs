@@ -22,7 +22,7 @@ use super::watch::CallWatch;
 use super::{Answer, Approvals, Event, Listener, Question, RunStatus};
 use crate::error::{Error, Result};
 use crate::exec::sandbox::Confinement;
-use crate::exec::{Check, ExecError, Execution, Facts, Package, Runner, Script, docstrings};
+use crate::exec::{Check, ExecError, Execution, Exit, Facts, Package, Runner, Script, docstrings};
 use crate::journal::{Demand, Effect, Entry, History, Journal, Position};
 use crate::library::{Document, Documents, Home};
 use crate::llm::place::{Calls, Place};
@@ -453,8 +453,8 @@ impl Run {
         Self { tolerant: true, ..self.clone() }
     }
 
-    /// Calls a model.
-    pub async fn call(&self, agent: &str, request: Request, options: CallOptions) -> Result<Reply> {
+    /// Counts a call, and fails where it is one too many.
+    pub(super) fn count_call(&self) -> Result<()> {
         for limit in &self.limits {
             if limit.used.fetch_add(1, Ordering::Relaxed) >= limit.limit {
                 return Err(Error::Limit(format!(
@@ -464,14 +464,25 @@ impl Run {
                 )));
             }
         }
+        Ok(())
+    }
+
+    pub(super) fn provider(&self) -> &dyn Provider {
+        self.shared.services.provider.as_ref()
+    }
+
+    /// Calls a model.
+    pub async fn call(&self, agent: &str, request: Request, options: CallOptions) -> Result<Reply> {
+        self.count_call()?;
         self.hold().await?;
         let model = request.model.clone();
         let about = json!({"model": &model, "prompt_characters": request.characters()});
         self.tell(agent, "call_started", about).await?;
         let input = serde_json::to_value(&request).map_err(internal)?;
         let bound = self.shared.services.provider.bound(&request);
-        let sent = json!({"agent": agent, "model": &model, "bound": bound, "request": &input});
         let place = self.next_call(agent);
+        let sent =
+            json!({"agent": agent, "model": &model, "bound": bound, "place": &place, "request": &input});
         let called: Called = self
             .pass(Effect::Call, &input, sent, |control| async move {
                 let cancel = control.token.clone();
@@ -538,7 +549,7 @@ impl Run {
         Ok(())
     }
 
-    fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
+    pub(super) fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
         if error.kind == LlmErrorKind::Cancelled {
             return self.control.error();
         }
@@ -591,7 +602,9 @@ impl Run {
 
     fn ran(&self, control: &Control, execution: Result<Execution, ExecError>) -> Result<Execution> {
         let execution = execution.map_err(|error| self.script_error(error))?;
-        if execution.exit == crate::exec::Exit::Cancelled { Err(control.error()) } else { Ok(execution) }
+        // A signal to the whole job reaches the script as well as the process that runs it.
+        let cut = matches!(execution.exit, Exit::Signal(_)) && control.cancelled();
+        if cut || execution.exit == Exit::Cancelled { Err(control.error()) } else { Ok(execution) }
     }
 
     /// What was enforced on the latest script; blank before the first.
@@ -691,7 +704,7 @@ impl Run {
 
     /// Waits until the run is not paused; the caller's loop goes on. Effects wait here before they
     /// tell that they start.
-    async fn hold(&self) -> Result<()> {
+    pub(super) async fn hold(&self) -> Result<()> {
         while self.control.paused() {
             let _waiting = self.wait();
             if !self.shared.held.swap(true, Ordering::Relaxed) {
@@ -707,7 +720,7 @@ impl Run {
         Ok(())
     }
 
-    async fn pass<T, F>(
+    pub(super) async fn pass<T, F>(
         &self,
         effect: Effect,
         input: &Value,
@@ -807,7 +820,11 @@ impl Run {
             fields.insert("agent".into(), agent.into());
         }
         let at = shared.services.clock.now();
-        let entry = Entry::Event { kind: kind.into(), data: data.clone(), once };
+        let mut kept = data.clone();
+        if let (false, Some(fields)) = (agent.is_empty(), kept.as_object_mut()) {
+            fields.entry("agent").or_insert_with(|| agent.into());
+        }
+        let entry = Entry::Event { kind: kind.into(), data: kept, once };
         let seq = shared.services.journal.append(at, self.position, entry)?;
         shared.services.listener.event(&self.event(agent, kind, data, Some(seq), at));
         Ok(seq)

@@ -1,6 +1,6 @@
 //! What earlier lives of a run have left: the index that a replay asks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
@@ -17,6 +17,8 @@ pub struct History {
     attempt: Option<u32>,
     last_try: HashMap<(u32, u32), u32>,
     failed_step: Option<Position>,
+    /// Calls, scripts and questions that ended without a result and were not made again.
+    failed: HashSet<Position>,
 }
 
 impl History {
@@ -32,6 +34,7 @@ impl History {
             }
             match entry {
                 Entry::Started { effect, input, about } => {
+                    history.failed.remove(&position);
                     if effect == Effect::Call {
                         open.entry(position).or_default().push(about);
                     }
@@ -41,7 +44,10 @@ impl History {
                     open.get_mut(&position).map(Vec::pop);
                     history.finished.insert(position, (effect, output));
                 }
-                Entry::Failed { .. } => {
+                Entry::Failed { effect, .. } => {
+                    if effect != Effect::Observe {
+                        history.failed.insert(position);
+                    }
                     open.get_mut(&position).map(Vec::pop);
                     history.started.remove(&position);
                 }
@@ -73,6 +79,7 @@ impl History {
         // A phase's end comes after all that is in it, though its position comes first.
         self.ended.retain(|at, _| !gone(at) && *at != to.phase_place());
         self.failed_step = self.failed_step.filter(|at| !gone(at));
+        self.failed.retain(|at| !gone(at));
     }
 
     /// The result of the effect at `position`.
@@ -108,6 +115,11 @@ impl History {
     /// The last attempt; `None` of a run without records.
     pub fn attempt(&self) -> Option<u32> {
         self.attempt
+    }
+
+    /// Whether an effect in the same phase, at `from` or after it, ended without a result: it acts again.
+    pub fn failed_since(&self, from: Position) -> bool {
+        self.failed.iter().any(|at| at.phase_place() == from.phase_place() && *at >= from)
     }
 
     /// The place of the step that failed last, when no later one was completed.

@@ -10,6 +10,7 @@ pub mod memory;
 pub mod place;
 pub mod sqlite;
 pub mod store;
+mod taken;
 mod texts;
 pub mod workflows;
 mod writer;
@@ -26,6 +27,7 @@ pub use history::History;
 pub use memory::MemoryJournal;
 pub use sqlite::SqliteJournal;
 pub use store::Store;
+pub use taken::Taken;
 
 /// Where in a run an effect stands. The same run, replayed, gives every effect the same position.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -29,7 +29,7 @@ const PATIENCE: i32 = 6000;
 
 /// A store, shared by all who open the same file in this process.
 pub struct Store {
-    place: Arc<Place>,
+    pub(super) place: Arc<Place>,
     writer: Writer,
     desk: Mutex<Connection>,
 }
@@ -135,7 +135,7 @@ impl Store {
         &self.writer
     }
 
-    fn desk(&self) -> MutexGuard<'_, Connection> {
+    pub(super) fn desk(&self) -> MutexGuard<'_, Connection> {
         lock(&self.desk)
     }
 
@@ -288,7 +288,7 @@ impl Store {
         let damaged = |what: &str| {
             Error::Journal(format!(
                 "the store {} is damaged at run {id}: {what}. Other runs are not affected; delete this one with \
-                 `cmbagent prune {id}` or restore the file from a copy",
+                 `cmbagent prune --run {id}` or restore the file from a copy",
                 self.place.path.display()
             ))
         };
@@ -520,11 +520,18 @@ impl Place {
             std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
             builder.create(directory).map_err(failed)?;
         }
-        let mut options = fs::OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options.open(path).map_err(failed)?;
+        // A file that is there is left to SQLite: closing it here would drop the locks that this process
+        // has on it.
+        if !path.exists() {
+            let mut options = fs::OpenOptions::new();
+            options.write(true).create_new(true);
+            #[cfg(unix)]
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            match options.open(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(error)),
+                _ => {}
+            }
+        }
         let path = path.canonicalize().map_err(failed)?;
         let network = path.parent().and_then(place::network);
         Ok(Self { path, network })

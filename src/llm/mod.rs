@@ -6,13 +6,16 @@
 //!   `dialect` (what its server does not understand), [`schema`] (structured answers).
 //! * The formats: `openai`, `anthropic`, `gemini`; `wire` is what they share.
 //! * On the way back: `receive`, [`sse`], [`think`]; `fault` when it fails (in the words of `said`), [`retry`] when it may go better.
+//! * Documents: [`fetch`] downloads them, [`ocr`] reads PDFs.
 //! * Beside it: [`pricing`] and [`redact`].
 
 mod anthropic;
 mod dialect;
 mod fault;
+pub mod fetch;
 mod gemini;
 pub mod http;
+pub mod ocr;
 mod openai;
 pub mod place;
 pub mod pricing;
@@ -31,6 +34,7 @@ pub mod think;
 pub mod types;
 mod wire;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -65,6 +69,17 @@ pub trait Provider: Send + Sync {
     /// Whether there is a key, or a server that needs none, for `model`. Asked on the caller's thread.
     fn reaches(&self, _model: &str, _options: &CallOptions) -> bool {
         true
+    }
+    /// Has `model` read the PDF at `path`, with the retries it needs. Dropping the future abandons it.
+    fn read_pdf<'a>(
+        &'a self,
+        path: &'a Path,
+        model: &'a str,
+    ) -> BoxFuture<'a, Result<ocr::Reading, LlmError>> {
+        let message = format!("{model} cannot read {} here: this provider reads no PDFs", path.display());
+        let error =
+            LlmError { kind: LlmErrorKind::BadRequest, message, status: None, model: model.to_owned() };
+        Box::pin(std::future::ready(Err(error)))
     }
     /// The provider of a run that is made at `place` within this one's and would use `own`: a tape is one for all.
     fn within(&self, _place: &Place, own: Arc<dyn Provider>) -> Arc<dyn Provider> {

@@ -61,6 +61,11 @@ static BUILT_IN: LazyLock<Registry<BuiltIn>> = LazyLock::new(|| {
     registry
 });
 
+/// Whether a type is that of a built-in phase.
+pub fn is_built_in(phase_type: &str) -> bool {
+    BUILT_IN.get(phase_type).is_ok()
+}
+
 /// A built-in phase with this configuration (an object; missing fields take their defaults).
 pub fn build(phase_type: &str, config: Value) -> Result<Box<dyn Phase>> {
     (BUILT_IN.get(phase_type)?.make)(config)

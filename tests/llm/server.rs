@@ -181,13 +181,14 @@ async fn read(socket: &mut TcpStream) -> Option<Seen> {
     let headers: Vec<(String, String)> = lines
         .map(|l| l.split_once(':').map(|(n, v)| (n.to_lowercase(), v.trim().to_owned())).unwrap())
         .collect();
-    let length: usize = headers.iter().find(|(n, _)| n == "content-length").unwrap().1.parse().unwrap();
+    let length: usize =
+        headers.iter().find(|(n, _)| n == "content-length").map_or(0, |(_, v)| v.parse().unwrap());
     let mut body = bytes[end + 4..].to_vec();
     while body.len() < length {
         let n = socket.read(&mut buffer).await.unwrap();
         body.extend_from_slice(&buffer[..n]);
     }
-    Some(Seen { target, headers, body: serde_json::from_slice(&body).unwrap() })
+    Some(Seen { target, headers, body: serde_json::from_slice(&body).unwrap_or_default() })
 }
 
 async fn play(socket: &mut TcpStream, script: &[Step], left: &Notify) {
@@ -264,7 +265,7 @@ pub(crate) fn provider_at(url: &str, keys: Arc<dyn Keys>) -> HttpProvider {
     let url = url.to_owned();
     let env: Env = Arc::new(move |name| match name {
         "OPENAI_BASE_URL" => Some(format!("{url}/v1")),
-        "ANTHROPIC_BASE_URL" | "GEMINI_BASE_URL" => Some(url.clone()),
+        "ANTHROPIC_BASE_URL" | "GEMINI_BASE_URL" | "MISTRAL_BASE_URL" => Some(url.clone()),
         _ => None,
     });
     let mut provider = HttpProvider::new(keys, env, Arc::new(Prices::builtin()));

@@ -20,6 +20,7 @@ from cmbagent.workflows.composer import (
 # Three submodules bear the name of the function they hold. Importing them first sets the attribute to the
 # module, and these imports then set it to the function, for good: later imports find the module loaded.
 from cmbagent.workflows.control import control
+from cmbagent.workflows.conversation import human_in_the_loop
 from cmbagent.workflows.deep_research import deep_research
 from cmbagent.workflows.hitl_workflow import (
     hitl_error_recovery_workflow,
@@ -49,6 +50,7 @@ __all__ = [
     "hitl_error_recovery_workflow",
     "hitl_interactive_workflow",
     "hitl_planning_only_workflow",
+    "human_in_the_loop",
     "idea_generation",
     "idea_to_execution",
     "list_workflows",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from cmbagent import _core
 from cmbagent.errors import ConfigurationError, WorkDirError
 from cmbagent.utils import resolve_work_dir
 from cmbagent.workflows._tape import Tape
@@ -45,6 +46,20 @@ def set_aside(function: Callable[..., Any], extra: Mapping[str, Any], known: Col
             UserWarning,
             stacklevel=3,
         )
+
+
+def known_agent(name: str) -> str:
+    """Return the name of an agent that a task can be given to.
+
+    Raises:
+        ConfigurationError: there is no such agent; the text names the nearest.
+    """
+    able = [agent["name"] for agent in _core.roster() if agent["can_step"]]
+    if name in able:
+        return name
+    near = difflib.get_close_matches(str(name), able, n=2, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ConfigurationError(f"Unknown agent: {name}.{hint} A task can be given to: {', '.join(able)}")
 
 
 def text(value: str | None) -> str:
@@ -187,6 +202,7 @@ def run_phases(
     verbose: bool | None = None,
     metadata: Mapping[str, Any] | None = None,
     shared_state: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
     tape: Tape = Tape(),  # noqa: B008 (it cannot be changed)
     resume: bool = False,
 ) -> WorkflowExecutor:
@@ -204,6 +220,7 @@ def run_phases(
         approval_manager,
         shared_state,
         verbose=verbose,
+        options=options,
         record=tape.record,
         replay=tape.replay,
         strict=tape.strict,

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from cmbagent import _core, _current
+from cmbagent.approvals import QueueApprovalManager, default_manager
+from cmbagent.display import make_display
 from cmbagent.errors import ConfigurationError, JournalError
 from cmbagent.store import RunInfo, Store, StoreLike, open_store, real
 
@@ -71,6 +73,7 @@ def describe(executor: WorkflowExecutor) -> dict[str, Any]:
         "task": executor.task,
         "options": masked(executor.options, secrets),
         "initial_shared_state": masked(private, secrets),
+        "tape": {"record": executor.record, "replay": executor.replay, "strict": executor.strict},
         "package": _core.__version__,
         "python": platform.python_version(),
         "argv": sys.argv[:1],
@@ -175,6 +178,10 @@ def load(
             f"run {info.id} was imported: it can be shown and replayed, not resumed, for what it would load "
             "is somebody else's"
         )
+    if info.helper:
+        raise ConfigurationError(
+            f"run {info.id} was made by the function {info.workflow_id}; call that again, it is not resumed"
+        )
     about, lost = opened._core.about(info.id)
     if about is None:
         raise ConfigurationError(f"run {info.id} was deleted meanwhile; `cmbagent runs` lists those there are")
@@ -194,6 +201,17 @@ def without_hidden(value: Any) -> Any:
     if isinstance(value, list):
         return [without_hidden(item) for item in value if item != SECRET]
     return value
+
+
+def tell_how_to_go_on(executor: WorkflowExecutor, why: str) -> None:
+    """Say on standard error how the run is resumed, when it is kept and its display is not turned off.
+
+    The command line has words of its own, and says them always.
+    """
+    words = executor._resume_words
+    if executor.durable and (words or make_display(executor.verbose) is not None):
+        sys.stderr.write(f"{why}. To go on: {words or resume_call(executor)}\n")
+        sys.stderr.flush()
 
 
 def resume_call(executor: WorkflowExecutor) -> str:
@@ -245,6 +263,9 @@ def executor_of(
     from cmbagent.workflows.composer import WorkflowDefinition
 
     opened, info, about = load(work_dir, store, run_id=run_id)
+    if approval_manager is None and any(not asked["settled"] for asked in opened.questions(info.id)):
+        # What a human was asked is not approved by itself now, for want of a terminal.
+        approval_manager = default_manager() or QueueApprovalManager()
     executor = cls(
         workflow or WorkflowDefinition.from_dict(about["workflow"]),
         about["task"],
@@ -256,6 +277,7 @@ def executor_of(
         verbose=verbose,
         store=opened,
         options=about["options"],
+        **about["tape"],
     )
     executor.context.run_id = info.id
     executor._resuming, executor._forced = True, force

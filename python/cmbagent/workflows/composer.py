@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cmbagent import _core, _current, _events, _loop, _pages
+from cmbagent import _core, _current, _events, _loop, _pages, _preempt
 from cmbagent._background import BackgroundRun, warn_where_nobody_can_answer
 from cmbagent._stream import EventLog, EventStream
 from cmbagent.approvals import default_manager
@@ -237,6 +238,7 @@ class WorkflowExecutor:
         self._journal: _core.Journal | None = None
         self._resuming = False
         self._forced = False
+        self._resume_words: str | None = None
         self._from_phase: int | None = None
         self._origin: dict[str, Any] = {}
         self._log = EventLog()
@@ -265,13 +267,16 @@ class WorkflowExecutor:
         _loop.ensure_not_forked()
         self.outcome = None
         log = self._fresh_log()
-        self._journal = _resume.begin(self)
-        self._resuming = False
         try:
+            self._journal = _resume.begin(self)
+            self._resuming = False
             with _loop.heartbeat():
                 run = _core.run_workflow(self)
                 self._attempt += 1
                 self.outcome = await run
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            _resume.tell_how_to_go_on(self, "Interrupted")
+            raise
         finally:
             if self._journal is not None:
                 self._journal.release()
@@ -314,9 +319,12 @@ class WorkflowExecutor:
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed; the run was cancelled.
+            SystemExit: with status 75, after SIGTERM or SIGUSR1 reached the main thread that waits here, when
+                the program leaves them to the system and the run is kept: another process can resume it.
             Exception: as for `run`.
         """
-        return _loop.run_sync(self.run, self._describe)
+        with _preempt.heeded(self):
+            return _loop.run_sync(self.run, self._describe)
 
     def start(self) -> BackgroundRun[WorkflowContext]:
         """Do what `run` does, in the background: a notebook's cell, or the script, goes on at once.
@@ -390,9 +398,9 @@ class WorkflowExecutor:
             `workflow_id`, `run_id`, `current_phase` (0-based), `total_phases`, `phase_results` (per phase
             that ran:
             `phase_id`, `phase_type`, `status`, `error`), `skipped` (indexes) once a phase was skipped, and
-            `status` once a run has begun: `running`, `paused` (from `pause` on), `stopping` (after `stop` or
-            `cancel`), or how it ended: `completed`, `stopped`, `cancelled`, `failed`, `paused`,
-            `waiting_approval`.
+            `status` once a run has begun: `running`, `waiting_approval` (while a human is asked), `paused`
+            (from `pause` on), `stopping` (after `stop` or `cancel`), or how it ended: `completed`, `stopped`,
+            `cancelled`, `failed`, `interrupted`, `paused`, `waiting_approval`.
         """
         status: dict[str, Any] = {
             "workflow_id": self.workflow.id,
@@ -423,6 +431,11 @@ class WorkflowExecutor:
         index, separator, phase_type = rest.partition("_")
         known = prefix == "phase" and separator and index.isdigit()
         return phase_type if known else result.context.phase_id
+
+    @property
+    def durable(self) -> bool:
+        """Whether the run that was begun last is kept in a store, so that it can be resumed."""
+        return self._journal is not None
 
     def _describe(self) -> str:
         index = self.current_phase_index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from cmbagent.errors import ConfigurationError
@@ -42,6 +43,7 @@ def control(
     verbose: bool | None = None,
     evaluate_plots: bool = False,
     max_n_plot_evals: int = 1,
+    options: Mapping[str, Any] | None = None,
     record: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
     strict: bool = False,
@@ -73,6 +75,7 @@ def control(
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
         evaluate_plots: have a model that takes pictures judge new plots; the engineer mends what it finds.
         max_n_plot_evals: how many scripts' plots are judged in a step at most; later ones are accepted.
+        options: settings for every phase, see `WorkflowExecutor`.
         record: a new file in which every model call is written down, see `docs/replay.md`.
         replay: a file written so: calls are answered from it, without a model, a key or a network.
         strict: whether a request that differs from the recorded one is an error; else it is a warning.
@@ -130,6 +133,7 @@ def control(
         api_keys=api_keys,
         callbacks=callbacks,
         verbose=verbose,
+        options=options,
         tape=tape,
         resume=resume,
         shared_state={"planning_context": {"hardware_constraints": _calls.text(hardware_constraints)}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
@@ -37,6 +38,7 @@ def one_shot(
     initial_agent: str | None = None,
     model: str | None = None,
     verbose: bool | None = None,
+    options: Mapping[str, Any] | None = None,
     record: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
     strict: bool = False,
@@ -69,6 +71,7 @@ def one_shot(
         initial_agent: another name for `agent`.
         model: model of the agent, whichever it is.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        options: settings for every phase, see `WorkflowExecutor`.
         record: a new file in which every model call is written down, see `docs/replay.md`.
         replay: a file written so: calls are answered from it, without a model, a key or a network.
         strict: whether a request that differs from the recorded one is an error; else it is a warning.
@@ -90,7 +93,7 @@ def one_shot(
     if not ignored.get("inject_wrong_plot"):
         ignored.pop("inject_wrong_plot", None)
     _calls.set_aside(one_shot, ignored, _IGNORED)
-    agent = initial_agent or agent
+    agent = _calls.known_agent(initial_agent or agent)
     tape = Tape.of(record, replay, strict)
     place = _calls.prepare_work_dir(work_dir, clear_work_dir, tape=tape)
     settings = {
@@ -119,6 +122,7 @@ def one_shot(
         api_keys=api_keys,
         callbacks=callbacks,
         verbose=verbose,
+        options=options,
         tape=tape,
         resume=resume,
     )

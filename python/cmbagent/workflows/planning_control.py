@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
@@ -52,6 +53,7 @@ def planning_and_control_context_carryover(
     verbose: bool | None = None,
     evaluate_plots: bool = False,
     max_n_plot_evals: int = 1,
+    options: Mapping[str, Any] | None = None,
     record: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
     strict: bool = False,
@@ -98,6 +100,7 @@ def planning_and_control_context_carryover(
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
         evaluate_plots: have a model that takes pictures judge new plots; the engineer mends what it finds.
         max_n_plot_evals: how many scripts' plots are judged in a step at most; later ones are accepted.
+        options: settings for every phase, see `WorkflowExecutor`.
         record: a new file in which every model call is written down, see `docs/replay.md`.
         replay: a file written so: calls are answered from it, without a model, a key or a network.
         strict: whether a request that differs from the recorded one is an error; else it is a warning.
@@ -173,6 +176,7 @@ def planning_and_control_context_carryover(
         callbacks=callbacks,
         approval_manager=approval_manager,
         verbose=verbose,
+        options=options,
         tape=tape,
         resume=resume,
         metadata={"parent_run_id": parent_run_id, "stage_name": stage_name},
@@ -210,6 +214,7 @@ def planning_and_control(
     clear_work_dir: bool = False,
     callbacks: Any = None,
     verbose: bool | None = None,
+    options: Mapping[str, Any] | None = None,
     record: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
     strict: bool = False,
@@ -271,6 +276,7 @@ def planning_and_control(
         api_keys=api_keys,
         callbacks=callbacks,
         verbose=verbose,
+        options=options,
         tape=tape,
         resume=resume,
     )

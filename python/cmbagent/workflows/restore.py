@@ -173,6 +173,15 @@ def plain(value: Any) -> Any:
     return _Plain().copy(value, 0)
 
 
+def _hashable(key: Any) -> Any:
+    """Return a key, or its text when it stands for an object that had a hash of its own."""
+    try:
+        hash(key)
+    except TypeError:
+        return repr(key)
+    return key
+
+
 class _Plain:
     def __init__(self) -> None:
         self._seen: dict[int, Any] = {}
@@ -212,7 +221,7 @@ class _Plain:
             self._seen[id(value)] = made
             for key, item in value.items():
                 if key not in ("api_keys", "api_key"):
-                    made[self.copy(key, depth)] = self.copy(item, depth)
+                    made[_hashable(self.copy(key, depth))] = self.copy(item, depth)
             return made
         if isinstance(value, (list, collections.deque)):
             items: list[Any] = []
@@ -221,7 +230,8 @@ class _Plain:
             return items
         if isinstance(value, (tuple, set, frozenset, bytearray)):
             base = next(t for t in (tuple, set, frozenset, bytearray) if isinstance(value, t))
-            copied = base(self.copy(item, depth) for item in value)
+            items_of = (self.copy(item, depth) for item in value)
+            copied = base(map(_hashable, items_of) if isinstance(value, (set, frozenset)) else items_of)
             self._seen[id(value)] = copied
             return copied
         return _note(value)

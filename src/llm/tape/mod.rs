@@ -4,6 +4,7 @@
 //! what came back. The [`Recorder`] writes it and the [`Player`] reads it; both are providers. The work directory
 //! stands on the tape as a word ([`home`]), a picture as its hash, and no key at all.
 
+mod copy;
 mod differ;
 mod home;
 mod player;
@@ -16,6 +17,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{LlmError, LlmErrorKind, Place, Reply, Request};
+pub use copy::{Said, copy};
 pub use player::Player;
 pub use recorder::Recorder;
 

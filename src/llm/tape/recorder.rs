@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use super::home::Home;
 use super::request::written;
 use super::{Came, Failure, Head, Line, Subject, Tape, TapeError, tape_error};
+use crate::llm::ocr::Reading;
 use crate::llm::{Call, CallOptions, LlmError, LlmErrorKind, Place, Provider, Reply, Request, Watch};
 
 /// A provider that records the calls of another one.
@@ -104,6 +105,11 @@ impl Provider for Recorder {
 
     fn reaches(&self, model: &str, options: &CallOptions) -> bool {
         self.inner.reaches(model, options)
+    }
+
+    // Not on the tape: what a PDF says is the run's own record.
+    fn read_pdf<'a>(&'a self, path: &'a Path, model: &'a str) -> BoxFuture<'a, Result<Reading, LlmError>> {
+        self.inner.read_pdf(path, model)
     }
 
     fn within(&self, place: &Place, own: Arc<dyn Provider>) -> Arc<dyn Provider> {
