@@ -406,6 +406,6 @@ def resumable(info: RunInfo, live: Live | None = None) -> str:
     """Return whether a run can be taken up: `yes`, `no`, or `needs key`."""
     # One that has ended is let go in a moment.
     going_on = info.status in UNFINISHED and (live is not None or info.owner is not None)
-    if going_on or info.status == "completed" or info.about.get("imported"):
+    if going_on or info.status == "completed" or info.about.get("imported") or info.helper:
         return "no"
     return "needs key" if header_keys(info) else "yes"

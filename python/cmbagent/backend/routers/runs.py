@@ -200,9 +200,8 @@ def delete_run(
     place = Path(info.work_dir)
     if files and not (place.name == run_id and hub.settings.base in place.parents):
         raise HTTPException(403, f"{place} was not made by this server; delete it yourself")
-    for child in [each for each in hub.store.runs() if each.parent == run_id]:
-        hub.store.delete(child.id)
-    hub.store.delete(run_id)
+    for each in hub.store.with_children([info]):
+        hub.store.delete(each.id)
     hub.progress.forget(run_id)
     if files:
         shutil.rmtree(place, ignore_errors=True)
