@@ -41,7 +41,7 @@ impl Journal for Cut {
 }
 
 /// The same run for every test here: a plan, a failed try, a step done again, notes.
-fn answers() -> Vec<(&'static str, String)> {
+pub(super) fn answers() -> Vec<(&'static str, String)> {
     let steps = plan(&[("engineer", "fit", "use the data"), ("researcher", "write", "be brief")]);
     vec![
         ("planner", planned(&steps)),
@@ -62,7 +62,7 @@ fn humans() -> Vec<Answer> {
 }
 
 /// A stage with what is still to be said, run and answered after these records.
-fn stage(records: &[Record]) -> Stage {
+pub(super) fn stage(records: &[Record]) -> Stage {
     let done = |wanted: Effect| {
         let of = |r: &&Record| matches!(&r.entry, Entry::Finished { effect, .. } if *effect == wanted);
         records.iter().filter(of).count()
@@ -78,7 +78,7 @@ fn stage(records: &[Record]) -> Stage {
     stage
 }
 
-async fn play(stage: &Stage) -> Ended {
+pub(super) async fn play(stage: &Stage) -> Ended {
     let planning = json!({"n_plan_reviews": 0});
     let control = json!({"hitl_after_each_step": true});
     stage.run(&[("planning", planning), ("control", control)]).await
@@ -97,7 +97,7 @@ fn files(root: &Path, below: &str, found: &mut Vec<String>) {
 }
 
 /// What a run comes to, without the directory it was in and without durations.
-fn essence(stage: &Stage, ended: &Ended) -> Value {
+pub(super) fn essence(stage: &Stage, ended: &Ended) -> Value {
     let mut found = Vec::new();
     files(&stage.root(), "", &mut found);
     let chats: Vec<Value> = ended.outcomes.iter().map(|outcome| json!(outcome.chat_history)).collect();
@@ -109,7 +109,7 @@ fn essence(stage: &Stage, ended: &Ended) -> Value {
 }
 
 /// The kinds of events but for those that only a later life tells; the end of a run that was at its end is told again.
-fn events(records: &[Record]) -> Vec<String> {
+pub(super) fn events(records: &[Record]) -> Vec<String> {
     let own = ["run_resumed", "phase_restored", "effect_repeated"];
     let kind = |r: &Record| match &r.entry {
         Entry::Event { kind, .. } if !own.contains(&kind.as_str()) => Some(kind.clone()),
