@@ -39,15 +39,20 @@ print("length = 4.25 m")
 
 def answers() -> dict[str, Any]:
     """What the models say, however often they are asked the same."""
-    from cmbagent.testing import code, notes, plan, review
+    from cmbagent.testing import Reply, code, notes, plan, review
+
+    def reply(said: Any) -> Reply:
+        # The same price in every directory, however long its name is.
+        text = said if isinstance(said, str) else json.dumps(said)
+        return Reply(text, prompt_tokens=100, completion_tokens=10)
 
     bad = code(SCRIPT.format(middle="raise ValueError('no ruler')"), filename="measure.py")
     good = code(SCRIPT.format(middle="pass"), filename="measure.py")
     return {
-        "planner": plan(("engineer", "measure"), ("researcher", "interpret")),
-        "plan_reviewer": review("Name the unit."),
-        "engineer": lambda call: good if "no ruler" in call.prompt else bad,
-        "researcher": notes("# Length\n\nThe length is 4.25 m."),
+        "planner": reply(plan(("engineer", "measure"), ("researcher", "interpret"))),
+        "plan_reviewer": reply(review("Name the unit.")),
+        "engineer": lambda call: reply(good if "no ruler" in call.prompt else bad),
+        "researcher": reply(notes("# Length\n\nThe length is 4.25 m.")),
     }
 
 
@@ -62,7 +67,7 @@ class Run:
 
         self.place, self.work_dir = place, place / "work"
         place.mkdir(parents=True)
-        self.server = ModelServer(answers(), delay=0.005)
+        self.server = ModelServer(answers(), delay=0.02)
 
     def start(self, what: str) -> subprocess.Popen[str]:
         environment = {**os.environ, **self.server.variables, "CMBAGENT_STORE": str(self.place / "store.db")}
@@ -81,16 +86,21 @@ class Run:
         assert process.returncode == 0, error
         return said.splitlines()
 
-    def kill(self, after: int, seconds: float) -> bool:
-        """Kill the first life so many seconds after so many events; gives whether it had begun."""
+    def kill(self, dice: random.Random, events: int) -> None:
+        """Kill a first life somewhere: around an event, in a call of a model, or in a script."""
         with self.start("begin") as process:
             assert process.stdout is not None
-            for _ in range(after):
-                if not process.stdout.readline():
+            where, number = dice.choice(("event", "call", "script")), dice.randrange(events + 1)
+            for _ in range(number if where == "event" else 0):
+                process.stdout.readline()
+            calls, scripts = dice.randint(1, len(CALLS)), dice.randint(1, 2)
+            while where != "event" and process.poll() is None:
+                reached = {"call": len(self.server.calls) / calls, "script": len(self.pids()) / 2 / scripts}
+                if reached[where] >= 1:
                     break
-            time.sleep(seconds)
+                time.sleep(0.001)
+            time.sleep(dice.random() * 0.05)
             process.send_signal(signal.SIGKILL)
-        return (self.place / "store.db").exists()
 
     def store(self) -> Any:
         from cmbagent.store import Store
@@ -110,7 +120,8 @@ class Run:
         if isinstance(value, (list, tuple)):
             return [self.plain(item) for item in value]
         if isinstance(value, str):
-            return re.sub(r"\d{8}_\d{6}(_\d+)?", "STAMP", value.replace(str(self.place), "PLACE"))
+            stamp = r"\d{8}_\d{6}(_\d+)?|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+            return re.sub(stamp, "STAMP", value.replace(str(self.place), "PLACE"))
         return value
 
     def files(self) -> dict[str, Any]:
@@ -161,7 +172,7 @@ def survive(seed: int, place: Path, whole: Undisturbed) -> dict[str, int]:
     dice = random.Random(seed)
     run = Run(place)
     with run.server:
-        run.kill(dice.randrange(whole.events + 1), dice.random() ** 2 * 0.1)
+        run.kill(dice, whole.events)
         runs = run.store().runs()
         records = run.store().records(runs[0].id) if runs else []
         finished = sum(
@@ -171,8 +182,8 @@ def survive(seed: int, place: Path, whole: Undisturbed) -> dict[str, int]:
         said = run.finish("resume")
     info, *others = run.store().runs()
     assert not others, "it is the same run"
-    assert run.plain(json.loads(said[-1])) == whole.result
-    assert run.files() == whole.files
+    same(run.plain(json.loads(said[-1])), whole.result)
+    same(run.files(), whole.files)
     after = run.server.agents()[before:]
     assert after == CALLS[finished:], f"{finished} calls were finished, then came {after}"
     asked = collections.Counter((call.agent, call.system, call.prompt) for call in run.server.calls)
@@ -186,6 +197,13 @@ def survive(seed: int, place: Path, whole: Undisturbed) -> dict[str, int]:
     assert info.status == "completed"
     gone(orphans + run.pids())
     return {"begun": len(runs), "finished": finished, "repeated": twice}
+
+
+def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Compare, and name what differs."""
+    assert sorted(found) == sorted(expected)
+    for name, value in expected.items():
+        assert found[name] == value, name
 
 
 def gone(pids: list[int]) -> None:

@@ -95,15 +95,25 @@ fn leave(place: &Path, writes: usize) {
     assert_eq!(ended.status.signal(), Some(9), "{}", String::from_utf8_lossy(&ended.stdout));
 }
 
+// Two tests, for two cores.
 #[tokio::test]
-async fn a_process_killed_at_any_write_of_its_journal_loses_nothing() {
+async fn a_process_killed_at_any_even_write_of_its_journal_loses_nothing() {
+    kill_at_every_second_write_from(0).await;
+}
+
+#[tokio::test]
+async fn a_process_killed_at_any_odd_write_of_its_journal_loses_nothing() {
+    kill_at_every_second_write_from(1).await;
+}
+
+async fn kill_at_every_second_write_from(first: usize) {
     let whole = directory();
     let (stage, ended, writes) = live(whole.path(), usize::MAX).await;
     let expected = essence(&stage, &ended.completed());
     let told = events(&stage.journal.records(1).unwrap());
     assert!(writes > 100, "{writes}");
 
-    for kill in 0..writes {
+    for kill in (first..writes).step_by(2) {
         let place = directory();
         leave(place.path(), kill);
         let left = Store::open(&place.path().join("store.db")).unwrap().records("run-1", 1).unwrap();
