@@ -132,6 +132,7 @@ def test_humans_are_asked_through_the_workflow_s_manager(perform):
         perform(work, {}, approval_manager=Manager())
     assert len(asked) == 3
     assert asked[0]["step_id"] == "phase_0_review"
+    assert asked[0]["context_snapshot"].pop("spent")["calls"] == 0
     assert asked[0]["context_snapshot"] == {"n": 1}
 
 

@@ -139,7 +139,8 @@ class Store:
             runs = [info for info in self.runs(target) if info.parent is None]
             if not runs:
                 raise ConfigurationError(
-                    f"the store {self.path} knows of no run in {real(target)}; `cmbagent runs` lists those it has"
+                    f"the store {self.path} knows of no run in {real(target)}; "
+                    "`cmbagent runs` lists those it has"
                 )
             return runs[0]
         return self.run(os.fspath(target))
@@ -193,7 +194,9 @@ class Store:
         known = [entry for entry in self.questions(run_id) if entry["id"] == question]
         options = known[0]["question"]["options"] if known else [resolution]
         if resolution not in options:
-            raise ConfigurationError(f"{resolution!r} is no answer to that question; it takes: {', '.join(options)}")
+            raise ConfigurationError(
+                f"{resolution!r} is no answer to that question; it takes: {', '.join(options)}"
+            )
         self._core.answer(run_id, question, resolution, user_feedback, modifications)
 
     def demand(self, run_id: str, what: str) -> None:
@@ -247,4 +250,4 @@ def open_store(store: StoreLike) -> Store | None:
 
 def real(path: str | os.PathLike[str]) -> str:
     """Return a directory's one absolute path, symbolic links resolved."""
-    return os.path.realpath(os.path.expanduser(path))
+    return os.path.realpath(Path(path).expanduser())

@@ -30,7 +30,8 @@ pub(super) fn encode(value: &Bound<'_, PyAny>) -> PyResult<Value> {
 pub(super) fn encode_context(context: &Bound<'_, PyAny>) -> PyResult<Value> {
     let py = context.py();
     let both = PyDict::new(py);
-    for (name, attribute) in [("shared", intern!(py, "shared_state")), ("output", intern!(py, "output_data"))] {
+    for (name, attribute) in [("shared", intern!(py, "shared_state")), ("output", intern!(py, "output_data"))]
+    {
         let kept = PyDict::new(py);
         let section = context.getattr(attribute)?;
         for pair in section.call_method0(intern!(py, "items"))?.try_iter()? {
@@ -131,22 +132,18 @@ impl Encoder {
             key.cast_exact::<PyString>().ok().and_then(|key| key.to_str().ok().map(str::to_owned))
         };
         let names: Option<Vec<String>> = dict.keys().iter().map(|key| plain(&key)).collect();
-        match names.filter(|names| !(names.len() == 1 && names[0].starts_with('$'))) {
-            Some(names) => {
-                let mut map = Map::with_capacity(names.len());
-                for (name, item) in names.into_iter().zip(dict.values()) {
-                    map.insert(name, self.value(&item, depth + 1)?);
-                }
-                Ok(Value::Object(map))
+        if let Some(names) = names.filter(|names| !(names.len() == 1 && names[0].starts_with('$'))) {
+            let mut map = Map::with_capacity(names.len());
+            for (name, item) in names.into_iter().zip(dict.values()) {
+                map.insert(name, self.value(&item, depth + 1)?);
             }
-            None => {
-                let mut pairs = Vec::with_capacity(dict.len());
-                for (key, item) in dict.iter() {
-                    pairs.push(json!([self.value(&key, depth + 1)?, self.value(&item, depth + 1)?]));
-                }
-                Ok(json!({"$dict": pairs}))
-            }
+            return Ok(Value::Object(map));
         }
+        let mut pairs = Vec::with_capacity(dict.len());
+        for (key, item) in dict.iter() {
+            pairs.push(json!([self.value(&key, depth + 1)?, self.value(&item, depth + 1)?]));
+        }
+        Ok(json!({"$dict": pairs}))
     }
 
     fn object(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
@@ -189,13 +186,11 @@ fn plain(value: &Bound<'_, PyAny>) -> PyResult<Option<Value>> {
     }
     if let Ok(text) = value.cast::<PyString>() {
         // Lone surrogates have no place in JSON.
-        return Ok(Some(match text.to_str() {
-            Ok(text) => text.into(),
-            Err(_) => {
-                let bytes = text.call_method1(intern!(py, "encode"), ("utf-8", "surrogatepass"))?;
-                json!({"$str": BASE64.encode(bytes.cast::<PyBytes>()?.as_bytes())})
-            }
-        }));
+        if let Ok(text) = text.to_str() {
+            return Ok(Some(text.into()));
+        }
+        let bytes = text.call_method1(intern!(py, "encode"), ("utf-8", "surrogatepass"))?;
+        return Ok(Some(json!({"$str": BASE64.encode(bytes.cast::<PyBytes>()?.as_bytes())})));
     }
     if let Ok(number) = value.cast::<PyInt>() {
         return Ok(Some(match number.extract::<i64>() {
@@ -231,7 +226,8 @@ fn tagged(value: &Bound<'_, PyAny>) -> PyResult<Option<(&'static str, Value)>> {
     let kind = value.get_type();
     let module: String = kind.module()?.extract()?;
     let name: String = kind.name()?.extract()?;
-    let text = |method: &str| -> PyResult<Value> { Ok(value.call_method0(method)?.extract::<String>()?.into()) };
+    let text =
+        |method: &str| -> PyResult<Value> { Ok(value.call_method0(method)?.extract::<String>()?.into()) };
     Ok(match (module.as_str(), name.as_str()) {
         ("datetime", "datetime") => Some(("$datetime", text("isoformat")?)),
         ("datetime", "date") => Some(("$date", text("isoformat")?)),
@@ -248,7 +244,9 @@ fn tagged(value: &Bound<'_, PyAny>) -> PyResult<Option<(&'static str, Value)>> {
         ("numpy", "ndarray") => {
             let dtype = value.getattr(intern!(py, "dtype"))?;
             // Arrays of objects hold references, not values.
-            if dtype.getattr(intern!(py, "hasobject"))?.is_truthy()? || dtype.getattr("fields")?.is_truthy()? {
+            if dtype.getattr(intern!(py, "hasobject"))?.is_truthy()?
+                || dtype.getattr("fields")?.is_truthy()?
+            {
                 return Ok(None);
             }
             let bytes = value.call_method0(intern!(py, "tobytes"))?;
@@ -395,7 +393,8 @@ impl<'py> Decoder<'py> {
                 let data = content.as_array().and_then(|parts| parts.last()).and_then(Value::as_str);
                 let buffer = PyByteArray::new(py, &bytes(data.unwrap_or_default())?);
                 // Over a bytearray, so that it can be written to.
-                let flat = numpy.call_method1("frombuffer", (buffer, content[0].as_str().unwrap_or_default()))?;
+                let flat =
+                    numpy.call_method1("frombuffer", (buffer, content[0].as_str().unwrap_or_default()))?;
                 if tag == "$scalar" {
                     flat.get_item(0)?
                 } else {
@@ -403,7 +402,9 @@ impl<'py> Decoder<'py> {
                     flat.call_method1("reshape", (shape,))?
                 }
             }
-            "$enum" => return self.known(content, path, |class, name| class.getattr(name.extract::<String>()?)),
+            "$enum" => {
+                return self.known(content, path, |class, name| class.getattr(name.extract::<String>()?));
+            }
             "$object" => {
                 return self.known(content, path, |class, kept| {
                     class.call_method1(intern!(class.py(), "from_journal"), (kept,))

@@ -96,7 +96,9 @@ pub fn rewind(journal: &dyn Journal, at: f64) -> Result<()> {
     // A phase that failed as a whole goes on at the effect that failed; one that ended with an error
     // to tell has no such effect.
     let soft = records.iter().rev().find_map(|record| match &record.entry {
-        Entry::Ended { kept } => Some((record.position, kept["status"] == "completed" && !kept["error"].is_null())),
+        Entry::Ended { kept } => {
+            Some((record.position, kept["status"] == "completed" && !kept["error"].is_null()))
+        }
         _ => None,
     });
     let failed = History::of(records).failed_step();
@@ -120,19 +122,18 @@ async fn walk(
         }
         workflow.enter(index)?;
         let before = restore(run, phase.as_ref(), index, last.as_ref(), workflow)?;
-        let outcome = match before {
-            Some(outcome) => outcome,
-            None => {
-                run.gate().await?;
-                // What ended a pause may have been a stop.
-                if stopped() {
-                    return Ok(RunStatus::Stopped);
-                }
-                match perform(run, phase.as_ref(), index, last.as_ref(), workflow).await? {
-                    Some(outcome) => outcome,
-                    None => continue,
-                }
+        let outcome = if let Some(outcome) = before {
+            outcome
+        } else {
+            run.gate().await?;
+            // What ended a pause may have been a stop.
+            if stopped() {
+                return Ok(RunStatus::Stopped);
             }
+            let Some(outcome) = perform(run, phase.as_ref(), index, last.as_ref(), workflow).await? else {
+                continue;
+            };
+            outcome
         };
         match outcome.status {
             PhaseStatus::Completed => {

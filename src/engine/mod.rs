@@ -3,6 +3,7 @@
 pub mod approval;
 pub mod clock;
 pub mod control;
+pub mod estimate;
 pub mod event;
 pub mod executor;
 pub mod ledger;
@@ -17,6 +18,7 @@ pub mod workflow;
 
 pub use approval::{Answer, Approvals, Question};
 pub use control::{Control, Why};
+pub use estimate::Estimate;
 pub use event::{Event, Listener};
 pub use phase::{Kept, Outcome, Phase, Settings};
 pub use run::Run;

@@ -25,6 +25,9 @@ use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings
 use crate::journal::{Demand, Effect, Entry, History, Journal, Position};
 use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request};
 
+/// So many events may be on their way to the journal.
+const TOLD_AT_ONCE: u64 = 1000;
+
 /// What a run is made of: its ports.
 pub struct Services {
     /// Models.
@@ -415,7 +418,7 @@ impl Run {
             })
             .await?;
         let line = Line::new(agent, &model, reply.usage);
-        let usage = Total::of(&[line.clone()]);
+        let usage = Total::of([&line]);
         self.shared.ledger.add(line);
         let about = json!({"model": model, "seconds": seconds, "usage": usage.to_json(), "text": reply.text});
         self.tell(agent, "call_finished", about).await?;
@@ -465,10 +468,18 @@ impl Run {
         .await
     }
 
-    /// Asks a human.
+    /// What the run has spent so far.
+    pub fn spent(&self) -> Total {
+        Total::of(&self.ledger().since(0))
+    }
+
+    /// Asks a human, who is shown what the run has spent.
     pub async fn ask(&self, mut question: Question) -> Result<Answer> {
         self.hold().await?;
         question.run_id = self.id().to_owned();
+        if let Value::Object(shown) = &mut question.context_snapshot {
+            shown.entry("spent").or_insert_with(|| self.spent().to_json());
+        }
         let about = json!({
             "checkpoint_type": question.checkpoint_type, "message": question.message,
             "options": question.options, "request_id": question.step_id,
@@ -621,7 +632,14 @@ impl Run {
 
     /// Records an event and tells the listener, unless an earlier life has.
     pub async fn tell(&self, agent: &str, kind: &str, data: Value) -> Result<()> {
-        if self.was_told() { Ok(()) } else { self.publish(agent, kind, data, false) }
+        if self.was_told() {
+            return Ok(());
+        }
+        // Who tells much and does little may not fill the memory with what waits to be written.
+        if self.publish(agent, kind, data, false)?.is_multiple_of(TOLD_AT_ONCE) {
+            self.journal().commit().await?;
+        }
+        Ok(())
     }
 
     fn was_told(&self) -> bool {
@@ -633,16 +651,16 @@ impl Run {
 
     /// Records an event of this life alone and tells the listener: a replay does not come by it again.
     pub fn announce(&self, kind: &str, data: Value) -> Result<()> {
-        self.publish("", kind, data, true)
+        self.publish("", kind, data, true).map(drop)
     }
 
-    fn publish(&self, agent: &str, kind: &str, data: Value, once: bool) -> Result<()> {
+    fn publish(&self, agent: &str, kind: &str, data: Value, once: bool) -> Result<u64> {
         let shared = &self.shared;
         let at = shared.services.clock.now();
         let entry = Entry::Event { kind: kind.into(), data: data.clone(), once };
         let seq = shared.services.journal.append(at, self.position, entry)?;
         shared.services.listener.event(&self.event(agent, kind, data, Some(seq), at));
-        Ok(())
+        Ok(seq)
     }
 
     /// Tells the listener of something ephemeral.

@@ -140,11 +140,8 @@ mod tests {
 
     #[test]
     fn what_was_rewound_is_done_anew_and_what_came_before_stays() {
-        let failed = Entry::Event {
-            kind: "step_finished".into(),
-            data: json!({"status": "failed"}),
-            once: false,
-        };
+        let failed =
+            Entry::Event { kind: "step_finished".into(), data: json!({"status": "failed"}), once: false };
         let history = History::of(records(vec![
             (at(0, 1, 0), finished()),
             (at(0, 2, 0), finished()),

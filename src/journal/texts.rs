@@ -50,9 +50,7 @@ pub(super) fn join(value: Value, find: &mut impl FnMut(&str) -> Result<String>) 
         Value::Object(map) => {
             let alone = map.len() == 1;
             if alone && let Some(hash) = map.get(MARK) {
-                let hash = hash.as_str().ok_or_else(|| {
-                    Error::Journal("has no hash".into())
-                })?;
+                let hash = hash.as_str().ok_or_else(|| Error::Journal("has no hash".into()))?;
                 return Ok(Value::String(find(hash)?));
             }
             let mut whole = Map::with_capacity(map.len());

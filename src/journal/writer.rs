@@ -103,10 +103,27 @@ impl Waiter {
 
 /// A piece of work for the thread.
 pub(super) enum Op {
-    Record { run: Arc<Live>, seq: u64, at: f64, position: Position, entry: Entry },
-    Ask { run: Arc<Live>, id: String, question: Value },
-    Settle { run: Arc<Live>, id: String, answer: Value },
-    Commit { run: Arc<Live>, waiter: Waiter },
+    Record {
+        run: Arc<Live>,
+        seq: u64,
+        at: f64,
+        position: Position,
+        entry: Entry,
+    },
+    Ask {
+        run: Arc<Live>,
+        id: String,
+        question: Value,
+    },
+    Settle {
+        run: Arc<Live>,
+        id: String,
+        answer: Value,
+    },
+    Commit {
+        run: Arc<Live>,
+        waiter: Waiter,
+    },
     /// Tells when all before it is written, whatever became of it.
     Flush(mpsc::SyncSender<()>),
     Adopt(Arc<Live>),
@@ -134,10 +151,10 @@ impl Writer {
         let shared: Arc<(Mutex<Queue>, Condvar)> = Arc::default();
         let mut desk =
             Desk { shared: shared.clone(), connection, place, runs: Vec::new(), last_demand: 0, version: 0 };
-        let thread = std::thread::Builder::new()
-            .name("cmbagent-store".into())
-            .spawn(move || desk.work())
-            .map_err(|e| Error::Journal(format!("the thread that writes the store cannot be started: {e}")))?;
+        let thread =
+            std::thread::Builder::new().name("cmbagent-store".into()).spawn(move || desk.work()).map_err(
+                |e| Error::Journal(format!("the thread that writes the store cannot be started: {e}")),
+            )?;
         Ok(Self { shared, thread: Some(thread), process: std::process::id() })
     }
 
@@ -433,7 +450,9 @@ fn record(
     let seq = i64::try_from(seq).unwrap_or(i64::MAX);
     let seal = seal(run.no, seq, at, kind, &body);
     transaction
-        .prepare_cached("INSERT INTO events (run, seq, at, kind, body, seal) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+        .prepare_cached(
+            "INSERT INTO events (run, seq, at, kind, body, seal) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
         .execute(params![run.no, seq, at, kind, body, seal])
         .map(drop)
 }

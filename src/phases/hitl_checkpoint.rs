@@ -8,13 +8,15 @@ use serde_json::{Map, Value, json};
 use super::config::{self, read};
 use super::{reports, workspace};
 use crate::agents::{PlanStep, parse};
-use crate::engine::ledger::Total;
 use crate::engine::state::{put_out, share};
-use crate::engine::{Answer, Outcome, Phase, PhaseStatus, Question, Run, Section, State};
+use crate::engine::{Answer, Estimate, Outcome, Phase, PhaseStatus, Question, Run, Section, State};
 use crate::error::Result;
 
 /// How often a question is put again when the answer is none of its options.
 const REPEATS: usize = 2;
+
+/// Questions of a plan that is being carried out, or has been: not all of it is still to come.
+const UNDER_WAY: [&str; 4] = ["before_step", "after_step", "on_error", "after_execution"];
 
 /// The human checkpoint.
 pub struct HitlCheckpoint {
@@ -62,10 +64,18 @@ impl HitlCheckpoint {
         }
         let mut snapshot = json!({
             "task": state.task(), "phase_id": state.phase_id(), "checkpoint_type": config.checkpoint_type,
-            "spent": Total::of(&run.ledger().since(0)).to_json(),
         });
         if config.show_plan {
-            snapshot["plan"] = plan().unwrap_or_default();
+            let plan = plan().unwrap_or_default();
+            let done = state.read(Section::Shared, "execution_complete") == Some(json!(true));
+            if !done
+                && !UNDER_WAY.contains(&config.checkpoint_type.as_str())
+                && let Ok(steps) = parse::plan_of(&plan)
+                && let Some(estimate) = Estimate::of_plan(steps.len(), &run.spent())
+            {
+                snapshot["estimate"] = estimate.to_json();
+            }
+            snapshot["plan"] = plan;
         }
         for (key, section) in [("ideas", Section::Input), ("selected_idea", Section::Input)] {
             if let Some(value) = state.read(section, key) {

@@ -190,7 +190,8 @@ fn long_texts_come_back_wherever_they_stand(life: &mut dyn Life) {
     }
     commit(&*journal).unwrap();
     drop(journal);
-    let expected: Vec<Entry> = values.iter().flat_map(|v| [finished(v.clone()), event("e", v.clone())]).collect();
+    let expected: Vec<Entry> =
+        values.iter().flat_map(|v| [finished(v.clone()), event("e", v.clone())]).collect();
     assert_eq!(entries(&life.journal().records(1).unwrap()), expected);
 }
 
@@ -204,7 +205,8 @@ fn numbers_come_back_to_the_last_bit(life: &mut dyn Life) {
     commit(&*journal).unwrap();
     drop(journal);
     let Entry::Finished { output, .. } = life.journal().records(1).unwrap().remove(0).entry else { panic!() };
-    let back: Vec<u64> = output[0].as_array().unwrap().iter().map(|n| n.as_f64().unwrap().to_bits()).collect();
+    let back: Vec<u64> =
+        output[0].as_array().unwrap().iter().map(|n| n.as_f64().unwrap().to_bits()).collect();
     assert!(back.into_iter().eq(numbers.iter().map(|number| number.to_bits())));
     assert_eq!((output[1].as_u64(), output[2].as_i64()), (Some(u64::MAX), Some(i64::MIN)));
 }

@@ -17,7 +17,9 @@ fn written() -> (Shelf, Vec<Record>) {
         text += &format!("line {n} {}\n", "x".repeat(200));
         journal.append(f64::from(n), at(n, 1, 0), finished(json!({"text": text, "n": n}))).unwrap();
         journal.append(f64::from(n), at(n, 1, 0), event("e", json!(n))).unwrap();
-        journal.append(f64::from(n), at(n, 0, 0), ended(json!({"text": text, "list": vec![n; n as usize]}))).unwrap();
+        journal
+            .append(f64::from(n), at(n, 0, 0), ended(json!({"text": text, "list": vec![n; n as usize]})))
+            .unwrap();
     }
     let records = journal.records(1).unwrap();
     drop(journal);

@@ -45,7 +45,13 @@ impl Shelf {
 }
 
 pub(crate) fn claim(id: &str) -> Claim {
-    Claim { id: id.into(), root: id.into(), about: json!({"task": id}), work_dir: "/w".into(), ..Claim::default() }
+    Claim {
+        id: id.into(),
+        root: id.into(),
+        about: json!({"task": id}),
+        work_dir: "/w".into(),
+        ..Claim::default()
+    }
 }
 
 pub(crate) fn at(phase: u32, step: u32, call: u32) -> Position {

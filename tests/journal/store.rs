@@ -62,7 +62,8 @@ fn a_database_of_another_program_is_refused_and_left_as_it_is() {
     shelf.sql().execute_batch("CREATE TABLE runs (id TEXT); INSERT INTO runs VALUES ('mine')").unwrap();
     assert!(shelf.refusal().contains("a database of another program"), "{}", shelf.refusal());
     let mine: String = shelf.sql().query_row("SELECT id FROM runs", [], |row| row.get(0)).unwrap();
-    let tables: i64 = shelf.sql().query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).unwrap();
+    let tables: i64 =
+        shelf.sql().query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).unwrap();
     assert_eq!((mine.as_str(), tables), ("mine", 1));
 }
 
@@ -110,7 +111,10 @@ fn a_deleted_run_leaves_nothing_and_its_space_is_given_back() {
     store.delete("run-1").unwrap();
     store.shrink().unwrap();
     let left = |table: &str| -> i64 {
-        let sql = format!("SELECT count(*) FROM {table} WHERE {}", if table == "runs" { "id = 'run-1'" } else { "run = 1" });
+        let sql = format!(
+            "SELECT count(*) FROM {table} WHERE {}",
+            if table == "runs" { "id = 'run-1'" } else { "run = 1" }
+        );
         shelf.sql().query_row(&sql, [], |row| row.get(0)).unwrap()
     };
     for table in ["runs", "events", "texts", "demands", "questions"] {
@@ -188,7 +192,8 @@ fn on_a_network_file_system_there_is_no_shared_memory_and_all_else_holds() {
         journal.append(0.0, at(0, 0, n), finished(json!("x".repeat(1000)))).unwrap();
         commit(&journal).unwrap();
     }
-    let names: Vec<_> = fs::read_dir(shelf.temp.path().join("place")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(shelf.temp.path().join("place")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(names.iter().all(|name| !name.to_string_lossy().ends_with("-shm")), "{names:?}");
     let mode: String = shelf.sql().pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
     assert_eq!(mode, "delete");

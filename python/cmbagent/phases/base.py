@@ -143,7 +143,8 @@ class PhaseContext:
         Raises:
             ConfigurationError: `output_data["shared"]` is no mapping.
         """
-        shared = (self.output_data or {}).get("shared") or {}
+        shared = {} if self.output_data is None else self.output_data.get("shared")
+        shared = {} if shared is None else shared
         if not isinstance(shared, Mapping):
             raise ConfigurationError(
                 f"output_data['shared'] of {self.phase_id} must be a dict of items for later phases, "

@@ -60,9 +60,11 @@ def hidden_paths(value: Any, path: str = "") -> list[str]:
 def describe(executor: WorkflowExecutor) -> dict[str, Any]:
     """Say what a later life needs to make the executor again; no key is in it."""
     keys = executor.api_keys
-    secrets = frozenset(v for v in keys.values() if isinstance(v, str) and len(v) > 5) if isinstance(
-        keys, Mapping
-    ) else frozenset()
+    secrets = (
+        frozenset(v for v in keys.values() if isinstance(v, str) and len(v) > 5)
+        if isinstance(keys, Mapping)
+        else frozenset()
+    )
     private = {k: v for k, v in executor.initial_shared_state.items() if not str(k).startswith("_")}
     return {
         "workflow": masked(executor.workflow.to_dict(), secrets),
@@ -165,8 +167,8 @@ def load(
     info = opened.find(wanted) if run_id is None else opened.run(run_id)
     if info.about.get("imported"):
         raise ConfigurationError(
-            f"run {info.id} was imported: it can be shown and replayed, not resumed, for what it would load is "
-            "somebody else's"
+            f"run {info.id} was imported: it can be shown and replayed, not resumed, for what it would load "
+            "is somebody else's"
         )
     about, lost = opened._core.about(info.id)
     hidden = hidden_paths(about)
@@ -230,7 +232,8 @@ def executor_of(
 
     Raises:
         ConfigurationError: there is no such run.
-        JournalError: another process runs it, or something has changed and `force` is not set; `run` raises it.
+        JournalError: another process runs it, or something has changed and `force` is not set; both are
+            raised by `run`.
     """
     from cmbagent.workflows.composer import WorkflowDefinition
 

@@ -17,8 +17,8 @@ from cmbagent.phases import PhaseRegistry, PhaseResult, WorkflowContext
 from cmbagent.store import open_store
 from cmbagent.utils import get_api_keys_from_env, resolve_work_dir
 from cmbagent.workflows import _resume
-from cmbagent.workflows._resume import ResumeMethod
 from cmbagent.workflows._interactive import INTERACTIVE_WORKFLOWS
+from cmbagent.workflows._resume import ResumeMethod
 
 if TYPE_CHECKING:
     import os
@@ -282,8 +282,10 @@ class WorkflowExecutor:
             for info in earlier
             if info.workflow_id == self.workflow.id and info.parent is None and not info.about.get("imported")
         ]
-        # Several tasks may share a directory; an unfinished one of another task is worth a word, not a new run.
-        wanted = [info for info in own if info.task == self.task] or [i for i in own if i.status != "completed"]
+        # Several tasks may share a directory; but an unfinished one of another task is worth a word.
+        wanted = [info for info in own if info.task == self.task] or [
+            i for i in own if i.status != "completed"
+        ]
         if not wanted:
             return False
         self.context.run_id = wanted[0].id

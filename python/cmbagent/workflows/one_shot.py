@@ -8,7 +8,7 @@ from typing import Any
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
 from cmbagent.utils import default_llm_model as _default_llm_model
 from cmbagent.workflows import _calls
-from cmbagent.workflows.results import Result, one_shot_result
+from cmbagent.workflows.results import RunResult, one_shot_result
 
 _MODELS = default_agents_llm_model
 _IGNORED = _calls.MASSGEN_ARGUMENTS | _calls.RETRIEVAL_ARGUMENTS | {"inject_wrong_plot", "evaluate_plots"}
@@ -38,7 +38,7 @@ def one_shot(
     verbose: bool | None = None,
     resume: bool = False,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Have one agent do a task at once.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
 from cmbagent.utils import default_llm_model as _default_llm_model
 from cmbagent.workflows import _calls
-from cmbagent.workflows.results import Result, control_result, whole_control_times
+from cmbagent.workflows.results import RunResult, control_result, whole_control_times
 
 _MODELS = default_agents_llm_model
 _IGNORED = _calls.MASSGEN_ARGUMENTS | _calls.RETRIEVAL_ARGUMENTS
@@ -51,7 +51,7 @@ def planning_and_control_context_carryover(
     verbose: bool | None = None,
     resume: bool = False,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Plan a task and carry the plan out, each step knowing what the steps before it found.
 
     Args:
@@ -196,7 +196,7 @@ def planning_and_control(
     verbose: bool | None = None,
     resume: bool = False,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Plan a task and carry the plan out, reporting the control phase as a whole.
 
     The parameters are those of `planning_and_control_context_carryover`.

@@ -20,6 +20,21 @@ class Result(dict[str, Any]):
             raise AttributeError(f"no result named {name!r}; there are {', '.join(map(str, self))}") from None
 
 
+class RunResult(Result):
+    """What a function that runs a workflow returns.
+
+    A notebook shows what came of the run; `print` still shows all of it.
+    """
+
+    def _repr_html_(self) -> str:
+        from cmbagent import _pages
+
+        return _pages.outcome_html(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(f"<{self.get('status') or 'run'}: {', '.join(self)}>")
+
+
 class FinalContext(Result):
     """The state at the end of a run, as callers read it: `[]`, `.get`, `.data`, `.to_dict()`."""
 
@@ -64,7 +79,7 @@ _DESCRIPTIONS = {
 }
 
 
-def control_result(executor: WorkflowExecutor, *, planned: bool) -> Result:
+def control_result(executor: WorkflowExecutor, *, planned: bool) -> RunResult:
     """Build the result of a run that ended with a control phase.
 
     Args:
@@ -97,7 +112,7 @@ def control_result(executor: WorkflowExecutor, *, planned: bool) -> Result:
     return result
 
 
-def whole_control_times(result: Result) -> Result:
+def whole_control_times(result: RunResult) -> RunResult:
     """Replace the last step's times by those of all steps together."""
     for name in ("initialization_time", "execution_time"):
         times = [step[name] for step in result["step_results"] if name in step]
@@ -106,7 +121,7 @@ def whole_control_times(result: Result) -> Result:
     return result
 
 
-def one_shot_result(executor: WorkflowExecutor, models: Mapping[str, str | None]) -> Result:
+def one_shot_result(executor: WorkflowExecutor, models: Mapping[str, str | None]) -> RunResult:
     """Build the result of a one-shot run.
 
     Args:
@@ -128,10 +143,10 @@ def one_shot_result(executor: WorkflowExecutor, models: Mapping[str, str | None]
     return result
 
 
-def _common(executor: WorkflowExecutor, last: PhaseResult | None) -> Result:
+def _common(executor: WorkflowExecutor, last: PhaseResult | None) -> RunResult:
     context = executor.context
     output = last.output_data if last else {}
-    return Result(
+    return RunResult(
         chat_history=[],
         final_context=FinalContext(),
         status=output.get("status") or executor.outcome,
