@@ -3,7 +3,7 @@
 Fields: ``name``, ``value``, ``unit``, and where there is something to compare with ``peer`` (what it is),
 ``peer_value`` and ``ratio``. Every measurement runs in processes of its own; the model server is one of them.
 
-    python benches/bench.py [NAME ...]      import, runs, phases; all without a name
+    python benches/bench.py [NAME ...]      import, runs, phases, durable, kills; all without a name
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import durable
 
 PROCESSES = 11
 PHASES = 1000
@@ -252,7 +254,23 @@ def bench_phases() -> None:
     emit(f"chain of {PHASES} Python phases, a phase", value, "us", "awaiting the same phases bare", beside)
 
 
-BENCHES = {"import": bench_import, "runs": bench_runs, "phases": bench_phases}
+def bench_durable() -> None:
+    """What durability costs, beside the bare disk and other packages."""
+    durable.bench(emit)
+
+
+def bench_kills() -> None:
+    """Runs killed at random points."""
+    durable.kills(emit)
+
+
+BENCHES = {
+    "import": bench_import,
+    "runs": bench_runs,
+    "phases": bench_phases,
+    "durable": bench_durable,
+    "kills": bench_kills,
+}
 
 
 def main() -> None:

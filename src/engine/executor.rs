@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::ledger::Total;
 use super::{Kept, MemoryState, Outcome, Phase, PhaseStatus, Run, RunStatus, Section, Settings, State};
 use crate::error::{Error, Result};
-use crate::journal::{Entry, History, Journal, Position};
+use crate::journal::{Entry, History, Journal, Position, Record};
 
 /// The port to the context of a whole workflow. Python's is a live `WorkflowExecutor`.
 pub trait Workflow: Send + Sync {
@@ -93,17 +93,25 @@ pub fn rewind(journal: &dyn Journal, at: f64) -> Result<()> {
     if status.as_deref() != Some(RunStatus::Failed.as_str()) {
         return Ok(());
     }
-    // A phase that failed as a whole goes on at the effect that failed; one that ended with an error
-    // to tell has no such effect.
-    let soft = records.iter().rev().find_map(|record| match &record.entry {
-        Entry::Ended { kept } => {
-            Some((record.position, kept["status"] == "completed" && !kept["error"].is_null()))
-        }
+    // A phase goes on at the effect that failed. One whose step failed for good has no such effect, nor
+    // has one that ended with an error to tell.
+    let ended = records.iter().rev().find_map(|record| match &record.entry {
+        Entry::Ended { kept } => Some((record.position, kept)),
         _ => None,
     });
-    let failed = History::of(records).failed_step();
-    let Some((phase, true)) = soft else { return Ok(()) };
-    let to = failed.filter(|step| step.phase_place() == phase).unwrap_or(phase);
+    let Some((phase, kept)) = ended else { return Ok(()) };
+    let soft = kept["status"] == "completed" && !kept["error"].is_null();
+    let effect = |record: &&Record| {
+        matches!(record.entry, Entry::Started { .. } | Entry::Finished { .. } | Entry::Failed { .. })
+    };
+    let last = records.iter().rev().find(effect).map(|record| &record.entry);
+    let goes_on = matches!(last, Some(Entry::Failed { .. }));
+    let failed = History::of(records.iter().cloned()).failed_step();
+    let to = match failed.filter(|step| step.phase_place() == phase) {
+        Some(step) if soft || !goes_on => step,
+        None if soft => phase,
+        _ => return Ok(()),
+    };
     journal.append(at, Position::of_attempt(to.attempt), Entry::Rewound { to }).map(drop)
 }
 
@@ -293,7 +301,8 @@ async fn attempt(
         {
             Err(error)
         }
-        Err(error @ Error::Stopped(_)) => Err(error),
+        // A run that cannot be recorded, or does not fit its record, is not helped by another try.
+        Err(error @ (Error::Stopped(_) | Error::Journal(_))) => Err(error),
         Err(error) => {
             Ok(Outcome { cause: Some(Arc::new(error.clone())), ..Outcome::failed(state, error.to_string()) })
         }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use rusqlite::{Connection, params};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::writer::seal;
@@ -48,6 +49,38 @@ pub(super) fn rows(desk: &Connection, id: &str, from: u64) -> rusqlite::Result<(
     Ok((rows, long))
 }
 
+/// Levels of JSON that can be read: more than are ever written, fewer than a thread's stack holds.
+const LEVELS: usize = 1000;
+
+/// Reads what the store keeps as JSON, nested more deeply than `serde_json` likes.
+pub(super) fn parse<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    if levels(text) <= LEVELS {
+        deserializer.disable_recursion_limit();
+    }
+    let value = T::deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
+}
+
+fn levels(text: &str) -> usize {
+    let (mut most, mut now, mut quoted, mut escaped) = (0, 0usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'[' | b'{' if !quoted => {
+                now += 1;
+                most = most.max(now);
+            }
+            b']' | b'}' if !quoted => now = now.saturating_sub(1),
+            _ => {}
+        }
+    }
+    most
+}
+
 /// The records in these rows, or what is wrong with them.
 pub(super) fn records(rows: Vec<Stored>, long: &Texts, from: u64) -> Result<Vec<Record>, String> {
     let mut kept_before = Value::Null;
@@ -57,7 +90,7 @@ pub(super) fn records(rows: Vec<Stored>, long: &Texts, from: u64) -> Result<Vec<
             return Err(format!("record {seq} is not what was written"));
         }
         let wrong = |error| format!("record {seq} cannot be read ({error})");
-        let (place, body): ([u32; 7], Value) = serde_json::from_str(&body).map_err(wrong)?;
+        let (place, body): ([u32; 7], Value) = parse(&body).map_err(wrong)?;
         let mut text = |hash: &str| match long.get(hash) {
             Some((true, text)) => Ok(text.clone()),
             Some(_) => Err(Error::Journal("is not what was written".into())),
@@ -83,4 +116,22 @@ pub(super) fn records(rows: Vec<Stored>, long: &Texts, from: u64) -> Result<Vec<
         records.push(Record { seq, at, position, entry });
     }
     Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::Value;
+
+    use super::{LEVELS, levels, parse};
+
+    #[test]
+    fn what_is_nested_is_read_as_far_as_the_stack_allows() {
+        let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        assert_eq!(levels(&nested(7)), 7);
+        assert_eq!(levels(r#"{"a[[[\"[": ["]", {}]}"#), 3);
+        assert!(parse::<Value>(&nested(LEVELS)).is_ok());
+        assert!(parse::<Value>(&nested(1_000_000)).unwrap_err().to_string().contains("recursion limit"));
+        assert!(parse::<Value>("[1] 2").is_err());
+    }
 }

@@ -391,7 +391,7 @@ fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
 
 fn json_of(row: &Row<'_>, column: usize) -> rusqlite::Result<Value> {
     let text: String = row.get(column)?;
-    serde_json::from_str(&text).map_err(|error| {
+    recovery::parse(&text).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
     })
 }
