@@ -1,7 +1,8 @@
 """What durability costs: steps, many workflows at once, growing state, resumes, kills, many processes.
 
 Everything is on the disk that holds the repository, for in memory there is nothing to wait for. Beside
-the figures are those of LangGraph and DBOS where `benches/requirements.txt` is installed: the same steps in the same run, each with what it calls durable.
+the figures are those of LangGraph and DBOS where `benches/requirements.txt` is installed: the same steps
+in the same run, each with what it calls durable.
 """
 
 from __future__ import annotations
@@ -213,14 +214,18 @@ def bench(emit: Emit) -> None:
             f"state grown to 1 MB over {GROWTH} steps: a step (bar 1 beyond fdatasync)",
             facts["ms"], "ms", "fdatasync", facts["bare"],
         )  # fmt: skip
-        beside(emit, "state grown to 1 MB: disk a byte", facts["ratio"], peers.growth, Path(name), GROWTH, TAIL)
+        beside(
+            emit, "state grown to 1 MB: disk a byte", facts["ratio"], peers.growth, Path(name), GROWTH, TAIL
+        )
     times = []
     for _ in range(5):
         with directory() as name:
             apart(interrupted, Path(name))
             started = time.time()
             times.append(apart(resumed, Path(name))["began"] - started)
-    emit("resume to the first new step, fresh process, 1 MB of state (bar 0.3)", statistics.median(times), "s")
+    emit(
+        "resume to the first new step, fresh process, 1 MB of state (bar 0.3)", statistics.median(times), "s"
+    )
     with directory() as name:
         started = time.perf_counter()
         with ThreadPoolExecutor(PROCESSES) as pool:
@@ -229,7 +234,9 @@ def bench(emit: Emit) -> None:
         emit(f"{PROCESSES} processes on one store, none failed", time.perf_counter() - started, "s")
 
 
-def beside(emit: Emit, title: str, ours: float, measure: Callable[..., dict[str, float]], *about: Any) -> None:
+def beside(
+    emit: Emit, title: str, ours: float, measure: Callable[..., dict[str, float]], *about: Any
+) -> None:
     """Print the peers' figures for the same thing; the ratio is theirs over ours."""
     for peer, value in measure(*about).items():
         emit(f"{title}: {peer}", value, "", "cmbagent", ours)
@@ -243,9 +250,15 @@ def kills(emit: Emit) -> None:
     with directory() as name:
         whole = Undisturbed(Path(name) / "whole")
         with ThreadPoolExecutor(2) as pool:
-            ended = list(pool.map(lambda n: survive(n, Path(name) / str(n), whole), range(1000, 1000 + KILLS)))
+            ended = list(
+                pool.map(lambda n: survive(n, Path(name) / str(n), whole), range(1000, 1000 + KILLS))
+            )
     emit(f"{KILLS} runs killed at random points: finished calls repeated (bar 0)", 0, "calls")
-    emit(f"{KILLS} runs killed at random points: calls in flight sent again", sum(e["repeated"] for e in ended), "calls")
+    emit(
+        f"{KILLS} runs killed at random points: calls in flight sent again",
+        sum(e["repeated"] for e in ended),
+        "calls",
+    )
 
 
 if __name__ == "__main__":

@@ -175,9 +175,7 @@ def survive(seed: int, place: Path, whole: Undisturbed) -> dict[str, int]:
         run.kill(dice, whole.events)
         runs = run.store().runs()
         records = run.store().records(runs[0].id) if runs else []
-        finished = sum(
-            r["entry"]["entry"] == "finished" and r["entry"]["effect"] == "call" for r in records
-        )
+        finished = sum(r["entry"]["entry"] == "finished" and r["entry"]["effect"] == "call" for r in records)
         orphans, before = run.pids(), len(run.server.calls)
         said = run.finish("resume")
     info, *others = run.store().runs()
@@ -201,7 +199,7 @@ def survive(seed: int, place: Path, whole: Undisturbed) -> dict[str, int]:
 
 def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
     """Compare, and name what differs."""
-    assert sorted(found) == sorted(expected)
+    assert set(found) == set(expected), sorted(set(found) ^ set(expected))
     for name, value in expected.items():
         assert found[name] == value, name
 

@@ -1,4 +1,4 @@
-"""Going on with runs that an error, a cancellation or a crash has ended: what is taken up, and what is not."""
+"""Going on with runs that an error, a cancellation or a crash has ended."""
 
 import asyncio
 import datetime
@@ -8,6 +8,7 @@ import math
 import shutil
 import uuid
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -38,7 +39,7 @@ class Measured:
     """Says itself what is kept of it."""
 
     def __init__(self, value):
-        self.value, self.handle = value, open("/dev/null")
+        self.value, self.handle = value, object()
 
     def to_journal(self):
         return {"value": self.value}
@@ -51,7 +52,7 @@ class Measured:
 class Step(Phase):
     """Awaits `work[name](context)`; the tests say what that is."""
 
-    work = {}
+    work: ClassVar = {}
 
     def __init__(self, config=None):
         super().__init__(config or PhaseConfig(phase_type=self.kind))
@@ -130,7 +131,14 @@ def values():
     return {
         "text": "é𝛼\ud800",
         "numbers": [1, -(2**70), 0.1 + 0.2, -0.0, math.inf, 3 + 4j, True, None],
-        "containers": [(1, (2,)), {3}, frozenset({4}), b"\xff", bytearray(b"x"), {5: "five", (6,): 7, None: 8}],
+        "containers": [
+            (1, (2,)),
+            {3},
+            frozenset({4}),
+            b"\xff",
+            bytearray(b"x"),
+            {5: "five", (6,): 7, None: 8},
+        ],
         "times": [
             datetime.datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=datetime.UTC),
             datetime.date(2026, 1, 2),
@@ -180,7 +188,8 @@ def test_a_finished_phase_is_taken_up_with_every_value_as_it_was(tmp_path, store
 
 def test_what_could_not_be_kept_is_named_and_left_out(tmp_path, store, workflow):
     async def first(context):
-        context.output_data.update(a=1, handle=open("/dev/null"), deep={"list": [1, lambda: 2]})
+        handle = Path("/dev/null").open()  # noqa: SIM115 - open on purpose, as a user's file would be
+        context.output_data.update(a=1, handle=handle, deep={"list": [1, lambda: 2]})
 
     seen = []
 

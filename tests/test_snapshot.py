@@ -2,7 +2,6 @@
 
 import collections
 import datetime
-import decimal
 import enum
 import math
 import struct
@@ -67,7 +66,9 @@ LEAVES = st.one_of(
     st.sampled_from([*Kind, *Word, *Bits, Bits.A | Bits.B, Bits(0), Path("/a/é"), Path(), uuid.UUID(int=0)]),
     st.builds(lambda n, t: np.arange(n, dtype=t), st.integers(0, 4), st.sampled_from(["f8", "i2", ">c16"])),
     st.builds(lambda n: np.zeros((n, 2)), st.integers(0, 2)),
-    st.sampled_from([np.float64(0.1), np.int8(-3), np.bool_(True), np.str_("é"), np.datetime64("2026-01-02")]),
+    st.sampled_from(
+        [np.float64(0.1), np.int8(-3), np.bool_(True), np.str_("é"), np.datetime64("2026-01-02")]
+    ),
 )
 HASHABLE = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=3), st.binary(max_size=2)),

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat};
@@ -56,6 +57,16 @@ pub fn place(
     Ok(chosen)
 }
 
+/// The end of a draft's name.
+pub const DRAFT: &str = ".cmbagent.tmp";
+
+/// The name under which a file is written before it takes its place: nobody else's, with the process in
+/// it, so that what a killed one has left can be told.
+pub fn draft(name: &str) -> String {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    format!(".{name}.{}-{}{DRAFT}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
+}
+
 /// Writes a script to `path`, as [`place`] gave it, making directories as needed. Returns the
 /// absolute path.
 ///
@@ -89,7 +100,7 @@ pub fn write(root: &Path, path: &Path, text: &str) -> Result<PathBuf, ExecError>
         Err(Errno::NOENT) => {}
         Err(error) => return Err(failed(error)),
     }
-    let draft = format!(".{}.{:08x}", name.to_string_lossy(), fastrand::u32(..));
+    let draft = draft(&name.to_string_lossy());
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(&directory, &draft, flags, Mode::from_raw_mode(0o644)).map_err(failed)?;
     let written = File::from(file)

@@ -6,7 +6,7 @@ use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use cmbagent::journal::lease::STALE_SECONDS;
 use cmbagent::journal::store::Claim;
 use cmbagent::journal::{Demand, Journal, Store};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::json;
 
 use super::shelf::{Shelf, at, claim, commit, event, wait};
@@ -111,7 +111,9 @@ fn a_run_is_its_process_s_own_until_that_is_killed() {
     assert_eq!(store.run("run-1").unwrap().unwrap().owner.unwrap().pid, pid);
 
     other.signal(Signal::KILL);
-    other.process.wait().unwrap();
+    // It has ended, though its parent has not taken notice.
+    let seen = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    waitid(WaitId::Pid(Pid::from_child(&other.process)), seen).unwrap();
     let row = store.run("run-1").unwrap().unwrap();
     assert_eq!((row.status.as_str(), row.owner), ("interrupted", None));
     drop(store.begin(&same_directory).unwrap());
