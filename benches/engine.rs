@@ -18,6 +18,7 @@ use cmbagent::engine::{Outcome, Phase, PhaseStatus, Run, State};
 use cmbagent::exec::scripted::ScriptedRunner;
 use cmbagent::journal::store::Claim;
 use cmbagent::journal::{Journal, MemoryJournal, Store};
+use cmbagent::library::ScriptedDocuments;
 use cmbagent::llm::scripted::ScriptedProvider;
 use futures_util::future::BoxFuture;
 use serde_json::json;
@@ -58,6 +59,7 @@ fn chain(id: String, journal: Arc<dyn Journal>, number: usize) -> f64 {
     let services = Services {
         provider: Arc::new(ScriptedProvider::new()),
         runner: Arc::new(ScriptedRunner::default()),
+        documents: Arc::new(ScriptedDocuments::default()),
         approvals: Arc::new(Nobody),
         listener: Arc::new(Unwatched),
         clock: Arc::new(SystemClock),

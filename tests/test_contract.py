@@ -142,8 +142,7 @@ def test_check_29_46_context_and_first_message(tmp_path):
 
 
 def test_check_26_displayed_images_with_evaluate_plots(tmp_path):
-    with pytest.warns(UserWarning, match="evaluate_plots"):
-        result = run(two_steps(), one_shot, task="t", work_dir=tmp_path, evaluate_plots=True)
+    result = run(two_steps(), one_shot, task="t", work_dir=tmp_path, evaluate_plots=True)
     (image,) = result["final_context"].data["displayed_images"]
     assert image == str(tmp_path / "data" / "plot_1.png")
 

@@ -152,11 +152,7 @@ def context_html(context: WorkflowContext) -> str:
 
 def request_html(request: ApprovalRequest) -> str:
     """A question to a human: what to decide upon, what was spent, what counts as an answer."""
-    ideas = request.context_snapshot.get("ideas")
-    titles = [
-        each.get("title", each) if isinstance(each, Mapping) else each
-        for each in (ideas if isinstance(ideas, list) else ())
-    ]
+    titles = [each.get("title", each) if isinstance(each, Mapping) else each for each in words.ideas(request)]
     summary = request.context_snapshot.get("summary")
     return _html.block(
         f"Question: {request.checkpoint_type.replace('_', ' ')}",

@@ -14,6 +14,7 @@ import typer
 if TYPE_CHECKING:
     from cmbagent.callbacks import StepInfo
     from cmbagent.workflows import WorkflowDefinition, WorkflowExecutor
+    from cmbagent.workflows._tape import Tape
 
 _MODEL_FIELDS = {
     "planning": ("planner_model", "plan_reviewer_model"),
@@ -103,10 +104,19 @@ def run(
         int | None,
         typer.Option(min=1, help="Go on at this step of the plan that lies in the work directory."),
     ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Write every model call to this new file, a tape.")
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="Answer calls from this tape: no model, no key, no network.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail when a call differs from the tape's.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show only the closing line.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
 ) -> None:
-    """Run a workflow on real models.
+    """Run a workflow on real models, or replay one from a tape.
 
     Keys are read from OPENAI_API_KEY, ANTHROPIC_API_KEY and GEMINI_API_KEY; a server of your own is named in
     OPENAI_BASE_URL and needs no key.
@@ -124,15 +134,21 @@ def run(
         "plan_instructions": plan_instructions,
         "hardware_constraints": hardware_constraints,
     }
+    from cmbagent.workflows._tape import Tape
+
     told = _Told(debug)
     with told:
         definition = find_workflow(workflow)
         if not task.strip():
             raise UsageError("The task is empty; say in your words what is to be done.")
+        if record and replay:
+            raise UsageError("--record and --replay exclude each other: a replay asks no model.")
+        if strict and not replay:
+            raise UsageError("--strict is about differences from a tape; name it with --replay.")
         if restart_at_step is not None:
             definition = restarted(definition, work_dir.expanduser(), restart_at_step)
         definition = configured(definition, {k: v for k, v in settings.items() if v is not None}, model)
-        executor = _executor(definition, task, work_dir, quiet)
+        executor = _executor(definition, task, work_dir, quiet, Tape.of(record, replay, strict))
         told.follow(executor)
         context = executor.run_sync()
         if quiet:
@@ -241,7 +257,9 @@ def missing_keys(phases: list[Any], keys: dict[str, Any]) -> list[str]:
     ]
 
 
-def _executor(definition: WorkflowDefinition, task: str, work_dir: Path, quiet: bool) -> WorkflowExecutor:
+def _executor(
+    definition: WorkflowDefinition, task: str, work_dir: Path, quiet: bool, tape: Tape
+) -> WorkflowExecutor:
     from cmbagent.approvals import default_manager
     from cmbagent.utils import get_api_keys_from_env
     from cmbagent.workflows import WorkflowExecutor
@@ -261,8 +279,11 @@ def _executor(definition: WorkflowDefinition, task: str, work_dir: Path, quiet: 
         api_keys=keys,
         approval_manager=manager,
         verbose=False if quiet else None,
+        record=tape.record,
+        replay=tape.replay,
+        strict=tape.strict,
     )
-    lacks = missing_keys(executor.phases, keys)
+    lacks = [] if tape.replay else missing_keys(executor.phases, keys)
     if lacks:
         raise UsageError("No key for " + "; for ".join(lacks) + ". Other models can be chosen with --model.")
     return executor

@@ -391,6 +391,14 @@ class Display:
         self._files_shown.add(path)
         return f"  → {self._path(path)}"
 
+    def _on_plots_judged(self, data: dict[str, Any]) -> str:
+        lines = [f"  plots: {data['verdict']}" + (f", {data['reason']}" if data.get("reason") else "")]
+        lines += [f"    {problem}" for problem in data.get("problems") or []]
+        return "\n".join(map(_clean, lines))
+
+    def _on_documentation_read(self, data: dict[str, Any]) -> str:
+        return f"  documentation of {data['library']}: {data['source']}"
+
     def _on_approval_requested(self, data: dict[str, Any]) -> str:
         self._end()
         # The question itself is shown by the approval manager, to whoever is to answer it.
@@ -404,12 +412,28 @@ class Display:
         what = "1 file" if data["files"] == 1 else f"{data['files']} files"
         return f"  {what} of the earlier run in this directory: set aside in {self._path(data['path'])}"
 
+    def _on_sandbox(self, data: dict[str, Any]) -> str | None:
+        # What else is not enforced stands in the event and in the report beside the scripts' logs.
+        if any(what.startswith("writes outside") for what in data["enforced"]):
+            return None
+        return self._style("  scripts are not confined: docs/sandbox.md says what that means", "yellow")
+
+    def _on_install_started(self, data: dict[str, Any]) -> str:
+        return f"  installing {_clean(str(data['package']))} for this run"
+
+    def _on_install_finished(self, data: dict[str, Any]) -> str | None:
+        if data["success"]:
+            return None
+        return self._style(f"  {_clean(str(data['package']))} could not be installed", "yellow")
+
     def _on_templates_replaced(self, data: dict[str, Any]) -> str:
         replaced = (f"{agent} ({entry['path']})" for agent, entry in data["templates"].items())
         return f"  own prompt templates: {', '.join(replaced)}"
 
     def _on_warning(self, data: dict[str, Any]) -> str:
-        return self._style(f"  warning: {_clean(str(data.get('message', '')))}", "yellow")
+        told = self._style(f"  warning: {_clean(str(data.get('message', '')))}", "yellow")
+        diff = _clean(str(data.get("diff") or ""))
+        return "\n".join([told, *(self._style(f"    {line}", "dim") for line in diff.splitlines())])
 
 
 def _clean(text: str) -> str:

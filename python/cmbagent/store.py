@@ -55,9 +55,15 @@ class RunInfo:
     about: dict[str, Any]
 
     @property
+    def helper(self) -> bool:
+        """Whether it is the run of a function such as `get_keywords`, which is called again, not resumed."""
+        return (self.about.get("workflow") or {}).get("phases") == []
+
+    @property
     def resumable(self) -> bool:
         """Whether `resume` has something to do: it is not completed, and no process runs it."""
-        return self.owner is None and self.status != "completed" and not self.about.get("imported")
+        kept = self.about.get("imported") or self.helper
+        return self.owner is None and self.status != "completed" and not kept
 
 
 def _info(row: dict[str, Any]) -> RunInfo:
@@ -136,7 +142,7 @@ class Store:
             ConfigurationError: there is none.
         """
         if Path(target).expanduser().is_dir():
-            runs = [info for info in self.runs(target) if info.parent is None]
+            runs = [info for info in self.runs(target) if info.parent is None and not info.helper]
             if not runs:
                 raise ConfigurationError(
                     f"the store {self.path} knows of no run in {real(target)}; "

@@ -3,7 +3,8 @@
 use super::prompts::{self, Prompt};
 use crate::engine::Run;
 use crate::error::Result;
-use crate::llm::{CallOptions, Finish, LlmErrorKind, Message, Reply, Request, Sampling, Schema, think};
+use crate::exec::pictures::Picture;
+use crate::llm::{CallOptions, Finish, LlmErrorKind, Message, Part, Reply, Request, Sampling, Schema, think};
 
 /// How often a length-cut answer is continued.
 const CONTINUATIONS: usize = 4;
@@ -29,7 +30,12 @@ pub struct Speaker {
 impl Speaker {
     /// Begins a conversation with this prompt.
     pub fn talk<'a>(&'a self, prompt: &'a Prompt) -> Talk<'a> {
-        Talk { speaker: self, system: &prompt.system, messages: vec![Message::user(prompt.user.clone())] }
+        let mut message = Message::user(prompt.user.clone());
+        message.parts.extend(prompt.pictures.iter().flat_map(|picture| {
+            let Picture { name, media_type, base64 } = picture.clone();
+            [Part::Text { text: format!("{name}:") }, Part::Image { media_type, base64 }]
+        }));
+        Talk { speaker: self, system: &prompt.system, messages: vec![message] }
     }
 
     /// One answer as text.

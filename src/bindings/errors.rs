@@ -81,6 +81,7 @@ fn class_name(error: &Error) -> &'static str {
         Error::Model { error, .. } => model_class(error.kind),
         Error::Execution(_) => "ExecutionError",
         Error::Limit(_) => "LimitError",
+        Error::Download(_) => "DownloadError",
         Error::WorkDir(_) => "WorkDirError",
         Error::Stopped(_) => "RunStoppedError",
         Error::Timeout(_) => "PhaseTimeoutError",
@@ -103,6 +104,7 @@ fn model_class(kind: LlmErrorKind) -> &'static str {
         LlmErrorKind::BadReply => "BadReplyError",
         LlmErrorKind::Refusal => "RefusalError",
         LlmErrorKind::Incomplete => "IncompleteAnswerError",
+        LlmErrorKind::Tape => "TapeError",
         LlmErrorKind::Cancelled => "RunStoppedError",
     }
 }

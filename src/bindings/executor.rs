@@ -11,7 +11,7 @@ use super::door::RunHandle;
 use super::phase::{PyPhase, result};
 use super::state::PyState;
 use super::store::PyJournal;
-use super::{convert, errors, services, snapshot};
+use super::{convert, errors, services, snapshot, tape};
 use crate::engine::executor::{Workflow, execute};
 use crate::engine::{self, Outcome, Phase, Run, State, Why, workflow};
 use crate::error::Result;
@@ -202,7 +202,10 @@ pub(super) fn run_workflow(executor: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
         Ok(journal) => journal.get().journal.clone(),
         Err(_) => Arc::<MemoryJournal>::default(),
     };
-    let services = services::build(py, &bridge, keys, copy(&manager), listener, journal)?;
+    let mut services = services::build(py, &bridge, keys, copy(&manager), listener, journal)?;
+    let above = current.call_method0("get")?;
+    let above = above.cast::<RunHandle>().ok().map(|handle| handle.get().run.clone());
+    services.provider = tape::provider(executor, services.provider, above.as_ref())?;
     let phases: Vec<Arc<dyn Phase>> = executor
         .getattr("phases")?
         .try_iter()?
@@ -213,8 +216,6 @@ pub(super) fn run_workflow(executor: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
         .collect::<PyResult<_>>()?;
     let id: String = executor.getattr("context")?.getattr("run_id")?.extract()?;
     let attempt: u32 = executor.getattr("_attempt")?.extract()?;
-    let above = current.call_method0("get")?;
-    let above = above.cast::<RunHandle>().ok().map(|handle| handle.get().run.clone());
     let whole = executor.getattr("_control")?.cast::<Control>()?.get().0.clone();
     // A part, so that what cancels this attempt leaves the executor fit for another.
     let control = above.as_ref().map_or_else(|| whole.part(), |above| whole.part_within(above.control()));

@@ -1,5 +1,6 @@
 //! The only code that names pyo3: conversion, loops, signals, exceptions.
 
+mod agents;
 mod aio;
 mod approvals;
 mod bridge;
@@ -15,12 +16,15 @@ mod services;
 mod snapshot;
 mod state;
 mod store;
+mod tape;
 mod wake;
 
 use pyo3::prelude::*;
 
 #[pymodule(gil_used = true)]
 mod _core {
+    #[pymodule_export]
+    use super::agents::{agent_roster, initial_context};
     #[pymodule_export]
     use super::aio::Awaitable;
     #[pymodule_export]

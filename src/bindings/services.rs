@@ -15,6 +15,7 @@ use crate::engine::clock::SystemClock;
 use crate::engine::run::Services;
 use crate::exec::{Check, Facts, supervise, supervisor::Supervised};
 use crate::journal::Journal;
+use crate::library::WebDocuments;
 use crate::llm::http::HttpProvider;
 use crate::llm::pricing::Prices;
 use crate::llm::routing;
@@ -43,10 +44,12 @@ pub(super) fn build(
 ) -> PyResult<Services> {
     start_runtime();
     let environment = routing::process_env();
+    let documents = Arc::new(WebDocuments::new(environment.clone()));
     let prices = Prices::load(&*environment).map_err(|e| PyValueError::new_err(e.to_string()))?;
     Ok(Services {
         provider: Arc::new(HttpProvider::new(Arc::new(PyKeys(api_keys)), environment, Arc::new(prices))),
-        runner: Arc::new(Supervised::new(supervisor_command(py)?)),
+        runner: Arc::new(Supervised::new(supervisor_command(py)?).recorded_in(journal.file())),
+        documents,
         approvals: Arc::new(PyApprovals { manager: approval_manager, bridge: bridge.clone() }),
         listener: Arc::new(PyListener { listener, bridge: bridge.clone() }),
         clock: Arc::new(SystemClock),
@@ -106,7 +109,8 @@ pub(super) fn supervise_scripts(py: Python<'_>, helper: PathBuf) -> i32 {
     };
     let check = |source: &str, filename: &str| read::<Check>(&ask("check", &[source, filename])?);
     let facts = || read::<Facts>(&ask("facts", &[])?);
-    py.detach(|| supervise::supervise(check, facts))
+    let raise_loopback = || ask("raise_loopback", &[]).map(drop);
+    py.detach(|| supervise::supervise(check, facts, raise_loopback))
 }
 
 fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {

@@ -3,6 +3,7 @@
 pub mod approval;
 pub mod clock;
 pub mod control;
+mod documents;
 pub mod estimate;
 pub mod event;
 pub mod executor;

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use super::clock::Clock;
@@ -21,9 +21,12 @@ use super::waits::{Wait, Waits};
 use super::watch::CallWatch;
 use super::{Answer, Approvals, Event, Listener, Question, RunStatus};
 use crate::error::{Error, Result};
-use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings};
+use crate::exec::sandbox::Confinement;
+use crate::exec::{Check, ExecError, Execution, Facts, Package, Runner, Script, docstrings};
 use crate::journal::{Demand, Effect, Entry, History, Journal, Position};
-use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request};
+use crate::library::{Document, Documents, Home};
+use crate::llm::place::{Calls, Place};
+use crate::llm::{self, CallOptions, LlmError, LlmErrorKind, Provider, Reply, Request};
 
 /// So many events may be on their way to the journal.
 const TOLD_AT_ONCE: u64 = 1000;
@@ -34,6 +37,8 @@ pub struct Services {
     pub provider: Arc<dyn Provider>,
     /// The interpreter that runs scripts.
     pub runner: Arc<dyn Runner>,
+    /// Documentation of libraries.
+    pub documents: Arc<dyn Documents>,
     /// Humans.
     pub approvals: Arc<dyn Approvals>,
     /// Those who watch and steer.
@@ -51,6 +56,8 @@ struct Shared {
     services: Services,
     ledger: Ledger,
     facts: tokio::sync::OnceCell<Facts>,
+    /// Calls so far by place, replayed ones included.
+    spoken: Calls,
     /// What the whole run is steered by.
     control: Control,
     /// Whether it was told that the run is held.
@@ -62,6 +69,8 @@ struct Shared {
     told: Mutex<HashMap<Position, u64>>,
     /// Whether to go on where what was cut short differs from what follows now.
     forced: bool,
+    /// What was enforced on the latest script.
+    confinement: Mutex<Confinement>,
 }
 
 /// An upper limit of model calls, and the setting it comes from.
@@ -85,6 +94,7 @@ pub struct Run {
     approvals: Arc<dyn Approvals>,
     control: Control,
     limits: Vec<Arc<CallLimit>>,
+    tolerant: bool,
 }
 
 impl Run {
@@ -122,12 +132,14 @@ impl Run {
                 services,
                 ledger,
                 facts: tokio::sync::OnceCell::new(),
+                spoken: Calls::default(),
                 control: control.clone(),
                 held: AtomicBool::default(),
                 waits: Waits::default(),
                 told: Mutex::new(history.told().clone()),
                 history,
                 forced,
+                confinement: Mutex::default(),
             }),
             position: Position::of_attempt(0),
             phase_type: "".into(),
@@ -137,6 +149,7 @@ impl Run {
             approvals,
             control,
             limits: Vec::new(),
+            tolerant: false,
         })
     }
 
@@ -333,6 +346,16 @@ impl Run {
         self.shared.services.provider.window(model)
     }
 
+    /// Whether a model takes pictures, when known.
+    pub fn vision(&self, model: &str) -> Option<bool> {
+        self.shared.services.provider.vision(model)
+    }
+
+    /// Whether there is a key, or a server that needs none, for a model.
+    pub fn reaches(&self, model: &str, options: &CallOptions) -> bool {
+        self.shared.services.provider.reaches(model, options)
+    }
+
     /// Looks at something outside the run, away from the caller's loop; a replay gets what was seen
     /// then.
     pub async fn observe<T, F>(&self, what: &str, look: F) -> Result<T>
@@ -388,8 +411,50 @@ impl Run {
         .await
     }
 
-    /// Calls a model.
-    pub async fn call(&self, agent: &str, request: Request, options: CallOptions) -> Result<Reply> {
+    /// The documentation of a library: from its site, that of `version` if it is there; else what
+    /// the installed package says of itself, read by a script of ours in `directory`.
+    pub async fn documentation(
+        &self,
+        home: &'static Home,
+        version: Option<&str>,
+        directory: &Path,
+    ) -> Result<Document> {
+        let Services { documents, runner, clock, .. } = &self.shared.services;
+        let input = json!(["documentation", home.library, version]);
+        self.pass(Effect::Observe, &input, Value::Null, |control| async move {
+            let fetched = tokio::select! {
+                biased;
+                () = control.cut() => return Err(control.error()),
+                fetched = documents.fetch(home, version, clock.now()) => fetched,
+            };
+            let problem = match fetched {
+                Ok(document) => return Ok(document),
+                Err(problem) => problem,
+            };
+            let text = match version {
+                Some(_) => {
+                    docstrings::of_module(runner.as_ref(), home.library, directory, &control.token).await
+                }
+                None => Ok(String::new()),
+            };
+            let text = text.map_err(|error| self.script_error(error))?;
+            let source = match version {
+                Some(version) if !text.is_empty() => format!("docstrings of the installed version {version}"),
+                _ => problem.clone(),
+            };
+            Ok(Document { source, text, problem: Some(problem) })
+        })
+        .await
+    }
+
+    /// The same place, where a failed call of a model is a result to go on from: it is recorded, so
+    /// that a replay fails alike and does not call again.
+    pub fn tolerant(&self) -> Self {
+        Self { tolerant: true, ..self.clone() }
+    }
+
+    /// Counts a call, and fails where it is one too many.
+    pub(super) fn count_call(&self) -> Result<()> {
         for limit in &self.limits {
             if limit.used.fetch_add(1, Ordering::Relaxed) >= limit.limit {
                 return Err(Error::Limit(format!(
@@ -399,6 +464,16 @@ impl Run {
                 )));
             }
         }
+        Ok(())
+    }
+
+    pub(super) fn provider(&self) -> &dyn Provider {
+        self.shared.services.provider.as_ref()
+    }
+
+    /// Calls a model.
+    pub async fn call(&self, agent: &str, request: Request, options: CallOptions) -> Result<Reply> {
+        self.count_call()?;
         self.hold().await?;
         let model = request.model.clone();
         let about = json!({"model": &model, "prompt_characters": request.characters()});
@@ -406,17 +481,41 @@ impl Run {
         let input = serde_json::to_value(&request).map_err(internal)?;
         let bound = self.shared.services.provider.bound(&request);
         let sent = json!({"agent": agent, "model": &model, "bound": bound, "request": &input});
-        let (reply, seconds): (Reply, f64) = self
+        let place = self.next_call(agent);
+        let called: Called = self
             .pass(Effect::Call, &input, sent, |control| async move {
-                let call = llm::Call { request, options, agent: agent.into(), cancel: control.token.clone() };
+                let cancel = control.token.clone();
+                let call = llm::Call { request, options, agent: agent.into(), place, cancel };
                 let watch = CallWatch::new(self, agent, &call.request.model);
                 let started = self.shared.services.clock.now();
                 let reply = self.shared.services.provider.call(&call, &watch).await;
-                let reply = reply.map_err(|error| self.model_error(agent, error))?;
-                watch.replied();
-                Ok((reply, self.shared.services.clock.now() - started))
+                let differences = watch.differences();
+                match reply {
+                    Ok(reply) => {
+                        watch.replied();
+                        let seconds = self.shared.services.clock.now() - started;
+                        Ok(Called::Answered(reply, seconds, differences))
+                    }
+                    Err(error) if self.tolerant && error.kind != LlmErrorKind::Cancelled => {
+                        Ok(Called::Failed(error, differences))
+                    }
+                    Err(error) => {
+                        self.warn_of(agent, differences).await?;
+                        Err(self.model_error(agent, error))
+                    }
+                }
             })
             .await?;
+        let (reply, seconds) = match called {
+            Called::Answered(reply, seconds, differences) => {
+                self.warn_of(agent, differences).await?;
+                (reply, seconds)
+            }
+            Called::Failed(error, differences) => {
+                self.warn_of(agent, differences).await?;
+                return Err(self.model_error(agent, error));
+            }
+        };
         let line = Line::new(agent, &model, reply.usage);
         let usage = Total::of([&line]);
         self.shared.ledger.add(line);
@@ -425,7 +524,31 @@ impl Run {
         Ok(reply)
     }
 
-    fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
+    /// The place of this agent's next call here.
+    fn next_call(&self, agent: &str) -> Place {
+        self.shared.spoken.next(Place { agent: agent.into(), ..self.place() })
+    }
+
+    fn place(&self) -> Place {
+        let Position { attempt, phase, phase_try, nested, step, .. } = self.position;
+        let phase_type = self.phase_type.to_string();
+        Place { attempt, phase, phase_type, phase_try, nested, step, ..Place::default() }
+    }
+
+    /// The models of a run that is made at this place and would ask `own`.
+    pub fn provider_within(&self, own: Arc<dyn Provider>) -> Arc<dyn Provider> {
+        let place = Place { nested: self.nestings.fetch_add(1, Ordering::Relaxed) + 1, ..self.place() };
+        self.shared.services.provider.within(&place, own)
+    }
+
+    async fn warn_of(&self, agent: &str, differences: Vec<Value>) -> Result<()> {
+        for difference in differences {
+            self.tell(agent, "warning", difference).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
         if error.kind == LlmErrorKind::Cancelled {
             return self.control.error();
         }
@@ -456,16 +579,50 @@ impl Run {
         started["limit_seconds"] = json!(script.timeout_seconds);
         self.tell(agent, "script_started", started).await?;
         let input = json!([script, started_hash(&script.path)?]);
-        self.pass(Effect::Execute, &input, Value::Null, |control| async move {
+        let act = |control: Control| async move {
             let output = |text: &str| self.whisper(agent, "script_output", json!({"text": text}));
             let execution = self.shared.services.runner.run(script, &output, &control.token).await;
-            let execution = execution.map_err(|error| self.script_error(error))?;
-            if execution.exit == crate::exec::Exit::Cancelled {
-                return Err(control.error());
+            self.ran(&control, execution)
+        };
+        let execution: Execution = self.pass(Effect::Execute, &input, Value::Null, act).await?;
+        self.tell_confinement(agent, &execution.confinement).await?;
+        Ok(execution)
+    }
+
+    /// Installs a package for the scripts of this run.
+    pub async fn install(&self, package: &Package) -> Result<Execution> {
+        let runner = self.shared.services.runner.clone();
+        let act = |control: Control| async move {
+            let execution = runner.install(package, &control.token).await;
+            self.ran(&control, execution)
+        };
+        self.pass(Effect::Execute, &json!(["install", package]), Value::Null, act).await
+    }
+
+    fn ran(&self, control: &Control, execution: Result<Execution, ExecError>) -> Result<Execution> {
+        let execution = execution.map_err(|error| self.script_error(error))?;
+        if execution.exit == crate::exec::Exit::Cancelled { Err(control.error()) } else { Ok(execution) }
+    }
+
+    /// What was enforced on the latest script; blank before the first.
+    pub fn confinement(&self) -> Confinement {
+        self.shared.confinement.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells what holds for scripts, when it is not what held before.
+    async fn tell_confinement(&self, agent: &str, now: &Confinement) -> Result<()> {
+        {
+            let mut before = self.shared.confinement.lock().unwrap_or_else(PoisonError::into_inner);
+            if *before == *now {
+                return Ok(());
             }
-            Ok(execution)
-        })
-        .await
+            before.clone_from(now);
+        }
+        self.tell(agent, "sandbox", json!(now)).await?;
+        for message in &now.warnings {
+            self.tell(agent, "warning", json!({"message": message})).await?;
+        }
+        Ok(())
     }
 
     /// What the run has spent so far.
@@ -544,7 +701,7 @@ impl Run {
 
     /// Waits until the run is not paused; the caller's loop goes on. Effects wait here before they
     /// tell that they start.
-    async fn hold(&self) -> Result<()> {
+    pub(super) async fn hold(&self) -> Result<()> {
         while self.control.paused() {
             let _waiting = self.wait();
             if !self.shared.held.swap(true, Ordering::Relaxed) {
@@ -560,7 +717,7 @@ impl Run {
         Ok(())
     }
 
-    async fn pass<T, F>(
+    pub(super) async fn pass<T, F>(
         &self,
         effect: Effect,
         input: &Value,
@@ -683,6 +840,16 @@ impl Run {
         }
         Event { kind: kind.into(), data: fields }
     }
+}
+
+/// What came of a call, as it is recorded.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Called {
+    /// The answer, the seconds it took, and where the request differed from a tape's.
+    Answered(Reply, f64, Vec<Value>),
+    /// It failed in a place that goes on from that.
+    Failed(LlmError, Vec<Value>),
 }
 
 fn internal(error: serde_json::Error) -> Error {

@@ -14,6 +14,8 @@ pub mod store;
 mod texts;
 mod writer;
 
+use std::path::PathBuf;
+
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -173,6 +175,10 @@ pub trait Journal: Send + Sync {
     fn records(&self, from: u64) -> Result<Vec<Record>>;
     /// Whether a later life will read it. When none will, nobody makes snapshots for it.
     fn keeps(&self) -> bool;
+    /// The file it is in, if it is in one: executed code may not reach it.
+    fn file(&self) -> Option<PathBuf> {
+        None
+    }
     /// Makes a question known to people elsewhere, under an id of its own in the run.
     fn ask(&self, _id: &str, _question: &Value) -> Result<()> {
         Ok(())

@@ -1,5 +1,6 @@
 //! The journal of one run in a store.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -53,6 +54,10 @@ impl SqliteJournal {
 }
 
 impl Journal for SqliteJournal {
+    fn file(&self) -> Option<PathBuf> {
+        Some(self.store.path().to_owned())
+    }
+
     fn append(&self, at: f64, position: Position, entry: Entry) -> Result<u64> {
         // Held until it is in the queue, so that what a crash leaves has no gaps.
         let mut next = lock(&self.next);

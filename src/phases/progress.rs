@@ -8,12 +8,16 @@ use super::config::{self, Files};
 use super::products::products;
 use super::step::Done;
 use super::workspace::Workspace;
-use super::{chats, feedback, reports};
+use super::{chats, feedback, idea, reports};
 use crate::agents::context::{self, Seed, StepEnd};
 use crate::agents::{PlanStep, Product, StepRecord, carry, formats, parse, summary};
 use crate::engine::ledger::Line;
 use crate::engine::{Run, Section, State};
 use crate::error::Result;
+use crate::exec::confine;
+
+/// A chat of more bytes than this is not one of ours.
+const MOST_CHAT: u64 = 256 << 20;
 
 /// Where the steps stand.
 pub(super) struct Progress {
@@ -22,6 +26,7 @@ pub(super) struct Progress {
     pub(super) products: Vec<Product>,
     pub(super) context: Map<String, Value>,
     pub(super) feedback: Vec<String>,
+    pub(super) idea: String,
     pub(super) results: Vec<Value>,
     pub(super) messages: Vec<Value>,
     images: Vec<String>,
@@ -50,6 +55,8 @@ impl Progress {
             engineer_instructions: config.engineer_instructions.clone(),
             researcher_instructions: config.researcher_instructions.clone(),
             researcher_filename: config.params.researcher_filename.clone().unwrap_or_default(),
+            evaluate_plots: config.evaluate_plots,
+            max_n_plot_evals: config.max_n_plot_evals,
             ..Seed::default()
         };
         let mut context = context::initial(&seed);
@@ -58,6 +65,8 @@ impl Progress {
         }
         context.insert("work_dir".into(), json!(space.root));
         context.insert("max_n_attempts".into(), json!(config.max_n_attempts));
+        context.insert("evaluate_plots".into(), json!(config.evaluate_plots));
+        context.insert("max_n_plot_evals".into(), json!(config.max_n_plot_evals));
         context.insert("number_of_steps_in_plan".into(), json!(plan.len()));
         // The plan that is executed, also when a human has edited it since it was made.
         let told = context.get("final_plan").and_then(Value::as_str).and_then(|text| parse::plan(text).ok());
@@ -73,6 +82,7 @@ impl Progress {
             plan,
             products: Vec::new(),
             feedback: feedback(state),
+            idea: idea(state),
             results: Vec::new(),
             messages: Vec::new(),
             images: images.unwrap_or_default(),
@@ -102,6 +112,8 @@ impl Progress {
             n_attempts: done.failed_tries,
             images: self.images.clone(),
             codebase: carry::outlines(self.records.iter().flat_map(|record| &record.scripts)),
+            plot_rounds: done.judged.rounds,
+            judgement: done.judged.last.clone(),
         };
         context::step_ends(&mut self.context, &self.records, &end);
         let messages = done.transcript.messages().to_vec();
@@ -181,8 +193,15 @@ async fn earlier(
 /// What the agents of an earlier step came to, from its chat file, when there is one that can be read.
 fn last_word(space: &Workspace, step: usize) -> Option<String> {
     let chat = space.root.join(format!("chats/chat_history_step_{step}.json"));
-    let messages: Vec<Value> = serde_json::from_slice(&std::fs::read(chat).ok()?).ok()?;
-    let wanted = ["engineer_nest", "researcher_response_formatter", "idea_maker_nest", "idea_hater_nest"];
+    let messages: Vec<Value> = serde_json::from_slice(&confine::read(&chat, MOST_CHAT).ok()?).ok()?;
+    let wanted = [
+        "engineer_nest",
+        "researcher_response_formatter",
+        "idea_maker_nest",
+        "idea_hater_nest",
+        "camb_response_formatter",
+        "classy_response_formatter",
+    ];
     let by = |message: &&Value| message["name"].as_str().is_some_and(|name| wanted.contains(&name));
     messages.iter().rev().find(by)?["content"].as_str().map(str::to_owned)
 }

@@ -1,6 +1,8 @@
 //! How answers end, and what they count and cost.
 
-use cmbagent::llm::{Finish, LlmErrorKind as Kind, Message};
+use std::sync::Arc;
+
+use cmbagent::llm::{CallOptions, Finish, HttpProvider, LlmErrorKind as Kind, Message, Prices, Provider};
 use serde_json::{Value, json};
 
 use super::server::*;
@@ -114,4 +116,22 @@ async fn thinking_is_no_part_of_the_answer() {
     let server = Server::start(vec![stream(&events.iter().map(data).collect::<String>())]).await;
     let (result, log) = run(&provider(&server), &call("qwen3:30b")).await;
     assert_eq!((result.unwrap().text.as_str(), log.text().as_str()), ("The answer.", "The answer."));
+}
+
+#[tokio::test]
+async fn what_a_model_takes_and_whether_it_can_be_reached_is_known_without_asking_it() {
+    let without = HttpProvider::new(Arc::new(NoKey), Arc::new(|_| None), Arc::new(Prices::builtin()));
+    for (model, vision) in
+        [("gpt-4.1-2025-04-14", Some(true)), ("o3-mini-2025-01-31", Some(false)), ("qwen3:30b", None)]
+    {
+        assert_eq!(without.vision(model), vision, "{model}");
+        assert!(!without.reaches(model, &CallOptions::default()), "{model}");
+    }
+    let with = provider_at("http://127.0.0.1:9", Arc::new(OneKey));
+    assert!(with.reaches("claude-sonnet-4-5", &CallOptions::default()));
+    let prices = Prices::builtin().with_toml("[models]\n\"qwen3:30b\" = { vision = true }").unwrap();
+    let told = HttpProvider::new(Arc::new(NoKey), Arc::new(|_| None), Arc::new(prices));
+    assert_eq!(told.vision("qwen3:30b"), Some(true));
+    let local = CallOptions { base_url: Some("http://127.0.0.1:9".into()), ..CallOptions::default() };
+    assert!(told.reaches("qwen3:30b", &local));
 }

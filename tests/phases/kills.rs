@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::{Value, json};
 
-use super::replay::{answers, essence, events, play, stage};
+use super::replay::{STEPS, essence, events, perform, stage};
 use super::stage::{Ended, Stage, directory};
 
 const PLACE: &str = "KILLS_TEST_PLACE";
@@ -67,11 +67,11 @@ async fn live(place: &Path, writes: usize) -> (Stage, Ended, usize) {
     let store = Store::open(&place.join("store.db")).unwrap();
     let claim = Claim { id: "run-1".into(), root: "run-1".into(), about: json!({}), ..Claim::default() };
     let inner = store.begin(&claim).unwrap();
-    let mut stage = stage(&inner.records(1).unwrap());
+    let mut stage = stage(&STEPS, &inner.records(1).unwrap());
     stage.temp = Arc::new(place.to_path_buf());
     let journal = Arc::new(Killed { inner, left: AtomicUsize::new(writes) });
     stage.journal = journal.clone();
-    let ended = play(&stage).await;
+    let ended = perform(&STEPS, &stage).await;
     let written = writes - journal.left.load(Ordering::SeqCst);
     (stage, ended, written)
 }
@@ -127,7 +127,7 @@ async fn kill_at_every_second_write_from(first: usize) {
         for (key, value) in expected.as_object().unwrap() {
             assert_eq!(found[key], *value, "{key}: killed at {kill}");
         }
-        assert_eq!(stage.models.calls().len(), answers().len() - replied, "killed at {kill}");
+        assert_eq!(stage.models.calls().len(), (STEPS.answers)().len() - replied, "killed at {kill}");
         assert_eq!(unknown, sent - replied, "what may have been paid for is known: killed at {kill}");
         assert_eq!((stage.models.left(), stage.runner.left()), (0, 0), "killed at {kill}");
         assert_eq!(events(&stage.journal.records(1).unwrap()), told, "killed at {kill}");

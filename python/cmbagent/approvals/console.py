@@ -167,8 +167,7 @@ class ConsoleApprovalManager:
                 return None
             self._show(f"The plan is now:\n{plans.table(steps, _width())}\n")
             return {"plan": steps}
-        ideas = request.context_snapshot.get("ideas")
-        if isinstance(ideas, list) and ideas:
+        if ideas := words.ideas(request):
             return self._choose_idea(ideas, ask)
         return None
 
@@ -209,10 +208,14 @@ class ConsoleApprovalManager:
 
     def _choose_idea(self, ideas: list[Any], ask: Callable[[str], str]) -> dict[str, Any] | None:
         while True:
-            said = ask(f"which idea, 1 to {len(ideas)} (empty: as selected) > ").strip()
+            said = ask(
+                f"which idea, 1 to {len(ideas)}, or one in your own words (empty: as selected) > "
+            ).strip()
             if not said:
                 return None
-            if said.isdigit() and 1 <= int(said) <= len(ideas):
+            if not said.lstrip("-").isdigit():
+                return {"selected_idea": said}
+            if 1 <= int(said) <= len(ideas):
                 return {"selected_idea": ideas[int(said) - 1]}
             self._show(f"Please answer with a number from 1 to {len(ideas)}.\n")
 
@@ -223,14 +226,22 @@ def describe(request: ApprovalRequest) -> str:
     parts = [message]
     if request.plan:
         parts.append(plans.table(request.plan, _width()))
-    ideas = request.context_snapshot.get("ideas")
-    for number, idea in enumerate(ideas if isinstance(ideas, list) else [], 1):
-        parts.append(f"  {number}. {idea.get('title', idea) if isinstance(idea, dict) else idea}")
+    parts += [f"  {number}. {_idea(idea)}" for number, idea in enumerate(words.ideas(request), 1)]
+    selected = request.context_snapshot.get("selected_idea")
+    if isinstance(selected, dict) and selected.get("title"):
+        parts.append(f"Selected so far: {selected['title']}")
     for name in ("summary", "error"):
         text = request.context_snapshot.get(name)
         if isinstance(text, str) and text.strip() and text.strip() not in message:
             parts.append(f"{name.capitalize()}:\n{text.strip()}")
     return "\n" + _CONTROL.sub("", "\n".join([*parts, *words.money(request)])) + "\n"
+
+
+def _idea(idea: Any) -> str:
+    if not isinstance(idea, dict):
+        return str(idea)
+    text = f"{idea.get('title', '')}\n{idea.get('description') or ''}".strip()
+    return text.replace("\n", "\n     ")
 
 
 # What a model wrote may not steer the terminal.

@@ -10,13 +10,22 @@ from cmbagent.display import usage_text
 if TYPE_CHECKING:
     from cmbagent.approvals.request import ApprovalRequest
 
+_IDEAS_BLOCK = re.compile(r"\n*\*\*Ideas:\*\*\n(?:  (?:Idea \d+|Selected so far): .*\n?)*")
 _PLAN_BLOCK = re.compile(r"\n*\*\*Plan:\*\*\n(?:  Step \d+: .*\n?)*")
 
 
 def message(request: ApprovalRequest) -> str:
-    """Return the question itself; without the plan where that is shown as a table."""
+    """Return the question itself; without the plan or the ideas where these are shown beside it."""
     whole = request.message.strip()
+    if ideas(request):
+        whole = _IDEAS_BLOCK.sub("\n", whole).strip()
     return _PLAN_BLOCK.sub("\n", whole).strip() if request.plan else whole
+
+
+def ideas(request: ApprovalRequest) -> list[Any]:
+    """Return the research ideas asked about; none when the question is about something else."""
+    given = request.context_snapshot.get("ideas")
+    return given if isinstance(given, list) else []
 
 
 def money(request: ApprovalRequest) -> list[str]:

@@ -104,8 +104,9 @@ class PhaseContext:
 
         `await context.run.call(prompt, agent="reader", schema={…})`, `await context.run.execute(code)`,
         `await context.run.ask(message, options)` and `await context.run.observe(what, function)` are
-        recorded, limited and cancelled like those of the built-in phases. A phase that is executed on its
-        own gets a run of its own.
+        recorded, limited and cancelled like those of the built-in phases, and so are `download(url, path)`
+        and `read_pdf(path)`; `report_costs(directory)` and `report_times(directory, times)` write what
+        such phases write. A phase that is executed on its own gets a run of its own.
         """
         from cmbagent import _core, _current
 

@@ -170,6 +170,10 @@ def load(
             f"run {info.id} was imported: it can be shown and replayed, not resumed, for what it would load "
             "is somebody else's"
         )
+    if info.helper:
+        raise ConfigurationError(
+            f"run {info.id} was made by the function {info.workflow_id}; call that again, it is not resumed"
+        )
     about, lost = opened._core.about(info.id)
     hidden = hidden_paths(about)
     if lost or hidden:

@@ -19,6 +19,7 @@ from cmbagent.utils import get_api_keys_from_env, resolve_work_dir
 from cmbagent.workflows import _resume
 from cmbagent.workflows._interactive import INTERACTIVE_WORKFLOWS
 from cmbagent.workflows._resume import ResumeMethod
+from cmbagent.workflows._tape import Tape
 
 if TYPE_CHECKING:
     import os
@@ -158,7 +159,12 @@ class WorkflowExecutor:
         store: where the run is kept, so that it can be resumed after a crash: a file or a
             `cmbagent.store.Store`; `None` is the user's own store, `":memory:"` keeps nothing.
         options: settings for every phase's `config.params` that the phase does not set itself, such as
-            `script_timeout_seconds`, `env_passthrough`, `agent_llm_configs`, `prompts`, `allowed_agents`.
+            `script_timeout_seconds`, `env_passthrough`, `agent_llm_configs`, `prompts`, `allowed_agents`, and
+            those of `docs/sandbox.md`: `sandbox`, `write_paths`, `read_paths`, `network`, `allow_install`,
+            `script_memory_gb`, `script_disk_gb`, `script_processes`.
+        record: a new file in which every model call is written down, see `docs/replay.md`.
+        replay: a file written so: calls are answered from it, without a model, a key or a network.
+        strict: whether a request that differs from the recorded one is an error; else it is a warning.
 
     Attributes:
         phases: the phases, built.
@@ -170,8 +176,9 @@ class WorkflowExecutor:
             after an exception. `get_status()["status"]` knows more.
 
     Raises:
-        ValueError: a phase's type is not registered.
+        ValueError: a phase's type is not registered, or `record`, `replay` and `strict` do not go together.
         TypeError: `workflow` is no definition, or a phase's config has a field that the phase does not know.
+        FileNotFoundError: there is no file to replay.
     """
 
     def __init__(
@@ -187,6 +194,9 @@ class WorkflowExecutor:
         verbose: bool | None = None,
         store: StoreLike = None,
         options: Mapping[str, Any] | None = None,
+        record: str | os.PathLike[str] | None = None,
+        replay: str | os.PathLike[str] | None = None,
+        strict: bool = False,
     ) -> None:
         if isinstance(workflow, (str, Mapping)):
             raise TypeError(
@@ -201,6 +211,7 @@ class WorkflowExecutor:
         self.approval_manager = default_manager() if approval_manager is None else approval_manager
         self.verbose = verbose
         self.options: dict[str, Any] = dict(options or {})
+        self.record, self.replay, self.strict = Tape.of(record, replay, strict)
         self.phases: list[Phase] = [
             PhaseRegistry.create_from_dict(copy_containers(p)) for p in workflow.phases
         ]
@@ -244,6 +255,7 @@ class WorkflowExecutor:
         Raises:
             ValueError: a phase refused its input: `Phase {type} validation failed: […]`.
             RuntimeError: a phase failed: `Phase {type} failed: {reason}`.
+            ConfigurationError: the tape cannot be read, or there is another file to record to.
             RunStoppedError: the run was cancelled, by `cancel()` or because `should_continue` said no; it is
                 a `RuntimeError`, too.
             Exception: whatever a phase of the user's raised, unchanged.
@@ -251,9 +263,9 @@ class WorkflowExecutor:
         _loop.ensure_not_forked()
         self.outcome = None
         log = self._fresh_log()
-        self._journal = _resume.begin(self)
-        self._resuming = False
         try:
+            self._journal = _resume.begin(self)
+            self._resuming = False
             with _loop.heartbeat():
                 run = _core.run_workflow(self)
                 self._attempt += 1
