@@ -18,7 +18,8 @@ pub(super) fn hash(text: &str) -> [u8; 16] {
 
 /// A hash as records name it.
 pub(super) fn name(hash: &[u8]) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
+    hash.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// Takes the long texts out of a value; `keep` gets each with its hash.

@@ -14,7 +14,7 @@ fn written() -> (Shelf, Vec<Record>) {
     let journal = shelf.begin("run-1");
     let mut text = String::new();
     for n in 0..12 {
-        text += &format!("line {n} {}\n", "x".repeat(200));
+        text.extend(["line ", &n.to_string(), " ", &"x".repeat(200), "\n"]);
         journal.append(f64::from(n), at(n, 1, 0), finished(json!({"text": text, "n": n}))).unwrap();
         journal.append(f64::from(n), at(n, 1, 0), event("e", json!(n))).unwrap();
         journal
