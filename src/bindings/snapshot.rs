@@ -336,11 +336,14 @@ pub(super) fn decode<'py>(py: Python<'py>, value: &Value) -> PyResult<(Bound<'py
     Ok((value.unwrap_or_else(|| py.None().into_bound(py)), decoder.lost))
 }
 
+/// By the number of a container that is not yet made: dictionaries, and the keys under which it belongs there.
+type Holes<'py> = HashMap<u64, Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>>;
+
 struct Decoder<'py> {
     py: Python<'py>,
     shared: HashMap<u64, Bound<'py, PyAny>>,
     /// Where those belong that are being made: a tuple may hold a list that holds the tuple.
-    holes: HashMap<u64, Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>>,
+    holes: Holes<'py>,
     lost: Vec<String>,
 }
 
