@@ -226,7 +226,7 @@ fn a_rewound_step_is_done_anew_in_the_next_life(life: &mut dyn Life) {
     }
     drop(journal);
     let journal = life.journal();
-    executor::rewind(&*journal, 1.0).unwrap();
+    executor::rewind(&*journal, 1.0, |_| true).unwrap();
     // What follows the rewinding counts again.
     journal.append(2.0, at(0, 3, 0), finished(json!("three"))).unwrap();
     drop(journal);
