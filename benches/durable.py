@@ -64,7 +64,7 @@ def make(place: Path, store: Any, work: Any, number: int) -> Any:
             return PhaseResult(status=PhaseStatus.COMPLETED, context=context)
 
     PhaseRegistry.register_class("idle", Idle)
-    phases = [{"type": "idle", "config": {}} for _ in range(number)]
+    phases = [{"type": "idle", "config": {"phase_type": "idle"}} for _ in range(number)]
     workflow = WorkflowDefinition(id="idle", name="Idle", phases=phases)
     return WorkflowExecutor(workflow, "nothing", place, {}, verbose=False, store=store)
 
@@ -83,7 +83,7 @@ def steps(place: Path) -> dict[str, float]:
     store = Store(place / "store.db")
     ours, bare = [], []
     for _ in range(7):
-        executor = make(place, store, nothing, STEPS)
+        executor = make(place / "work", store, nothing, STEPS)
         started = time.perf_counter()
         executor.run_sync()
         ours.append((time.perf_counter() - started) / STEPS * 1e6)
@@ -125,7 +125,7 @@ def growth(place: Path) -> dict[str, float]:
         context.shared_state["text"] = context.shared_state.get("text", "") + tail
 
     store = Store(place / "store.db")
-    executor = make(place, store, grow, GROWTH)
+    executor = make(place / "work", store, grow, GROWTH)
     started = time.perf_counter()
     executor.run_sync()
     seconds = time.perf_counter() - started
@@ -150,7 +150,7 @@ def interrupted(place: Path) -> dict[str, float]:
         if context.phase_id.startswith(f"phase_{GROWTH - 1}_"):
             raise RuntimeError("the power goes out")
 
-    executor = make(place, Store(place / "store.db"), fail, GROWTH)
+    executor = make(place / "work", Store(place / "store.db"), fail, GROWTH)
     try:
         executor.run_sync()
     except RuntimeError:
@@ -171,7 +171,7 @@ def resumed(place: Path) -> dict[str, float]:
 
     store = Store(place / "store.db")
     # Registers the phase's type.
-    make(place, store, note, 0)
+    make(place / "work", store, note, 0)
     WorkflowExecutor.resume(store.runs()[0].id, store, verbose=False).run_sync()
     return {"began": began[0]}
 

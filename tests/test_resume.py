@@ -393,7 +393,7 @@ def test_a_failed_step_is_done_anew_and_the_ends_are_told_as_they_come(tmp_path,
 
 
 def test_a_step_whose_call_failed_goes_on_there_and_its_end_is_told(tmp_path):
-    server = two_steps(researcher=[Fault.status(400, "no"), notes("# Report\n\n4.25 K")])
+    server = two_steps(researcher=[Fault.status(401, "no"), notes("# Report\n\n4.25 K")])
     with server, server.environment():
         with pytest.raises(cmbagent.errors.CmbagentError):
             deep_research("t", work_dir=tmp_path, api_keys=KEYS)
@@ -410,7 +410,7 @@ def test_a_step_whose_call_failed_goes_on_there_and_its_end_is_told(tmp_path):
 @pytest.mark.parametrize("what", ["plots", "plan", "chats", "everything"])
 def test_moved_and_deleted_products_do_not_break_a_resume(tmp_path, what):
     """Denario moves plots elsewhere between runs."""
-    broken = two_steps(researcher=[Fault.status(400, "no"), notes("# Report\n\n4.25 K")])
+    broken = two_steps(researcher=[Fault.status(401, "no"), notes("# Report\n\n4.25 K")])
     whole = two_steps(researcher=notes("# Report\n\n4.25 K"))
     expected = run_function(whole, deep_research, "t", work_dir=tmp_path / "whole")
     place = tmp_path / "cut"
@@ -440,7 +440,7 @@ def test_moved_and_deleted_products_do_not_break_a_resume(tmp_path, what):
 
 def test_a_plan_edited_after_the_crash_does_not_change_what_was_begun(tmp_path):
     """The plan is looked at once: later edits of its file belong to another run."""
-    broken = two_steps(researcher=[Fault.status(400, "no"), notes("# Report\n\n4.25 K")])
+    broken = two_steps(researcher=[Fault.status(401, "no"), notes("# Report\n\n4.25 K")])
     with broken, broken.environment():
         with pytest.raises(cmbagent.errors.CmbagentError):
             deep_research("t", work_dir=tmp_path, api_keys=KEYS)
@@ -464,7 +464,7 @@ def test_functions_begin_anew_unless_they_are_told_to_resume(tmp_path):
 
 
 def test_resume_of_a_directory_goes_on_with_its_newest_run(tmp_path):
-    server = two_steps(researcher=[Fault.status(400, "no"), notes("# Report\n\n4.25 K")])
+    server = two_steps(researcher=[Fault.status(401, "no"), notes("# Report\n\n4.25 K")])
     with server, server.environment():
         with pytest.raises(cmbagent.errors.CmbagentError):
             deep_research("t", work_dir=tmp_path, api_keys=KEYS)

@@ -77,7 +77,7 @@ fn what_is_no_database_is_refused_in_words() {
     assert_eq!(fs::read_to_string(shelf.path()).unwrap(), text);
     fs::remove_file(shelf.path()).unwrap();
     fs::create_dir(shelf.path()).unwrap();
-    assert!(shelf.refusal().contains("cannot be made"), "{}", shelf.refusal());
+    assert!(shelf.refusal().contains("could not be opened"), "{}", shelf.refusal());
 }
 
 #[test]
