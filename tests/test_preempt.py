@@ -76,7 +76,7 @@ def test_preempted_run_ends_in_order_and_asks_to_be_queued_again(program, store,
     status, error = program(what, how).end(number)
     assert (status, error) == (75, "")
     (info,) = store.runs()
-    assert (info.status, info.owner, info.resumable) == ("interrupted", None, True)
+    assert (info.status, info.owner) == ("interrupted", None)
     finished = [data for kind, data in store.events(info.id) if kind == "run_finished"]
     assert [data["status"] for data in finished] == ["interrupted"]
     assert finished[0]["error"] == "the run was interrupted: its process was told to end"
