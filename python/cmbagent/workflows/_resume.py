@@ -184,7 +184,9 @@ def load(
         )
     about, lost = opened._core.about(info.id)
     if about is None:
-        raise ConfigurationError(f"run {info.id} was deleted meanwhile; `cmbagent runs` lists those there are")
+        raise ConfigurationError(
+            f"run {info.id} was deleted meanwhile; `cmbagent runs` lists those there are"
+        )
     hidden = hidden_paths(about)
     if lost or hidden:
         names = ", ".join([*lost, *hidden])
