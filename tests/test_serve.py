@@ -322,3 +322,28 @@ def test_serve_says_what_is_wrong(tmp_path):
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode != 0 and "CMBAGENT_TOKEN" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def heard(server, run_id, after, most):
+    """The numbers and kinds of at most so many events after a number; then the connection is dropped."""
+    connection, text = listen(server, run_id, after), b""
+    connection.settimeout(20)
+    while text.count(b"\nevent: ") < most and b"event: run_finished" not in text:
+        piece = connection.recv(256)
+        if not piece:
+            break
+        text += piece
+    connection.close()
+    found = re.findall(rb"id: (\d+)\nevent: (\w+)\ndata: ", text)
+    return [(int(seq), kind.decode()) for seq, kind in found][:most]
+
+
+def test_a_listener_that_comes_again_misses_nothing_and_hears_nothing_twice(tmp_path):
+    with Server(tmp_path) as server:
+        run_id = server.post(f"{API}/workflows/{server.workflow(12)}/run", {"task": "t"})["run_id"]
+        events = []
+        while not events or events[-1][1] != "run_finished":
+            events += heard(server, run_id, events[-1][0] if events else 0, 3)
+        whole = heard(server, run_id, 0, 1000)
+    assert events == whole
+    assert [kind for _, kind in whole].count("phase_finished") == 12
