@@ -35,6 +35,7 @@ class Step(Phase):
     display_name = "Step"
 
     async def execute(self, context):
+        Path(context.work_dir).mkdir(parents=True, exist_ok=True)
         with Path(context.work_dir + ".log").open("a") as file:
             file.write(context.phase_id + "\\n")
         await asyncio.sleep(0.05)
@@ -86,8 +87,8 @@ class Server:
             self.process.wait(30)
         self.log.close()
 
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
+    def end(self, number):
+        self.process.send_signal(number)
         self.process.wait(30)
 
     @property
@@ -174,7 +175,8 @@ def phases_done(directory, run_id):
     return Path(directory, "cmbagent_output", f"{run_id}.log").read_text().split()
 
 
-def test_a_server_that_was_killed_is_taken_up_by_the_next(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_server_that_was_ended_is_taken_up_by_the_next(tmp_path, number):
     root = tmp_path / "cmbagent_output"
     root.mkdir()
     (root / "closed").touch()
@@ -182,7 +184,7 @@ def test_a_server_that_was_killed_is_taken_up_by_the_next(tmp_path):
         kind = server.workflow(3)
         ids = [server.post(f"{API}/workflows/{kind}/run", {"task": "t"})["run_id"] for _ in range(12)]
         wait_for(lambda: all(server.run(each)["current_phase"] == 1 for each in ids))
-        server.kill()
+        server.end(number)
     (root / "closed").unlink()
     with Server(tmp_path) as server:
         assert kind in [each["id"] for each in server.get(f"{API}/workflows")]
@@ -200,10 +202,12 @@ def test_a_question_outlives_the_server_that_asked_it(tmp_path):
             body = {"task": "t"}
             run_id = server.post(f"{API}/workflows/deep_research_hitl/run", body)["run_id"]
             wait_for(lambda: server.run(run_id)["status"] == "waiting_approval")
-            server.kill()
+            server.end(signal.SIGKILL)
         calls = len(models.calls)
         with Server(tmp_path, models, "--no-resume") as server:
-            assert server.run(run_id)["status"] == "interrupted"
+            state = server.run(run_id)
+            assert (state["status"], state["resumable"]) == ("interrupted", "yes")
+            assert state["phase_results"][1]["status"] == "waiting_approval"
             (question,) = server.get(f"{API}/runs/{run_id}/approvals")
             assert question["status"] == "open"
             server.post(f"{API}/runs/{run_id}/approvals/{question['approval_id']}", {"resolution": "approve"})
@@ -318,3 +322,28 @@ def test_serve_says_what_is_wrong(tmp_path):
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode != 0 and "CMBAGENT_TOKEN" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def heard(server, run_id, after, most):
+    """The numbers and kinds of at most so many events after a number; then the connection is dropped."""
+    connection, text = listen(server, run_id, after), b""
+    connection.settimeout(20)
+    while text.count(b"\nevent: ") < most and b"event: run_finished" not in text:
+        piece = connection.recv(256)
+        if not piece:
+            break
+        text += piece
+    connection.close()
+    found = re.findall(rb"id: (\d+)\nevent: (\w+)\ndata: ", text)
+    return [(int(seq), kind.decode()) for seq, kind in found][:most]
+
+
+def test_a_listener_that_comes_again_misses_nothing_and_hears_nothing_twice(tmp_path):
+    with Server(tmp_path) as server:
+        run_id = server.post(f"{API}/workflows/{server.workflow(12)}/run", {"task": "t"})["run_id"]
+        events = []
+        while not events or events[-1][1] != "run_finished":
+            events += heard(server, run_id, events[-1][0] if events else 0, 3)
+        whole = heard(server, run_id, 0, 1000)
+    assert events == whole
+    assert [kind for _, kind in whole].count("phase_finished") == 12

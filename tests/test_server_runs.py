@@ -87,6 +87,18 @@ def test_settings_of_a_run_show_in_its_phases(client):
     assert planning["usage"]["calls"] == 3
 
 
+async def raising(context):
+    raise LookupError("nothing there")
+
+
+def test_a_run_whose_first_phase_raises_at_once_has_begun(client):
+    with phase_types(raising=raising):
+        run_id = start(client, workflow(client, "raising"))
+        state = until(client, run_id)
+    assert (state["status"], state["phase_results"][0]["status"]) == ("failed", "failed")
+    assert "nothing there" in state["error"]
+
+
 # Asking
 
 
@@ -264,6 +276,7 @@ def test_a_server_that_ends_leaves_its_runs_to_the_next(tmp_path):
             assert state["phase_results"][0]["status"] == "completed"
             state = status(client, keyed)
             assert (state["status"], state["resumable"]) == ("interrupted", "needs key")
+            assert [each["status"] for each in state["phase_results"]] == ["completed", "paused"]
             answer = client.post(f"{API}/runs/{keyed}/resume")
             assert answer.status_code == 400 and "needs key" in answer.json()["detail"]
             answer = client.post(f"{API}/runs/{keyed}/resume", headers={"X-OpenAI-Api-Key": "sk-0123456789"})

@@ -50,6 +50,11 @@ class EventLog:
         return self._closed
 
     @property
+    def begun(self) -> bool:
+        """Whether anything has happened."""
+        return bool(self._kept)
+
+    @property
     def status(self) -> str | None:
         """Where the run stands by its events.
 

@@ -109,7 +109,7 @@ class Progress:
         phase = self.phases.get(data["phase_index"])
         if phase is None:
             return
-        cancelled = data["status"] == "cancelled"
+        cancelled = data["status"] in ("cancelled", "interrupted")
         phase.status = "failed" if cancelled else data["status"]
         phase.error = "The run was cancelled" if cancelled else data.get("error")
         phase.completed_at, phase.seconds, phase.usage = at, data.get("seconds"), data.get("usage")
@@ -128,6 +128,9 @@ class Progress:
         self._earlier_seconds += data.get("seconds") or 0.0
         self._life_began, self.finished_at = None, at
         self.error, self.usage = data.get("error"), data.get("usage")
+        phase = self.phases.get(self.current)
+        if data["status"] == "interrupted" and phase is not None and phase.status == "failed":
+            phase.status, phase.error, phase.completed_at = "paused", None, None
 
 
 class ProgressBook:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import threading
@@ -17,7 +16,7 @@ from typing import Literal
 
 from cmbagent.approvals.elsewhere import ElsewhereApprovalManager
 from cmbagent.backend.settings import Settings
-from cmbagent.errors import CmbagentError, ConfigurationError, JournalError
+from cmbagent.errors import CmbagentError, ConfigurationError
 from cmbagent.store import UNFINISHED, RunInfo, Store
 from cmbagent.utils import get_api_keys_from_env
 from cmbagent.workflows import WorkflowDefinition, WorkflowExecutor
@@ -199,8 +198,6 @@ class Runs:
             )
         executor._from_phase = from_phase
         self._launch(executor)
-        if info.about.get("origin", {}).get("left"):
-            self._remark(info.id, left=False)
         return executor
 
     def take_up_all(self) -> list[str]:
@@ -274,9 +271,6 @@ class Runs:
         loop, thread = self._loop, self._thread
         if loop is None or thread is None:
             return
-        for run_id in list(self._live):
-            with contextlib.suppress(JournalError):
-                self._remark(run_id, left=True)
         try:
             asyncio.run_coroutine_threadsafe(self._end(), loop).result(SHUTDOWN_SECONDS)
         except TimeoutError:
@@ -286,20 +280,13 @@ class Runs:
         self._loop = self._thread = None
 
     async def _end(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        for live in self._live.values():
+            live.executor._control.interrupt()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
     def _keys(self, keys: Mapping[str, str] | None) -> dict[str, str | None]:
         return {**get_api_keys_from_env(), **(keys or {})}
-
-    def _remark(self, run_id: str, *, left: bool) -> None:
-        about, _ = self.store._core.about(run_id)
-        if about is None:
-            return
-        about["origin"] = {**about.get("origin", {}), "left": left}
-        self.store._core.describe(run_id, about)
 
     def _launch(self, executor: WorkflowExecutor) -> None:
         with self._lock:
@@ -362,9 +349,9 @@ class Runs:
         task = asyncio.get_running_loop().create_task(self._run(live))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        # The run is in the store once the task has taken its first step; one that ends there did not begin.
+        # The run is in the store once the task has taken its first step.
         await asyncio.sleep(0)
-        if task.done() and live.error is not None:
+        if live.error is not None and not executor._log.begun:
             raise live.error
 
     async def _run(self, live: Live) -> None:
@@ -387,10 +374,8 @@ def header_keys(info: RunInfo) -> list[str]:
 
 def is_left(info: RunInfo) -> bool:
     """Return whether a server has left the run without having finished it."""
-    origin = info.about.get("origin", {})
-    if not origin.get("server") or info.owner is not None:
-        return False
-    return info.status == "interrupted" or (info.status == "cancelled" and bool(origin.get("left")))
+    by_server = bool(info.about.get("origin", {}).get("server"))
+    return by_server and info.owner is None and info.status == "interrupted"
 
 
 def told_status(info: RunInfo, live: Live | None = None) -> str:
@@ -399,7 +384,7 @@ def told_status(info: RunInfo, live: Live | None = None) -> str:
         word = live.executor.get_status().get("status")
         if word in ("paused", "stopping"):
             return str(word)
-    return "interrupted" if is_left(info) else info.status
+    return info.status
 
 
 def resumable(info: RunInfo, live: Live | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -287,6 +288,9 @@ def _resumable(hub: Hub, info: RunInfo) -> Literal["yes", "no", "needs key"]:
 
 def _phase_results(info: RunInfo, progress: Progress, word: str) -> list[PhaseProgress]:
     found = [each for _, each in sorted(progress.phases.items())]
+    if word == "interrupted":
+        # A process that was killed told of no end; the phase goes on when the run is resumed.
+        found = [replace(each, status="paused") if each.status == "running" else each for each in found]
     kinds = [phase["type"] for phase in _phases(info)]
     refused = max(progress.phases, default=-1) + 1
     if word == "failed" and not any(each.status == "failed" for each in found) and refused < len(kinds):
