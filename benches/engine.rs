@@ -58,7 +58,8 @@ fn main() {
                 clock: Arc::new(SystemClock),
                 journal: Arc::new(MemoryJournal::default()),
             };
-            let run = Run::new(format!("run-{round}"), services, Control::default()).expect("a fresh journal is read");
+            let run = Run::new(format!("run-{round}"), services, Control::default())
+                .expect("a fresh journal is read");
             let workflow = MemoryWorkflow::new("task", "work");
             let begun = Instant::now();
             runtime.block_on(execute(&run, &phases, &workflow)).unwrap();

@@ -203,7 +203,8 @@ fn a_run_cut_after_every_record_and_replayed_ends_the_same_and_repeats_nothing()
             }
         }
         // What only a later life tells.
-        let own = |kind: &String| ["run_resumed", "phase_restored", "effect_repeated"].contains(&kind.as_str());
+        let own =
+            |kind: &String| ["run_resumed", "phase_restored", "effect_repeated"].contains(&kind.as_str());
         let mut told: Vec<String> = first.events.iter().chain(&second.events).cloned().collect();
         told.retain(|kind| !own(kind));
         // A life that finds the run finished says so again.

@@ -103,6 +103,28 @@ def run(
         int | None,
         typer.Option(min=1, help="Go on at this step of the plan that lies in the work directory."),
     ] = None,
+    max_cost: Annotated[float | None, typer.Option(min=0, help="Spend at most so many dollars.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=0, help="Use at most so many tokens, prompts included.")
+    ] = None,
+    max_llm_calls: Annotated[
+        int | None, typer.Option(min=0, help="Make at most so many calls of models.")
+    ] = None,
+    max_wall_seconds: Annotated[float | None, typer.Option(min=0, help="Take at most so long.")] = None,
+    on_limit: Annotated[
+        str | None, typer.Option(help="At a limit: stop, ask, or cheaper (with --cheaper-model).")
+    ] = None,
+    cheaper_model: Annotated[str | None, typer.Option(help="The model that --on-limit cheaper asks.")] = None,
+    unpriced: Annotated[
+        str | None, typer.Option(help="With --max-cost, a model without a price: stop or count-tokens.")
+    ] = None,
+    fallback_model: Annotated[
+        list[str] | None,
+        typer.Option(help="A model to ask when another cannot be reached; may be repeated."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the prompts and what they may cost; ask no model.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show only the closing line.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
 ) -> None:
@@ -124,6 +146,17 @@ def run(
         "plan_instructions": plan_instructions,
         "hardware_constraints": hardware_constraints,
     }
+    limits = {
+        "max_cost": max_cost,
+        "max_tokens": max_tokens,
+        "max_llm_calls": max_llm_calls,
+        "max_wall_seconds": max_wall_seconds,
+        "on_limit": on_limit,
+        "cheaper_model": cheaper_model,
+        "unpriced": unpriced,
+        "model_fallbacks": fallback_model or None,
+    }
+    options = {name: value for name, value in limits.items() if value is not None}
     told = _Told(debug)
     with told:
         definition = find_workflow(workflow)
@@ -132,7 +165,10 @@ def run(
         if restart_at_step is not None:
             definition = restarted(definition, work_dir.expanduser(), restart_at_step)
         definition = configured(definition, {k: v for k, v in settings.items() if v is not None}, model)
-        executor = _executor(definition, task, work_dir, quiet)
+        if dry_run:
+            _show_estimate(definition, task, work_dir, options)
+            return
+        executor = _executor(definition, task, work_dir, quiet, options)
         told.follow(executor)
         context = executor.run_sync()
         if quiet:
@@ -241,7 +277,19 @@ def missing_keys(phases: list[Any], keys: dict[str, Any]) -> list[str]:
     ]
 
 
-def _executor(definition: WorkflowDefinition, task: str, work_dir: Path, quiet: bool) -> WorkflowExecutor:
+def _show_estimate(
+    definition: WorkflowDefinition, task: str, work_dir: Path, options: dict[str, Any]
+) -> None:
+    from cmbagent.workflows import WorkflowExecutor
+
+    estimate = WorkflowExecutor(definition, task, str(work_dir), {}, options=options).estimate()
+    typer.echo(estimate.prompts())
+    typer.echo(f"\n{estimate}")
+
+
+def _executor(
+    definition: WorkflowDefinition, task: str, work_dir: Path, quiet: bool, options: dict[str, Any]
+) -> WorkflowExecutor:
     from cmbagent.approvals import default_manager
     from cmbagent.utils import get_api_keys_from_env
     from cmbagent.workflows import WorkflowExecutor
@@ -261,6 +309,7 @@ def _executor(definition: WorkflowDefinition, task: str, work_dir: Path, quiet: 
         api_keys=keys,
         approval_manager=manager,
         verbose=False if quiet else None,
+        options=options,
     )
     lacks = missing_keys(executor.phases, keys)
     if lacks:

@@ -306,7 +306,7 @@ fn step(case: &StepCase, machine: &str) -> (Value, Vec<String>) {
     let now = case.step.checked_sub(1).and_then(|i| case.plan.get(i));
     // The report at the end of a plan is made of what the scripts printed.
     let report = now.is_some_and(|s| s.sub_task_agent == "researcher") && case.step == case.plan.len();
-    let carried = carry::carry(&case.records, case.carry_budget, report);
+    let carried = carry::carry(&case.records, case.carry_budget.unwrap_or(carry::MIN_BUDGET), report);
     let values = context! {
         plan => listing(&case.plan),
         step => case.step,

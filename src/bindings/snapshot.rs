@@ -30,7 +30,8 @@ pub(super) fn encode(value: &Bound<'_, PyAny>) -> PyResult<Value> {
 pub(super) fn encode_context(context: &Bound<'_, PyAny>) -> PyResult<Value> {
     let py = context.py();
     let both = PyDict::new(py);
-    for (name, attribute) in [("shared", intern!(py, "shared_state")), ("output", intern!(py, "output_data"))] {
+    for (name, attribute) in [("shared", intern!(py, "shared_state")), ("output", intern!(py, "output_data"))]
+    {
         let kept = PyDict::new(py);
         let section = context.getattr(attribute)?;
         for pair in section.call_method0(intern!(py, "items"))?.try_iter()? {
@@ -231,7 +232,8 @@ fn tagged(value: &Bound<'_, PyAny>) -> PyResult<Option<(&'static str, Value)>> {
     let kind = value.get_type();
     let module: String = kind.module()?.extract()?;
     let name: String = kind.name()?.extract()?;
-    let text = |method: &str| -> PyResult<Value> { Ok(value.call_method0(method)?.extract::<String>()?.into()) };
+    let text =
+        |method: &str| -> PyResult<Value> { Ok(value.call_method0(method)?.extract::<String>()?.into()) };
     Ok(match (module.as_str(), name.as_str()) {
         ("datetime", "datetime") => Some(("$datetime", text("isoformat")?)),
         ("datetime", "date") => Some(("$date", text("isoformat")?)),
@@ -248,7 +250,9 @@ fn tagged(value: &Bound<'_, PyAny>) -> PyResult<Option<(&'static str, Value)>> {
         ("numpy", "ndarray") => {
             let dtype = value.getattr(intern!(py, "dtype"))?;
             // Arrays of objects hold references, not values.
-            if dtype.getattr(intern!(py, "hasobject"))?.is_truthy()? || dtype.getattr("fields")?.is_truthy()? {
+            if dtype.getattr(intern!(py, "hasobject"))?.is_truthy()?
+                || dtype.getattr("fields")?.is_truthy()?
+            {
                 return Ok(None);
             }
             let bytes = value.call_method0(intern!(py, "tobytes"))?;
@@ -395,7 +399,8 @@ impl<'py> Decoder<'py> {
                 let data = content.as_array().and_then(|parts| parts.last()).and_then(Value::as_str);
                 let buffer = PyByteArray::new(py, &bytes(data.unwrap_or_default())?);
                 // Over a bytearray, so that it can be written to.
-                let flat = numpy.call_method1("frombuffer", (buffer, content[0].as_str().unwrap_or_default()))?;
+                let flat =
+                    numpy.call_method1("frombuffer", (buffer, content[0].as_str().unwrap_or_default()))?;
                 if tag == "$scalar" {
                     flat.get_item(0)?
                 } else {
@@ -403,7 +408,9 @@ impl<'py> Decoder<'py> {
                     flat.call_method1("reshape", (shape,))?
                 }
             }
-            "$enum" => return self.known(content, path, |class, name| class.getattr(name.extract::<String>()?)),
+            "$enum" => {
+                return self.known(content, path, |class, name| class.getattr(name.extract::<String>()?));
+            }
             "$object" => {
                 return self.known(content, path, |class, kept| {
                     class.call_method1(intern!(class.py(), "from_journal"), (kept,))

@@ -1,11 +1,14 @@
 //! The engine: a state machine that runs phases and knows neither models nor Python.
 
 pub mod approval;
+mod budget;
+mod call;
 pub mod clock;
 pub mod control;
 pub mod event;
 pub mod executor;
 pub mod ledger;
+pub mod limits;
 pub mod phase;
 pub mod registry;
 pub mod run;
@@ -18,6 +21,7 @@ pub mod workflow;
 pub use approval::{Answer, Approvals, Question};
 pub use control::{Control, Why};
 pub use event::{Event, Listener};
+pub use limits::Limits;
 pub use phase::{Kept, Outcome, Phase, Settings};
 pub use run::Run;
 pub use state::{MemoryState, Section, State};

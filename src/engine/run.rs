@@ -14,16 +14,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
+use super::budget::Budget;
+use super::call::Called;
 use super::clock::Clock;
 use super::control::{Control, Why};
 use super::ledger::{Ledger, Line, Total};
 use super::waits::{Wait, Waits};
-use super::watch::CallWatch;
-use super::{Answer, Approvals, Event, Listener, Question, RunStatus};
+use super::{Answer, Approvals, Event, Limits, Listener, Question, RunStatus};
 use crate::error::{Error, Result};
 use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings};
 use crate::journal::{Demand, Effect, Entry, History, Journal, Position};
-use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Reply, Request};
+use crate::llm::{self, LlmErrorKind, Provider, Quote, Request};
 
 /// What a run is made of: its ports.
 pub struct Services {
@@ -52,13 +53,15 @@ struct Shared {
     control: Control,
     /// Whether it was told that the run is held.
     held: AtomicBool,
-    waits: Waits,
+    waits: Arc<Waits>,
     /// What earlier lives have left.
     history: History,
     /// Events that the journal holds from earlier lives, by place: a replay tells nobody of them again.
     told: Mutex<HashMap<Position, u64>>,
     /// Whether to go on where what was cut short differs from what follows now.
     forced: bool,
+    /// One question about a limit at a time.
+    asking: tokio::sync::Mutex<()>,
 }
 
 /// An upper limit of model calls, and the setting it comes from.
@@ -82,6 +85,8 @@ pub struct Run {
     approvals: Arc<dyn Approvals>,
     control: Control,
     limits: Vec<Arc<CallLimit>>,
+    /// Those of the runs above, of the run and of the phase, from the outermost inwards.
+    pub(super) budgets: Vec<Arc<Budget>>,
 }
 
 impl Run {
@@ -108,23 +113,20 @@ impl Run {
         let id = id.into();
         let approvals = services.approvals.clone();
         let history = History::of(services.journal.records(1)?);
-        let ledger = Ledger::default();
-        for call in history.unknown_calls() {
-            ledger.add(Line::unknown(call));
-        }
-        Ok(Self {
+        let run = Self {
             shared: Arc::new(Shared {
                 root: above.map_or_else(|| id.clone(), |above| above.root_id().to_owned()),
                 id,
                 services,
-                ledger,
+                ledger: Ledger::default(),
                 facts: tokio::sync::OnceCell::new(),
                 control: control.clone(),
                 held: AtomicBool::default(),
-                waits: Waits::default(),
+                waits: Arc::default(),
                 told: Mutex::new(history.told().clone()),
                 history,
                 forced,
+                asking: tokio::sync::Mutex::default(),
             }),
             position: Position::of_attempt(0),
             phase_type: "".into(),
@@ -134,7 +136,72 @@ impl Run {
             approvals,
             control,
             limits: Vec::new(),
-        })
+            budgets: above.map(|above| above.budgets.clone()).unwrap_or_default(),
+        };
+        for (_, call) in run.history().unknown_calls() {
+            run.charge(Line::unknown(call));
+        }
+        for (agent, output) in run.history().abandoned_calls() {
+            run.charge(Called::read(output)?.line(agent));
+        }
+        Ok(run)
+    }
+
+    /// The same run within `limits`; what earlier lives took counts.
+    #[must_use]
+    pub fn within(&self, limits: Limits) -> Self {
+        let seconds = self.history().seconds(self.position.attempt, None);
+        let run = self.with_budget("the run", limits, seconds);
+        // What came before the limits were known.
+        if let Some(own) = run.budgets.last().filter(|_| run.budgets.len() > self.budgets.len()) {
+            self.ledger().since(0).iter().for_each(|line| own.charge(line));
+        }
+        run
+    }
+
+    /// The place of a phase within `limits`, for all its tries.
+    #[must_use]
+    pub fn within_phase(&self, index: u32, phase_type: &str, limits: Limits) -> Self {
+        let place = Position::of_phase(self.position.attempt, index, 0);
+        let seconds = self.history().seconds(place.attempt, Some(index));
+        let run = self.with_budget(&format!("phase {phase_type}"), limits, seconds);
+        if let Some(own) = run.budgets.last().filter(|_| run.budgets.len() > self.budgets.len()) {
+            let here = self
+                .history()
+                .unknown_calls()
+                .iter()
+                .filter(|(at, _)| (at.attempt, at.phase) == (place.attempt, place.phase));
+            here.for_each(|(_, call)| own.charge(&Line::unknown(call)));
+        }
+        run
+    }
+
+    fn with_budget(&self, scope: &str, limits: Limits, seconds: f64) -> Self {
+        let mut run = self.clone();
+        if !limits.is_none() {
+            let (clock, waits) = (self.shared.services.clock.clone(), self.shared.waits.clone());
+            let budget = Budget::new(scope, limits, clock, waits, seconds);
+            for raised in self.history().raised() {
+                budget.recall(raised);
+            }
+            run.budgets.push(Arc::new(budget));
+        }
+        run
+    }
+
+    /// Enters a call's line and counts it against the limits.
+    pub fn charge(&self, line: Line) {
+        self.budgets.iter().for_each(|budget| budget.charge(&line));
+        self.shared.ledger.add(line);
+    }
+
+    pub(super) fn one_question(&self) -> &tokio::sync::Mutex<()> {
+        &self.shared.asking
+    }
+
+    /// What a call will take at most.
+    pub fn quote(&self, request: &Request) -> Quote {
+        self.shared.services.provider.quote(request)
     }
 
     /// The run's id.
@@ -385,8 +452,8 @@ impl Run {
         .await
     }
 
-    /// Calls a model.
-    pub async fn call(&self, agent: &str, request: Request, options: CallOptions) -> Result<Reply> {
+    /// Counts a call against the limits that [`Run::with_call_limit`] set.
+    pub(super) fn count_call(&self) -> Result<()> {
         for limit in &self.limits {
             if limit.used.fetch_add(1, Ordering::Relaxed) >= limit.limit {
                 return Err(Error::Limit(format!(
@@ -396,33 +463,19 @@ impl Run {
                 )));
             }
         }
-        self.hold().await?;
-        let model = request.model.clone();
-        let about = json!({"model": &model, "prompt_characters": request.characters()});
-        self.tell(agent, "call_started", about).await?;
-        let input = serde_json::to_value(&request).map_err(internal)?;
-        let bound = self.shared.services.provider.bound(&request);
-        let sent = json!({"agent": agent, "model": &model, "bound": bound, "request": &input});
-        let (reply, seconds): (Reply, f64) = self
-            .pass(Effect::Call, &input, sent, |control| async move {
-                let call = llm::Call { request, options, agent: agent.into(), cancel: control.token.clone() };
-                let watch = CallWatch::new(self, agent, &call.request.model);
-                let started = self.shared.services.clock.now();
-                let reply = self.shared.services.provider.call(&call, &watch).await;
-                let reply = reply.map_err(|error| self.model_error(agent, error))?;
-                watch.replied();
-                Ok((reply, self.shared.services.clock.now() - started))
-            })
-            .await?;
-        let line = Line::new(agent, &model, reply.usage);
-        let usage = Total::of(&[line.clone()]);
-        self.shared.ledger.add(line);
-        let about = json!({"model": model, "seconds": seconds, "usage": usage.to_json(), "text": reply.text});
-        self.tell(agent, "call_finished", about).await?;
-        Ok(reply)
+        Ok(())
     }
 
-    fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
+    /// The same place, with room for another effect beside the one at `call`.
+    pub(super) fn beside(&self, call: u32) -> Self {
+        self.at(|p| p.call = call)
+    }
+
+    pub(super) fn provider(&self) -> &dyn Provider {
+        self.shared.services.provider.as_ref()
+    }
+
+    pub(super) fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
         if error.kind == LlmErrorKind::Cancelled {
             return self.control.error();
         }
@@ -533,7 +586,7 @@ impl Run {
 
     /// Waits until the run is not paused; the caller's loop goes on. Effects wait here before they
     /// tell that they start.
-    async fn hold(&self) -> Result<()> {
+    pub(super) async fn hold(&self) -> Result<()> {
         while self.control.paused() {
             let _waiting = self.wait();
             if !self.shared.held.swap(true, Ordering::Relaxed) {
@@ -560,6 +613,28 @@ impl Run {
         T: Serialize + DeserializeOwned,
         F: Future<Output = Result<T>>,
     {
+        let prepare = |position| async move {
+            if effect == Effect::Execute {
+                self.in_time(position).await?;
+            }
+            Ok((about, ()))
+        };
+        self.pass_prepared(effect, input, prepare, |control, ()| act(control)).await
+    }
+
+    /// The gate. `prepare` looks at the limits, unless the effect is replayed, and says what is to be
+    /// recorded about it and what `act` needs.
+    pub(super) async fn pass_prepared<T, P, F>(
+        &self,
+        effect: Effect,
+        input: &Value,
+        prepare: impl AsyncFnOnce(Position) -> Result<(Value, P)>,
+        act: impl FnOnce(Control, P) -> F,
+    ) -> Result<T>
+    where
+        T: Serialize + DeserializeOwned,
+        F: Future<Output = Result<T>>,
+    {
         let position = Position { call: self.ordinal.fetch_add(1, Ordering::Relaxed), ..self.position };
         if effect != Effect::Observe {
             self.gate().await?;
@@ -573,8 +648,10 @@ impl Run {
             return serde_json::from_value(output.clone()).map_err(internal);
         }
         let hash = hash(input);
-        if let Some((_, before)) = self.history().cut_short(&position) {
-            self.repeat(effect, *before == hash)?;
+        let before = self.history().cut_short(&position).map(|(_, before)| *before == hash);
+        let (about, prepared) = prepare(position).await?;
+        if let Some(same) = before {
+            self.repeat(effect, same)?;
         }
         let journal = self.journal();
         let clock = self.clock();
@@ -583,7 +660,13 @@ impl Run {
         if effect != Effect::Observe {
             journal.commit().await?;
         }
-        let output = match act(self.control.clone()).await {
+        let act = act(self.control.clone(), prepared);
+        let acted = if effect == Effect::Call || effect == Effect::Execute {
+            self.before_late(act).await
+        } else {
+            act.await
+        };
+        let output = match acted {
             Ok(output) => output,
             Err(error) => {
                 if !error.is_ending() {
@@ -633,7 +716,12 @@ impl Run {
 
     /// Records an event of this life alone and tells the listener: a replay does not come by it again.
     pub fn announce(&self, kind: &str, data: Value) -> Result<()> {
-        self.publish("", kind, data, true)
+        self.announce_by("", kind, data)
+    }
+
+    /// The same of an agent.
+    pub fn announce_by(&self, agent: &str, kind: &str, data: Value) -> Result<()> {
+        self.publish(agent, kind, data, true)
     }
 
     fn publish(&self, agent: &str, kind: &str, data: Value, once: bool) -> Result<()> {
@@ -667,7 +755,7 @@ impl Run {
     }
 }
 
-fn internal(error: serde_json::Error) -> Error {
+pub(super) fn internal(error: serde_json::Error) -> Error {
     Error::Journal(format!("a record cannot be written or read as JSON: {error}"))
 }
 

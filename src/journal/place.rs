@@ -81,7 +81,10 @@ mod tests {
         };
         assert_eq!(path(&[("HOME", "/h")]).unwrap(), "/h/.local/state/cmbagent/store.db");
         assert_eq!(path(&[("HOME", "/h"), ("XDG_STATE_HOME", "/s")]).unwrap(), "/s/cmbagent/store.db");
-        assert_eq!(path(&[("HOME", "/h"), ("XDG_STATE_HOME", "s")]).unwrap(), "/h/.local/state/cmbagent/store.db");
+        assert_eq!(
+            path(&[("HOME", "/h"), ("XDG_STATE_HOME", "s")]).unwrap(),
+            "/h/.local/state/cmbagent/store.db"
+        );
         assert_eq!(path(&[("HOME", "/h"), ("CMBAGENT_STORE", "~/x.db")]).unwrap(), "/h/x.db");
         assert!(path(&[]).unwrap_err().to_string().contains("CMBAGENT_STORE"));
         assert!(path(&[("CMBAGENT_STORE", "a.db")]).unwrap().ends_with("/a.db"));

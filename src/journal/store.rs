@@ -392,7 +392,8 @@ impl Store {
     }
 }
 
-const RUN: &str = "SELECT id, parent, about, work_dir, status, usage, created, updated, owner, heartbeat FROM runs";
+const RUN: &str =
+    "SELECT id, parent, about, work_dir, status, usage, created, updated, owner, heartbeat FROM runs";
 
 fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
     let owner: Option<String> = row.get(8)?;

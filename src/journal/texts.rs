@@ -40,9 +40,9 @@ pub(super) fn join(value: Value, find: &mut impl FnMut(&str) -> Result<String>) 
         Value::Object(map) => {
             let alone = map.len() == 1;
             if alone && let Some(hash) = map.get(MARK) {
-                let hash = hash.as_str().ok_or_else(|| {
-                    Error::Journal("the store is damaged: a long text has no hash".into())
-                })?;
+                let hash = hash
+                    .as_str()
+                    .ok_or_else(|| Error::Journal("the store is damaged: a long text has no hash".into()))?;
                 return Ok(Value::String(find(hash)?));
             }
             let mut whole = Map::with_capacity(map.len());

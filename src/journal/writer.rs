@@ -102,10 +102,27 @@ impl Waiter {
 
 /// A piece of work for the thread.
 pub(super) enum Op {
-    Record { run: Arc<Live>, seq: u64, at: f64, position: Position, entry: Entry },
-    Ask { run: Arc<Live>, id: String, question: Value },
-    Settle { run: Arc<Live>, id: String, answer: Value },
-    Commit { run: Arc<Live>, waiter: Waiter },
+    Record {
+        run: Arc<Live>,
+        seq: u64,
+        at: f64,
+        position: Position,
+        entry: Entry,
+    },
+    Ask {
+        run: Arc<Live>,
+        id: String,
+        question: Value,
+    },
+    Settle {
+        run: Arc<Live>,
+        id: String,
+        answer: Value,
+    },
+    Commit {
+        run: Arc<Live>,
+        waiter: Waiter,
+    },
     /// Tells when all before it is written, whatever became of it.
     Flush(mpsc::SyncSender<()>),
     Adopt(Arc<Live>),
@@ -130,10 +147,9 @@ impl Writer {
         let shared: Arc<(Mutex<Queue>, Condvar)> = Arc::default();
         let mut desk =
             Desk { shared: shared.clone(), connection, place, runs: Vec::new(), last_demand: 0, version: 0 };
-        std::thread::Builder::new()
-            .name("cmbagent-store".into())
-            .spawn(move || desk.work())
-            .map_err(|e| Error::Journal(format!("the thread that writes the store cannot be started: {e}")))?;
+        std::thread::Builder::new().name("cmbagent-store".into()).spawn(move || desk.work()).map_err(
+            |e| Error::Journal(format!("the thread that writes the store cannot be started: {e}")),
+        )?;
         Ok(Self { shared })
     }
 

@@ -8,7 +8,7 @@ use super::config::{Models, Params};
 use super::products::products;
 use super::script::{Bench, Ran};
 use super::workspace::{Workspace, write};
-use super::{reports, tell_shortened, template};
+use super::{fitted, reports, template};
 use crate::agents::diagnosis::{self, Diagnosis, Kind, Limits};
 use crate::agents::prompts::Templates;
 use crate::agents::transcript::{self, At, Transcript};
@@ -68,7 +68,7 @@ impl Site<'_> {
     ) -> Result<Done> {
         let step = case.plan.get(case.step - 1).cloned().unwrap_or_default();
         case.max_attempts = self.max_n_attempts + 1;
-        case.carry_budget = carry::budget(run.window(&self.speaker(&step.sub_task_agent).model));
+        case.carry_budget = Some(carry::budget(run.window(&self.speaker(&step.sub_task_agent).model)));
         case.network = Some(true);
         let mut done = Done {
             record: StepRecord {
@@ -87,14 +87,14 @@ impl Site<'_> {
         done.transcript.step_begins(at);
         let (begun, mark) = (run.clock().now(), run.ledger().mark());
         let worked = match step.sub_task_agent.as_str() {
-            "researcher" => self.research(run, &case, &mut done).await,
-            "idea_maker" | "idea_hater" => self.ideas(run, &case, &mut done).await,
+            "researcher" => self.research(run, &mut case, &mut done).await,
+            "idea_maker" | "idea_hater" => self.ideas(run, &mut case, &mut done).await,
             _ => self.engineer(run, case, at, &mut done).await,
         };
         match worked {
             Ok(()) => {}
             // What was cut short did not fail.
-            Err(error) if error.is_stop() || run.control().cancelled() => return Err(error),
+            Err(error) if error.is_ending() || run.control().cancelled() => return Err(error),
             Err(error) => {
                 let about = json!({
                     "number": at.number, "total": at.of, "sub_task": step.sub_task,
@@ -102,7 +102,8 @@ impl Site<'_> {
                     "seconds": run.clock().now() - begun, "summary": "", "error": error.to_string(), "files": [],
                     "usage": Total::of(&run.ledger().since(mark)).to_json(),
                 });
-                run.tell("", "step_finished", about).await?;
+                // A later life may go on here, and ends the step otherwise.
+                run.announce("step_finished", about)?;
                 return Err(error);
             }
         }
@@ -124,9 +125,8 @@ impl Site<'_> {
         let mut symptoms = 0;
         let mut advised = false;
         for turn in 1.. {
-            let prompt = self.templates.engineer(&case).map_err(template)?;
             let here = run.at_turn(turn);
-            tell_shortened(&here, "engineer", &prompt).await?;
+            let prompt = fitted(&here, &speaker, &mut case, |case| self.templates.engineer(case)).await?;
             let mut talk = speaker.talk(&prompt);
             let mut repairs = 0;
             let (answer, attempt) = loop {
@@ -321,11 +321,11 @@ impl Site<'_> {
         }
     }
 
-    async fn research(&self, run: &Run, case: &StepCase, done: &mut Done) -> Result<()> {
-        let prompt = self.templates.researcher(case).map_err(template)?;
+    async fn research(&self, run: &Run, case: &mut StepCase, done: &mut Done) -> Result<()> {
         let here = run.at_turn(1);
-        tell_shortened(&here, "researcher", &prompt).await?;
-        let answer = self.speaker("researcher").text(&here, &prompt).await?;
+        let speaker = self.speaker("researcher");
+        let prompt = fitted(&here, &speaker, case, |case| self.templates.researcher(case)).await?;
+        let answer = speaker.text(&here, &prompt).await?;
         let foreign = self.space.foreign().map(str::to_owned);
         let taken: Vec<String> = case.taken_notes.iter().cloned().chain(foreign).collect();
         let (file, body) = notes::notes(&answer, case.notes_file.as_deref(), &taken);
@@ -354,13 +354,19 @@ impl Site<'_> {
     }
 
     /// An idea agent's step: a structured list, kept as the step's notes and as `ideas_*.json`.
-    async fn ideas(&self, run: &Run, case: &StepCase, done: &mut Done) -> Result<()> {
+    async fn ideas(&self, run: &Run, case: &mut StepCase, done: &mut Done) -> Result<()> {
         let here = run.at_turn(1);
         let agent = done.record.agent.clone();
         let speaker = self.speaker(&agent);
-        let ideas = IdeaCase { step: case.clone(), ..IdeaCase::default() };
+        let render = |case: &StepCase| {
+            let ideas = IdeaCase { step: case.clone(), ..IdeaCase::default() };
+            match agent.as_str() {
+                "idea_maker" => self.templates.idea_maker(&ideas),
+                _ => self.templates.idea_hater(&ideas),
+            }
+        };
+        let prompt = fitted(&here, &speaker, case, render).await?;
         let text = if agent == "idea_maker" {
-            let prompt = self.templates.idea_maker(&ideas).map_err(template)?;
             let schema = Schema { name: "ideas".into(), schema: plan::ideas_schema() };
             let (ideas, _) = speaker.structured(&here, &prompt, &schema, parse::ideas).await?;
             let stamp = run.stamp(run.now().await?);
@@ -370,7 +376,6 @@ impl Site<'_> {
             done.transcript.idea_maker(&ideas);
             formats::ideas(&ideas)
         } else {
-            let prompt = self.templates.idea_hater(&ideas).map_err(template)?;
             let schema = Schema { name: "critique".into(), schema: plan::critique_schema() };
             let (critique, _) = speaker.structured(&here, &prompt, &schema, parse::critique).await?;
             done.transcript.idea_hater(&critique);

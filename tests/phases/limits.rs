@@ -66,7 +66,7 @@ impl Wrapped {
         let inner = Some(phases::build(kind, config).unwrap());
         Arc::new(Self {
             inner,
-            settings: Settings { timeout_seconds, max_retries },
+            settings: Settings { timeout_seconds, max_retries, ..Settings::default() },
             tries: AtomicU32::new(0),
         })
     }

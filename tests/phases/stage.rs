@@ -201,7 +201,12 @@ impl Stage {
         };
         let status = execute(run, phases, &workflow).await;
         let (outcomes, skipped) = (workflow.inner.results(), workflow.inner.skipped());
-        Ended { status, outcomes, skipped, calls: run.ledger().since(0).iter().filter(|line| line.known).count() }
+        Ended {
+            status,
+            outcomes,
+            skipped,
+            calls: run.ledger().since(0).iter().filter(|line| line.known).count(),
+        }
     }
 
     /// Runs a control phase over this plan.

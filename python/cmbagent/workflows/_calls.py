@@ -12,6 +12,7 @@ from typing import Any
 
 from cmbagent.errors import ConfigurationError, WorkDirError
 from cmbagent.utils import resolve_work_dir
+from cmbagent.workflows._limits import check_names
 from cmbagent.workflows.composer import WorkflowDefinition, WorkflowExecutor
 from cmbagent.workflows.utils import clean_work_dir, load_context, load_plan, plan_steps
 
@@ -180,12 +181,14 @@ def run_phases(
     metadata: Mapping[str, Any] | None = None,
     shared_state: Mapping[str, Any] | None = None,
     resume: bool = False,
+    limits: Mapping[str, Any] | None = None,
 ) -> WorkflowExecutor:
     """Run phases for one of the functions and return the executor with the results.
 
-    With `resume`, go on with the newest run of the same workflow in `work_dir` that was not completed; where
+    `limits` are the executor's, and other options. With `resume`, go on with the newest run of the same workflow in `work_dir` that was not completed; where
     there is none, begin one.
     """
+    check_names(limits)
     executor = WorkflowExecutor(
         WorkflowDefinition(id=workflow_id, name=name, phases=phases),
         task,
@@ -195,6 +198,7 @@ def run_phases(
         approval_manager,
         shared_state,
         verbose=verbose,
+        options=limits,
     )
     executor.context.metadata.update({k: v for k, v in (metadata or {}).items() if v is not None})
     if resume:

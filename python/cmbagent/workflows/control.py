@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from cmbagent.errors import ConfigurationError
@@ -40,6 +41,7 @@ def control(
     callbacks: Any = None,
     verbose: bool | None = None,
     resume: bool = False,
+    limits: Mapping[str, Any] | None = None,
     **ignored: Any,
 ) -> Result:
     """Carry out a plan without planning.
@@ -66,6 +68,8 @@ def control(
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
         resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
             error has ended; one that is completed gives its results again.
+        limits: what the run may take, such as `{"max_cost": 2.0, "max_llm_calls": 50}`, and how fast; see
+            `docs/limits.md`. Reaching one raises `OverLimitError`; `resume=True` with a higher one goes on.
         **ignored: the planning arguments of earlier versions; a warning names them.
 
     Returns:
@@ -116,6 +120,7 @@ def control(
         callbacks=callbacks,
         verbose=verbose,
         resume=resume,
+        limits=limits,
         shared_state={"planning_context": {"hardware_constraints": _calls.text(hardware_constraints)}},
     )
     return whole_control_times(control_result(executor, planned=False))

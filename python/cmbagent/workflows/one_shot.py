@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
@@ -37,6 +38,7 @@ def one_shot(
     model: str | None = None,
     verbose: bool | None = None,
     resume: bool = False,
+    limits: Mapping[str, Any] | None = None,
     **ignored: Any,
 ) -> Result:
     """Have one agent do a task at once.
@@ -65,6 +67,8 @@ def one_shot(
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
         resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
             error has ended; one that is completed gives its results again.
+        limits: what the run may take, such as `{"max_cost": 2.0, "max_llm_calls": 50}`, and how fast; see
+            `docs/limits.md`. Reaching one raises `OverLimitError`; `resume=True` with a higher one goes on.
         **ignored: arguments of earlier versions without effect here; a warning names them.
 
     Returns:
@@ -112,6 +116,7 @@ def one_shot(
         callbacks=callbacks,
         verbose=verbose,
         resume=resume,
+        limits=limits,
     )
     return one_shot_result(
         executor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
@@ -50,6 +51,7 @@ def planning_and_control_context_carryover(
     stage_name: str | None = None,
     verbose: bool | None = None,
     resume: bool = False,
+    limits: Mapping[str, Any] | None = None,
     **ignored: Any,
 ) -> Result:
     """Plan a task and carry the plan out, each step knowing what the steps before it found.
@@ -91,6 +93,8 @@ def planning_and_control_context_carryover(
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
         resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
             error has ended; one that is completed gives its results again.
+        limits: what the run may take, such as `{"max_cost": 2.0, "max_llm_calls": 50}`, and how fast; see
+            `docs/limits.md`. Reaching one raises `OverLimitError`; `resume=True` with a higher one goes on.
         **ignored: arguments of earlier versions without effect here; a warning names them.
 
     Returns:
@@ -159,6 +163,7 @@ def planning_and_control_context_carryover(
         approval_manager=approval_manager,
         verbose=verbose,
         resume=resume,
+        limits=limits,
         metadata={"parent_run_id": parent_run_id, "stage_name": stage_name},
     )
     return control_result(executor, planned=True)
@@ -195,6 +200,7 @@ def planning_and_control(
     callbacks: Any = None,
     verbose: bool | None = None,
     resume: bool = False,
+    limits: Mapping[str, Any] | None = None,
     **ignored: Any,
 ) -> Result:
     """Plan a task and carry the plan out, reporting the control phase as a whole.
@@ -252,6 +258,7 @@ def planning_and_control(
         callbacks=callbacks,
         verbose=verbose,
         resume=resume,
+        limits=limits,
     )
     return whole_control_times(control_result(executor, planned=True))
 
