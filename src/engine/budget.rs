@@ -145,10 +145,10 @@ impl Budget {
         sum.taken.cost += line.usage.cost.unwrap_or(0.0);
     }
 
-    /// Raises a limit by what it was set to, or to `to`, but never lowers it; gives what it is now.
+    /// Raises a limit by what it was set to, or to `to`; gives what it is now, when that is more than before.
     // A limit in tokens or calls that a human names is a small whole number.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
-    pub(super) fn raise(&self, kind: Kind, to: Option<f64>) -> f64 {
+    pub(super) fn raise(&self, kind: Kind, to: Option<f64>) -> Option<f64> {
         let mut sum = self.sum();
         let Limits { max_cost, max_tokens, max_llm_calls, max_wall_seconds, .. } = self.limits;
         let number = |set: Option<u64>| set.unwrap_or_default() as f64;
@@ -158,14 +158,17 @@ impl Budget {
             Kind::Calls => (number(max_llm_calls), sum.raised.calls as f64),
             Kind::Seconds => (max_wall_seconds.unwrap_or_default(), sum.raised.seconds),
         };
-        let more = to.map_or(raised + set, |to| (to - set).max(raised));
+        let more = to.map_or(raised + set, |to| to - set);
+        if more <= raised {
+            return None;
+        }
         match kind {
             Kind::Cost | Kind::Unpriced => sum.raised.cost = more,
             Kind::Tokens => sum.raised.tokens = more as u64,
             Kind::Calls => sum.raised.calls = more as u64,
             Kind::Seconds => sum.raised.seconds = more,
         }
-        set + more
+        Some(set + more)
     }
 
     /// Takes up a raise of an earlier life, as its event said.

@@ -49,6 +49,14 @@ struct Offer {
     held: Held,
 }
 
+/// What a call has tried to be let through a limit.
+#[derive(Default)]
+struct Plea<'a> {
+    /// Held while humans are asked: one question about limits at a time.
+    alone: Option<tokio::sync::MutexGuard<'a, ()>>,
+    questions: u32,
+}
+
 impl Run {
     /// Calls a model.
     ///
@@ -142,7 +150,7 @@ impl Run {
         mut request: Request,
         mut options: CallOptions,
     ) -> Result<Offer> {
-        let mut alone = None;
+        let mut plea = Plea::default();
         loop {
             let quote = self.quote(&request);
             if let Some(window) = quote.hopeless() {
@@ -178,70 +186,41 @@ impl Run {
                 options = CallOptions { fallbacks: Vec::new(), ..options.elsewhere() };
                 continue;
             }
-            self.over(position, refusal, &mut alone).await?;
+            self.over(position, refusal, &mut plea).await?;
         }
     }
 
     /// Deals with a limit that is reached: returns when a human has raised it.
-    async fn over<'a>(
-        &'a self,
-        position: Position,
-        refusal: Refusal,
-        alone: &mut Option<tokio::sync::MutexGuard<'a, ()>>,
-    ) -> Result<()> {
+    async fn over<'a>(&'a self, position: Position, refusal: Refusal, plea: &mut Plea<'a>) -> Result<()> {
         let Refusal { kind, budget, message } = refusal;
         let asks = *budget.on_limit() == OnLimit::Ask && kind != Kind::Unpriced && self.has_approvals();
-        if asks && alone.is_none() {
+        if asks && plea.alone.is_none() {
             // Another call may have asked meanwhile.
-            *alone = Some(self.one_question().lock().await);
+            plea.alone = Some(self.one_question().lock().await);
             return Ok(());
         }
         let setting = kind.setting();
-        let raised = if asks { self.ask_for_more(position, setting, &message).await? } else { None };
-        let Some(to) = raised else {
+        let raised = if asks {
+            plea.questions += 1;
+            // A turn has few calls, and a call few questions.
+            let beside = self.beside(QUESTIONS | (position.call << 8) | plea.questions);
+            ask_for_more(&beside, setting, &message).await?
+        } else {
+            None
+        };
+        let Some(limit) = raised.and_then(|to| budget.raise(kind, to)) else {
             let about = json!({"setting": setting, "scope": budget.scope(), "message": &message});
             self.announce("limit_reached", about)?;
             return Err(Error::OverLimit(message));
         };
-        let limit = budget.raise(kind, to);
         self.announce("limit_raised", json!({"setting": setting, "scope": budget.scope(), "limit": limit}))
-    }
-
-    /// Asks a human whether a limit is to be raised: `Some` with what to, when that was said.
-    async fn ask_for_more(
-        &self,
-        position: Position,
-        setting: &str,
-        message: &str,
-    ) -> Result<Option<Option<f64>>> {
-        let question = Question {
-            run_id: self.id().into(),
-            step_id: format!("limit_{setting}"),
-            checkpoint_type: "limit".into(),
-            context_snapshot: json!({"setting": setting}),
-            message: format!(
-                "{message}. Raise {setting}? A number as feedback is the new limit; without one the limit is raised \
-                 by what it was."
-            ),
-            options: vec!["raise".into(), "abort".into()],
-            timeout_seconds: ASKED_SECONDS,
-        };
-        // A turn has few calls, and a call few questions.
-        let beside = self.beside(QUESTIONS | (position.call << 8));
-        // Boxed, since asking passes the same gate.
-        match Box::pin(beside.ask(question)).await? {
-            Answer::Given { resolution, user_feedback, .. } if resolution == "raise" => {
-                Ok(Some(user_feedback.and_then(|text| number(&text))))
-            }
-            _ => Ok(None),
-        }
     }
 
     /// Checks that there is time left for an effect that is no call.
     pub(super) async fn in_time(&self, position: Position) -> Result<()> {
-        let mut alone = None;
+        let mut plea = Plea::default();
         while let Err(refusal) = budget::in_time(&self.budgets) {
-            self.over(position, refusal, &mut alone).await?;
+            self.over(position, refusal, &mut plea).await?;
         }
         Ok(())
     }
@@ -268,6 +247,29 @@ impl Run {
                 return ended;
             }
         }
+    }
+}
+
+/// Asks a human whether a limit is to be raised: `Some` with what to, when that was said.
+async fn ask_for_more(run: &Run, setting: &str, message: &str) -> Result<Option<Option<f64>>> {
+    let question = Question {
+        run_id: run.id().into(),
+        step_id: format!("limit_{setting}"),
+        checkpoint_type: "limit".into(),
+        context_snapshot: json!({"setting": setting}),
+        message: format!(
+            "{message}. Raise {setting}? A number as feedback is the new limit; without one the limit is raised by \
+             what it was."
+        ),
+        options: vec!["raise".into(), "abort".into()],
+        timeout_seconds: ASKED_SECONDS,
+    };
+    // Boxed, since asking passes the same gate.
+    match Box::pin(run.ask(question)).await? {
+        Answer::Given { resolution, user_feedback, .. } if resolution == "raise" => {
+            Ok(Some(user_feedback.and_then(|text| number(&text))))
+        }
+        _ => Ok(None),
     }
 }
 

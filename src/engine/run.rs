@@ -466,9 +466,9 @@ impl Run {
         Ok(())
     }
 
-    /// The same place, with room for another effect beside the one at `call`.
+    /// The same place, for an effect beside those of the turn: its number is `call`.
     pub(super) fn beside(&self, call: u32) -> Self {
-        self.at(|p| p.call = call)
+        Self { ordinal: Arc::new(AtomicU32::new(call)), ..self.at(|p| p.call = call) }
     }
 
     pub(super) fn provider(&self) -> &dyn Provider {

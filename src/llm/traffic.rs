@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn a_provider_that_is_down_rests_until_one_probe_succeeds() {
         let (mut state, now) = (State::default(), Instant::now());
-        let mut admit = |state: &mut State, seconds| {
+        let admit = |state: &mut State, seconds| {
             state.admit(now + Duration::from_secs(seconds), &Rates::default(), 1)
         };
         down(&mut state, now);

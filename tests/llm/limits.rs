@@ -115,3 +115,22 @@ async fn thinking_is_no_part_of_the_answer() {
     let (result, log) = run(&provider(&server), &call("qwen3:30b")).await;
     assert_eq!((result.unwrap().text.as_str(), log.text().as_str()), ("The answer.", "The answer."));
 }
+
+#[tokio::test]
+async fn a_provider_that_is_down_is_left_alone() {
+    let mut scripts: Vec<_> = (0..12).map(|_| error(503, "out of order")).collect();
+    scripts.push(says("good"));
+    let server = Server::start(scripts).await;
+    let provider = provider(&server);
+    for _ in 0..4 {
+        let (result, _) = run(&provider, &call("gpt-4.1")).await;
+        assert_eq!(result.unwrap_err().kind, Kind::Server);
+    }
+    let mut next = call("gpt-4.1");
+    next.options.fail_fast = true;
+    let (result, log) = run(&provider, &next).await;
+    let refused = result.unwrap_err();
+    assert!(refused.message.contains("left alone after 12 failed tries"), "{}", refused.message);
+    assert!(log.retries.lock().unwrap().is_empty());
+    assert_eq!(server.seen().len(), 12, "nothing was sent");
+}

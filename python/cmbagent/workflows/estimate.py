@@ -82,8 +82,9 @@ class Estimate:
                 f"{call.step or '':>4}  {call.agent:<14} {call.model:<26} {call.prompt_tokens:>13} "
                 f"{call.tries:>5}  {cost}"
             )
+        calls = "1 call" if len(self.calls) == 1 else f"{len(self.calls)} calls"
         rows.append(
-            f"{len(self.calls)} calls expected; cost ${self.cost_low:.4f} – ${self.cost_high:.4f} (the high end: every "
+            f"{calls} expected; cost ${self.cost_low:.4f} – ${self.cost_high:.4f} (the high end: every "
             "try is needed, every answer is as long as it can be)"
         )
         if self.unpriced_models:
