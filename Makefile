@@ -55,6 +55,7 @@ lint: build ## Check format, lints, types, stubs and the tree of dependencies.
 
 bench: release ## Measure; one JSON object a line.
 	@$(BIN)/python benches/bench.py | tee $(CARGO_TARGET_DIR)/bench.jsonl
+	@$(BIN)/python benches/server.py | tee -a $(CARGO_TARGET_DIR)/bench.jsonl
 	@cargo bench -q --bench engine | tee -a $(CARGO_TARGET_DIR)/bench.jsonl
 
 clean: ## Remove what was built; results of runs stay.

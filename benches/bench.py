@@ -3,7 +3,7 @@
 Fields: ``name``, ``value``, ``unit``, and where there is something to compare with ``peer`` (what it is),
 ``peer_value`` and ``ratio``. Every measurement runs in processes of its own; the model server is one of them.
 
-    python benches/bench.py [NAME ...]      import, runs, phases; all without a name
+    python benches/bench.py [NAME ...]      import, runs, phases, scripts; all without a name
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 PROCESSES = 11
 PHASES = 1000
+SCRIPTS = 20
 ORIGINAL = "cmbagent 0.0.1.post63"
 ORIGINAL_CALLS = 30  # measured there: three steps (engineer, researcher, engineer) and one review
 
@@ -252,7 +253,48 @@ def bench_phases() -> None:
     emit(f"chain of {PHASES} Python phases, a phase", value, "us", "awaiting the same phases bare", beside)
 
 
-BENCHES = {"import": bench_import, "runs": bench_runs, "phases": bench_phases}
+# --- scripts -------------------------------------------------------------------------------------
+
+
+def bench_scripts() -> None:
+    """Time a script that does nothing: spawned bare, and run with and without the sandbox."""
+    from cmbagent.phases import Phase, PhaseConfig, PhaseContext, PhaseRegistry, PhaseResult, PhaseStatus
+    from cmbagent.workflows import WorkflowDefinition, WorkflowExecutor
+
+    times: dict[str, list[float]] = {"default": [], "off": []}
+
+    class Scripts(Phase):
+        config_class = PhaseConfig
+        phase_type = "scripts"  # type: ignore[assignment]
+        display_name = "Scripts"  # type: ignore[assignment]
+
+        async def execute(self, context: PhaseContext) -> PhaseResult:
+            await context.run.execute("pass")  # starts the supervisor
+            for _ in range(SCRIPTS):
+                started = time.perf_counter()
+                await context.run.execute("pass")
+                times[self.config.params["sandbox"]].append(time.perf_counter() - started)
+            return PhaseResult(status=PhaseStatus.COMPLETED, context=context)
+
+    PhaseRegistry.register_class("scripts", Scripts)
+    configs = [{"phase_type": "scripts", "params": {"sandbox": mode}} for mode in times]
+    phases = [{"type": "scripts", "config": config} for config in configs]
+    bare = []
+    # In turns, so that whatever else the machine does meets all of them.
+    for _ in range(5):
+        with tempfile.TemporaryDirectory() as work_dir:
+            workflow = WorkflowDefinition(id="scripts", name="Scripts", phases=phases)
+            WorkflowExecutor(workflow, "nothing", work_dir, {}, verbose=False, store=":memory:").run_sync()
+            for _ in range(SCRIPTS):
+                started = time.perf_counter()
+                subprocess.run([sys.executable, "-c", "pass"], cwd=work_dir, check=True)
+                bare.append(time.perf_counter() - started)
+    confined, free, beside = (statistics.median(each) * 1e3 for each in (*times.values(), bare))
+    emit("a script that does nothing, recorded and logged", free, "ms", "bare spawn", beside)
+    emit("the sandbox, a script", confined - free, "ms", "bare spawn", beside)
+
+
+BENCHES = {"import": bench_import, "runs": bench_runs, "phases": bench_phases, "scripts": bench_scripts}
 
 
 def main() -> None:

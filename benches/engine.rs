@@ -15,6 +15,7 @@ use cmbagent::engine::{Control, Limits, run::Services};
 use cmbagent::engine::{Outcome, Phase, PhaseStatus, Run, State};
 use cmbagent::exec::scripted::ScriptedRunner;
 use cmbagent::journal::MemoryJournal;
+use cmbagent::library::ScriptedDocuments;
 use cmbagent::llm::scripted::ScriptedProvider;
 use cmbagent::llm::{CallOptions, Finish, Message, Prices, Reply, Request, Sampling, Usage};
 use futures_util::future::BoxFuture;
@@ -63,6 +64,7 @@ fn calls(runtime: &tokio::runtime::Runtime, limits: &Limits) -> f64 {
     let services = Services {
         provider,
         runner: Arc::new(ScriptedRunner::default()),
+        documents: Arc::new(ScriptedDocuments::default()),
         approvals: Arc::new(Nobody),
         listener: Arc::new(Unwatched),
         clock: Arc::new(SystemClock),
@@ -116,6 +118,7 @@ fn main() {
             let services = Services {
                 provider: Arc::new(ScriptedProvider::new()),
                 runner: Arc::new(ScriptedRunner::default()),
+                documents: Arc::new(ScriptedDocuments::default()),
                 approvals: Arc::new(Nobody),
                 listener: Arc::new(Unwatched),
                 clock: Arc::new(SystemClock),

@@ -38,5 +38,5 @@ with models(SCRIPT) as api_keys:
     )
     context = executor.run_sync()  # in an async function or a notebook cell: await executor.run()
 
-print([step["sub_task"] for step in context.plan])
+print([step["sub_task"] for step in context.plan or []])
 print(f"{context.phase_timings['total']:.1f} s, results in {context.work_dir}")

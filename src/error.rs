@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::exec::ExecError;
 use crate::llm::LlmError;
+use crate::llm::tape::TapeError;
 
 /// Results of the engine.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -62,6 +63,9 @@ pub enum Error {
     /// The work directory cannot be used.
     #[error("{0}")]
     WorkDir(String),
+    /// A document could not be downloaded.
+    #[error("{0}")]
+    Download(String),
     /// The run was cancelled: by `cancel()`, a callback, or with the task that awaits it.
     #[error("{0}")]
     Stopped(String),
@@ -81,6 +85,15 @@ pub enum Error {
         /// What it means for the run.
         meaning: Meaning,
     },
+}
+
+impl From<TapeError> for Error {
+    fn from(error: TapeError) -> Self {
+        match error {
+            TapeError::Missing(text) => Self::MissingFile(text),
+            TapeError::Unusable(text) => Self::Configuration(text),
+        }
+    }
 }
 
 /// What an error of the host language means for the run.
@@ -110,6 +123,7 @@ impl Error {
                 crate::llm::LlmErrorKind::MissingKey
                     | crate::llm::LlmErrorKind::Authentication
                     | crate::llm::LlmErrorKind::ModelNotFound
+                    | crate::llm::LlmErrorKind::Tape
                     | crate::llm::LlmErrorKind::Cancelled
             ),
             Self::Foreign { meaning, .. } => *meaning == Meaning::Failure,

@@ -6,13 +6,15 @@
 //! * [`engine`] — status, state, registry, workflows, executor, and the one door for effects.
 //! * [`phases`] — the built-in phases.
 //! * [`agents`] — roster, prompts, plans, carry-over, transcript.
-//! * [`llm`], [`exec`], [`journal`] — models over HTTP, executed code, the record of a run.
+//! * [`llm`], [`exec`], [`library`], [`journal`] — models over HTTP, executed code, documentation, the record
+//!   of a run.
 
 pub mod agents;
 pub mod engine;
 pub mod error;
 pub mod exec;
 pub mod journal;
+pub mod library;
 pub mod llm;
 mod pattern;
 pub mod phases;

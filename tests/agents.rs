@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use cmbagent::agents::ideas::{Critique, Idea};
+use cmbagent::agents::judgement::{Judgement, Verdict};
 use cmbagent::agents::prompts::{Prompt, Templates};
 use cmbagent::agents::transcript::{At, Outcome, Transcript, nested};
 use cmbagent::agents::{
-    Briefing, FailedAttempt, IdeaCase, PlanStep, PlannerCase, Product, ReviewerCase, ScriptRecord, StepCase,
-    StepRecord, formats, parse, prompts, summary,
+    Briefing, ConsultCase, FailedAttempt, IdeaCase, JudgeCase, PlanStep, PlannerCase, Product, ReviewerCase,
+    ScriptRecord, StepCase, StepRecord, formats, parse, prompts, summary,
 };
+use cmbagent::exec::pictures::Picture;
 use cmbagent::exec::{Check, Facts, Function, extract};
 use regex::Regex;
 
@@ -159,6 +161,10 @@ fn planning_prompts_are_the_golden_ones() {
     case.briefing.hardware_constraints = "One laptop, 4 cores.".into();
     golden("planner_feedback", &templates.planner(&case).unwrap());
 
+    let mut chosen = PlannerCase { max_plan_steps: 3, agents: agents(), ..PlannerCase::default() };
+    chosen.briefing = Briefing { idea: idea("A").text(), ..briefing() };
+    golden("planner_idea", &templates.planner(&chosen).unwrap());
+
     let mut case = ReviewerCase {
         briefing: briefing(),
         max_plan_steps: 4,
@@ -212,7 +218,7 @@ fn step_prompts_are_the_golden_ones() {
     golden("engineer_one_shot", &templates.engineer(&one_shot).unwrap());
 
     let first = StepCase { taken_notes: vec!["fit.md".into()], ..at_step(2) };
-    golden("researcher_first", &templates.researcher(&first).unwrap());
+    golden("researcher_first", &templates.researcher(&first, &[]).unwrap());
     let mut last = StepCase { notes_file: Some("report.md".into()), ..at_step(2) };
     last.plan.truncate(2);
     last.products = vec![Product {
@@ -222,7 +228,65 @@ fn step_prompts_are_the_golden_ones() {
         description: Some("counts and fit against energy".into()),
         ..Product::default()
     }];
-    golden("researcher_last", &templates.researcher(&last).unwrap());
+    golden("researcher_last", &templates.researcher(&last, &[]).unwrap());
+}
+
+#[test]
+fn prompts_about_plots_are_the_golden_ones() {
+    let templates = Templates::builtin().unwrap();
+    let picture =
+        |name: &str| Picture { name: name.into(), media_type: "image/png".into(), base64: "AA==".into() };
+    let pictures = [picture("data/fit_1.png"), picture("data/residuals_1.png")];
+    let case =
+        JudgeCase { step: at_step(3), script: script(3, "data/fit_1.png: counts and fit against energy") };
+    let prompt = templates.plot_judge(&case, &pictures).unwrap();
+    golden("plot_judge_first", &prompt);
+    assert_eq!(prompt.pictures, pictures);
+    let verdict = |plot: &str, verdict: &str| Verdict {
+        plot: plot.into(),
+        criteria: vec!["a power law is a straight line here".into()],
+        problems: vec!["the energy axis is linear".into()],
+        fixes: vec!["line 6: loglog in place of plot".into()],
+        verdict: verdict.into(),
+    };
+    let verdicts = vec![verdict("data/fit_1.png", "retry"), verdict("data/residuals_1.png", "continue")];
+    let judgement = Judgement { file: "codebase/step_3.py".into(), code: script(3, "").code, verdicts };
+    let mended = StepCase { plots: Some(judgement), ..at_step(3) };
+    golden("engineer_plots", &templates.engineer(&mended).unwrap());
+    let again =
+        JudgeCase { step: mended, script: script(3, "data/fit_2.png: counts and fit against energy") };
+    golden("plot_judge_again", &templates.plot_judge(&again, &[picture("data/fit_2.png")]).unwrap());
+    let mut last = at_step(2);
+    last.plan.truncate(2);
+    golden("researcher_pictures", &templates.researcher(&last, &pictures).unwrap());
+}
+
+#[test]
+fn prompts_about_documentation_are_the_golden_ones() {
+    let templates = Templates::builtin().unwrap();
+    let mut step = at_step(1);
+    step.plan[0].sub_task_agent = "camb_context".into();
+    step.carry_budget = 60_000;
+    let mut case = ConsultCase {
+        step,
+        library: "camb".into(),
+        installed: Some("1.6.0".into()),
+        source: "version 1.6.0, https://camb.readthedocs.io".into(),
+        text: "# CAMB\n\n## get_results(params)\n\nRuns {{it}}.".into(),
+    };
+    golden("camb_context_first", &templates.consultant("camb_context", &case).unwrap());
+    (case.text, case.installed) = (String::new(), None);
+    (case.library, case.source) = ("classy".into(), "the network is down".into());
+    golden("classy_context_offline", &templates.consultant("classy_context", &case).unwrap());
+    case.text = format!("# One\n{}# Two\nget_results\n", "words\n".repeat(20_000));
+    let prompt = templates.consultant("camb_context", &case).unwrap();
+    assert_eq!(prompt.shortened, ["documentation (the network is down)"]);
+    let guided = StepCase {
+        plan: vec![self::step("camb_context", "solve the main task.", &[])],
+        guidance: Some("Call `get_results`.".into()),
+        ..at_step(1)
+    };
+    golden("engineer_guided", &templates.engineer(&guided).unwrap());
 }
 
 #[test]
@@ -269,7 +333,7 @@ fn prompts_are_short() {
         templates.plan_reviewer(&review),
         templates.planner(&update),
         templates.engineer(&at_step(1)),
-        templates.researcher(&at_step(2)),
+        templates.researcher(&at_step(2), &[]),
         templates.engineer(&at_step(3)),
     ];
     let mut total = 0;
@@ -286,7 +350,7 @@ fn prompts_are_short() {
 fn user_text_passes_unchanged() {
     let templates = Templates::builtin().unwrap();
     let case = StepCase { failures: vec![failure(1, "KeyError: '{{x}}'")], ..at_step(1) };
-    for prompt in [templates.engineer(&case), templates.researcher(&at_step(2))] {
+    for prompt in [templates.engineer(&case), templates.researcher(&at_step(2), &[])] {
         assert!(prompt.unwrap().user.contains(TASK));
     }
     let reviewed = ReviewerCase { briefing: briefing(), plan: plan(), ..ReviewerCase::default() };
@@ -334,7 +398,7 @@ fn a_number_of_step_one_reaches_step_six() {
         (1..=6).map(|n| step(if n == 6 { "researcher" } else { "engineer" }, "part", &["b"])).collect();
     let case = StepCase { plan, records, step: 6, ..at_step(1) };
     let templates = Templates::builtin().unwrap();
-    let prompt = templates.researcher(&case).unwrap();
+    let prompt = templates.researcher(&case, &[]).unwrap();
     assert!(prompt.user.contains("omega = 0.31415"));
     assert!(prompt.shortened.is_empty(), "{:?}", prompt.shortened);
 
@@ -343,7 +407,7 @@ fn a_number_of_step_one_reaches_step_six() {
     for record in &mut long.records {
         record.scripts[0].output = format!("{}{}", deep, "nothing to see here\n".repeat(3_500));
     }
-    let prompt = templates.researcher(&long).unwrap();
+    let prompt = templates.researcher(&long, &[]).unwrap();
     assert_eq!(prompt.user.matches("omega = 0.31415").count(), 5);
     assert!(prompt.shortened[0].contains("step 1"), "{:?}", prompt.shortened);
     assert!(prompt.user.contains("logs/step_1.log"));
@@ -381,7 +445,7 @@ fn users_may_replace_a_template() {
     let builtin = Templates::builtin().unwrap();
     assert_ne!(templates.hash("engineer"), builtin.hash("engineer"));
     assert_eq!(templates.hash("planner"), builtin.hash("planner"));
-    assert_eq!(builtin.hashes().len(), 7);
+    assert_eq!(builtin.hashes().len(), 10);
 
     let problem = |text: &str| Templates::with_overrides(&write("bad.md", text)).unwrap_err().to_string();
     assert!(problem("Hello").contains("You are the engineer agent"));

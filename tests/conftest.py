@@ -4,18 +4,27 @@ import contextlib
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
+from cmbagent import cli
+from cmbagent.store import Store
 from cmbagent.testing import ModelServer
 from cmbagent.utils import API_KEY_VARIABLES
 from cmbagent.workflows import _calls
 
 
 @pytest.fixture(autouse=True)
-def quiet_environment(monkeypatch, tmp_path_factory):
+def quiet_environment(monkeypatch, tmp_path, tmp_path_factory):
     for variable in [*API_KEY_VARIABLES.values(), "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "GEMINI_BASE_URL"]:
+        monkeypatch.delenv(variable, raising=False)
+    for variable in ("CMBAGENT_CAMB_DOCS", "CMBAGENT_CLASSY_DOCS"):
         monkeypatch.delenv(variable, raising=False)
     # Beside the tests' directories, for executed code may not reach it.
     monkeypatch.setenv("CMBAGENT_STORE", str(tmp_path_factory.getbasetemp() / "store.db"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
+    # Nothing is installed from anywhere but this machine.
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
 
 
 @pytest.fixture
@@ -45,3 +54,21 @@ def serve():
     """Start a server of scripted models that all requests go to."""
     with contextlib.ExitStack() as stack:
         yield lambda script: stack.enter_context(stack.enter_context(ModelServer(script)).environment())
+
+
+@pytest.fixture
+def invoke():
+    """Run the command line in this process."""
+
+    def run(*arguments, **options):
+        return CliRunner().invoke(cli.app, [str(each) for each in arguments], **options)
+
+    return run
+
+
+@pytest.fixture
+def store(monkeypatch, tmp_path_factory):
+    """A store of this test's own, which is the user's meanwhile."""
+    path = tmp_path_factory.mktemp("state") / "store.db"
+    monkeypatch.setenv("CMBAGENT_STORE", str(path))
+    return Store(path)

@@ -17,6 +17,7 @@ use cmbagent::engine::{
 use cmbagent::error::Meaning;
 use cmbagent::exec::scripted::{Scripted, ScriptedRunner};
 use cmbagent::journal::{Effect, Entry, Journal, MemoryJournal, Position, Record};
+use cmbagent::library::ScriptedDocuments;
 use cmbagent::llm::scripted::ScriptedProvider;
 use cmbagent::{Error, phases};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -116,6 +117,7 @@ fn live(work_dir: &Path, records: Vec<Record>, life: usize) -> Finished {
     let services = Services {
         provider: provider.clone(),
         runner: runner.clone(),
+        documents: Arc::new(ScriptedDocuments::default()),
         approvals: Arc::new(Nobody),
         listener: witness.clone(),
         clock: Arc::new(SteppingClock::default()),
@@ -285,6 +287,7 @@ fn bare(control: Control) -> Run {
     let services = Services {
         provider: Arc::new(ScriptedProvider::new()),
         runner: Arc::new(ScriptedRunner::default()),
+        documents: Arc::new(ScriptedDocuments::default()),
         approvals: Arc::new(Nobody),
         listener: Arc::new(Witness::default()),
         clock: Arc::new(SteppingClock::default()),

@@ -1,6 +1,7 @@
 """A program that runs a workflow, for tests that interrupt and kill it: `host.py WHAT HOW WORK_DIR`."""
 
 import asyncio
+import signal
 import sys
 import threading
 import time
@@ -83,4 +84,9 @@ def spawned(work_dir):
 
 
 if __name__ == "__main__":
-    run(make(sys.argv[1], sys.argv[3]), sys.argv[2])
+    made = make(sys.argv[1], sys.argv[3])
+    if "shown" in sys.argv[4:]:
+        made.verbose = None
+    if "own" in sys.argv[4:]:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
+    run(made, sys.argv[2])

@@ -3,6 +3,8 @@
 
 #[path = "llm/dialects.rs"]
 mod dialects;
+#[path = "llm/documents.rs"]
+mod documents;
 #[path = "llm/faults.rs"]
 mod faults;
 #[path = "llm/golden.rs"]

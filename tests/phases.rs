@@ -5,6 +5,8 @@
 mod budget;
 #[path = "phases/checkpoint.rs"]
 mod checkpoint;
+#[path = "phases/consult.rs"]
+mod consult;
 #[path = "phases/control.rs"]
 mod control;
 #[path = "phases/engineer.rs"]
@@ -17,11 +19,15 @@ mod limits;
 mod one_shot;
 #[path = "phases/planning.rs"]
 mod planning;
+#[path = "phases/plots.rs"]
+mod plots;
 #[path = "phases/replay.rs"]
 mod replay;
 #[path = "phases/stage.rs"]
 mod stage;
 #[path = "phases/steering.rs"]
 mod steering;
+#[path = "phases/tape.rs"]
+mod tape;
 #[path = "phases/turns.rs"]
 mod turns;

@@ -130,15 +130,10 @@ def test_changes_that_cannot_be_carried_out(changes, reason):
         request().accept("modify", None, changes)
 
 
-def test_estimate_is_reckoned_from_what_was_spent():
-    estimate = request(plan=STEPS, spent=SPENT).estimate
-    assert (estimate["calls"], estimate["cost"]) == (2, pytest.approx(0.04))
-    assert "average of the 4 calls" in estimate["basis"]
-    unpriced = {**SPENT, "unpriced_models": ["local"]}
-    assert request(plan=STEPS, spent=unpriced).estimate["cost"] is None
-    assert request(plan=STEPS).estimate["cost"] is None
-    assert request(spent=SPENT).estimate is None
-    assert request(estimate={"calls": 9, "cost": 1.0, "basis": "b"}).estimate["calls"] == 9
+def test_estimate_is_the_engines():
+    estimate = {"calls": 9, "cost": 1.0, "basis": "b"}
+    assert request(plan=STEPS, estimate=estimate).estimate == estimate
+    assert request(plan=STEPS, spent=SPENT).estimate is None
 
 
 # Plans as text
@@ -215,7 +210,8 @@ def test_console_takes_nothing_but_the_options():
 def test_console_shows_plan_spending_and_estimate():
     message = "The plan is ready.\n\n**Plan:**\n  Step 1: Compute the spectrum\n  Step 2: Write it up"
     manager = ConsoleApprovalManager(answers("a"), (shown := []).append)
-    asked = create(manager, message=message, plan=STEPS, spent=SPENT)
+    estimate = {"calls": 2, "cost": 0.04, "basis": "one call a step"}
+    asked = create(manager, message=message, plan=STEPS, spent=SPENT, estimate=estimate)
     wait(manager, asked)
     text = "".join(shown)
     assert "engineer   │ Compute the spectrum" in text
@@ -600,7 +596,7 @@ def test_the_environment_decides_to_ask(monkeypatch):
     monkeypatch.setenv("CMBAGENT_HITL", "ask")
     assert isinstance(default_manager(), ConsoleApprovalManager)
     monkeypatch.setenv("CMBAGENT_HITL", "perhaps")
-    with pytest.raises(ValueError, match="ask, approve or reject"):
+    with pytest.raises(ValueError, match="ask, queue, approve or reject"):
         default_manager()
 
 

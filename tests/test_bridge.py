@@ -24,6 +24,7 @@ from procs import (
     forever,
     researcher,
     run,
+    wait_in_loop,
 )
 
 VARIABLE = contextvars.ContextVar("variable", default="unset")
@@ -86,14 +87,20 @@ def test_timeouts_of_a_phases_own_stay_its_own(tmp_path, serve):
     server = serve({"engineer": Fault.hang(), "researcher": notes("# Title\n\nText.")})
     seen = []
 
+    async def once_called(limit):
+        await wait_in_loop(lambda: server.calls)
+        limit.reschedule(0)
+
     async def work(context):
         try:
-            async with asyncio.timeout(0.3):
+            async with asyncio.timeout(PATIENCE) as limit:
+                watch = asyncio.create_task(once_called(limit))
                 await engineer().execute(context)
         except TimeoutError:
             seen.append("timeout")
         phase = researcher()
         seen.append((await phase.execute(context)).status)
+        await watch
 
     ran = executor(tmp_path, work)
     run(ran.run)

@@ -279,12 +279,12 @@ def test_phase_that_blocks_is_cancelled_where_it_awaits_next(tmp_path):
     seen = []
 
     async def block(context):
-        time.sleep(0.1)
+        time.sleep(0.4)
         seen.append("blocked")
         await asyncio.sleep(PATIENCE * 2)
 
     with pytest.raises(RuntimeError, match="timeout_seconds"):
-        run(executor(tmp_path, Do(block, timeout_seconds=0.02)).run)
+        run(executor(tmp_path, Do(block, timeout_seconds=0.3)).run)
     assert seen == ["blocked"]
 
 

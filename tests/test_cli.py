@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from typer.testing import CliRunner
 
 import cmbagent
-from cmbagent import cli
+from cmbagent.cli import run as run_module
+from cmbagent.cli._definition import configured
 from cmbagent.testing import ModelServer, code, notes, plan, review
 from cmbagent.workflows import SYSTEM_WORKFLOWS, WorkflowDefinition
 
@@ -20,18 +20,6 @@ SCRIPT = {
     "engineer": code("print('answer = 42')", filename="answer.py"),
     "researcher": notes("# Answer\n\nThe answer is 42."),
 }
-
-
-@pytest.fixture
-def invoke(monkeypatch):
-    for provider in ("OPENAI", "ANTHROPIC", "GEMINI"):
-        monkeypatch.delenv(f"{provider}_API_KEY", raising=False)
-        monkeypatch.delenv(f"{provider}_BASE_URL", raising=False)
-
-    def run(*arguments, **options):
-        return CliRunner().invoke(cli.app, [str(each) for each in arguments], **options)
-
-    return run
 
 
 def test_version(invoke):
@@ -95,7 +83,7 @@ def test_settings_reach_the_phases_that_have_them_and_the_definition_stays():
     definition = SYSTEM_WORKFLOWS["deep_research"]
     before = json.dumps(definition.phases)
     settings = {"max_plan_steps": 7, "max_n_attempts": 1, "engineer_model": "e"}
-    planning, control = cli.configured(definition, settings, "m").phases
+    planning, control = configured(definition, settings, "m").phases
     assert planning["config"]["max_plan_steps"] == 7
     assert planning["config"]["planner_model"] == "m"
     assert control["config"]["max_n_attempts"] == 1
@@ -146,7 +134,10 @@ def test_restart_without_the_files_or_beyond_the_plan(invoke, tmp_path):
     assert "no steps to restart at" in result.stderr
 
 
-def test_a_failing_run_is_told_without_a_traceback(invoke, tmp_path):
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_failing_run_is_told_without_a_traceback(invoke, monkeypatch, tmp_path, kept):
+    if not kept:
+        monkeypatch.setenv("CMBAGENT_STORE", ":memory:")
     script = {**SCRIPT, "engineer": code("raise SystemExit('no data')", filename="a.py")}
     arguments = (
         "run",
@@ -164,7 +155,12 @@ def test_a_failing_run_is_told_without_a_traceback(invoke, tmp_path):
         shown = invoke(*arguments, "--debug")
     assert result.exit_code == 1
     assert "error: Phase control failed" in result.stderr
-    assert result.stderr.endswith("To go on at step 1: the same command with --restart-at-step 1\n")
+    how = (
+        r"To go on: cmbagent resume [0-9a-f-]{36}\n"
+        if kept
+        else "To go on at step 1: the same command with .*1\n"
+    )
+    assert re.fullmatch(f"error: .*\n{how}", result.stderr)
     assert "Traceback" not in result.output
     assert isinstance(shown.exception, RuntimeError)
 
@@ -173,7 +169,7 @@ def test_ctrl_c_is_one_line(invoke, monkeypatch, tmp_path):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_executor", interrupted)
+    monkeypatch.setattr(run_module, "_executor", interrupted)
     result = invoke("run", "one_shot", "t", "--work-dir", tmp_path)
     assert result.exit_code == 130
     assert result.stderr.strip().count("\n") == 0
@@ -216,4 +212,4 @@ def test_demo(invoke, tmp_path):
 
 def test_definition_helper_copies():
     definition = WorkflowDefinition(id="a", name="b", phases=[{"type": "planning"}])
-    assert cli.configured(definition, {}, None).phases == [{"type": "planning", "config": {}}]
+    assert configured(definition, {}, None).phases == [{"type": "planning", "config": {}}]

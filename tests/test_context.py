@@ -3,6 +3,8 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from cmbagent.errors import ConfigurationError, MissingFileError
@@ -114,6 +116,24 @@ def test_update_from_odd_output(output):
     context.update_from_phase_result(result(output))
     assert context.metadata == ({"phase_0_planning": output} if output else {})
     assert context.plan is None
+
+
+def test_update_from_arrays_and_tables():
+    """They are neither true nor false."""
+    array, table = np.zeros(3), pd.DataFrame({"x": [1]})
+    context = workflow_context(plan=STEPS, plan_file_path="/f.json")
+    names = [
+        "plan_steps", "final_plan", "modifications", "output_files", "plan_file_path", "step_results",
+        "user_feedback", "approval_status",
+    ]  # fmt: skip
+    for value in (array, table):
+        context.update_from_phase_result(result(dict.fromkeys(names, value)))
+        context.update_from_phase_result(result({"shared": dict.fromkeys(names, value)}, "phase_1_y"))
+        context.update_from_phase_result(result(value, "phase_2_z"))
+        assert context.metadata["phase_2_z"] is value
+        assert context.shared_state["plan_steps"] is value
+    assert (context.plan, context.plan_file_path, context.output_files) == (STEPS, "/f.json", [])
+    assert context.user_feedback == []
 
 
 def test_what_a_notebook_shows_of_a_context_fits_a_cell():

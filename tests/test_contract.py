@@ -1,30 +1,4 @@
-"""The compatibility checks, by their numbers, and where each is tested.
-
-Real callers:
-1 test_package::test_exports. 2 here (names of this version). 3 test_package::test_old_module_path….
-4, 5, 6 test_package::test_submodules_named_like_functions and here (5).
-7, 8, 11, 12, 13, 15, 27, 29, 45, 46 test_planning_control::test_whole_run_as_a_paper_writer_calls_it.
-14 test_planning_control::test_run_without_plots.
-16 test_planning_control::test_restart_after_an_interrupted_run, test_restart, and here. 17 here.
-18 test_planning_control::test_no_restart. 19, 20 test_planning_control::test_files_of_a_run, test_reports.
-21 test_planning_control::test_engineer_writes_into_the_control_directory.
-22 here. 23 test_planning_control::test_missing_key_is_named. 24, 25, 28 test_one_shot::test_engineer.
-26 here (the list; plots are not judged).
-30 test_one_shot::test_other_names, ::test_researcher. 31 test_one_shot::test_cost_callback,
-test_reports::test_check_31_…. 32 test_planning_control::test_texts_may_be_none.
-36 test_planning_control::test_exhausted_attempts_are_returned, here, and
-test_workflows::test_exhausted_attempts_raise.
-37 test_one_shot::test_two_threads and here. 39 test_control::test_whole_run and here. 41 here.
-42 test_workflows::test_deep_research and here.
-9, 10, 33–35, 38, 40, 43, 44 concern helpers and classes of later versions (9, 10 hold:
-test_planning_control::test_ideas_as_a_paper_writer_reads_them).
-
-Phase system:
-47, 48 test_spec, test_base::test_config_defaults. 49 test_base::test_checkpoint_config. 50–53 test_registry.
-54, 56–59 test_composer. 55 test_spec::test_adding_a_new_phase. 60–64, 66, 67 test_composer.
-65, 68 test_workflows. 69 test_base. 70, 71 test_context. 72, 73 test_composer. 74 test_spec::test_option_2….
-75 test_composer::test_retry.
-"""
+"""Compatibility checks that have no other home; test_checks.py lists all of them with their tests."""
 
 import json
 import shutil
@@ -36,11 +10,12 @@ import pytest
 
 import cmbagent
 from cmbagent import control, deep_research, one_shot
+from cmbagent.approvals import AutoApprovalManager
 from cmbagent.callbacks import WorkflowCallbacks
 from cmbagent.phases import WorkflowContext
 from cmbagent.testing import Fault, code, notes
-from cmbagent.workflows import WorkflowExecutor, get_workflow
-from scripted import STEPS, KeyManager, run, two_steps
+from cmbagent.workflows import WorkflowDefinition, WorkflowExecutor, get_workflow
+from scripted import STEPS, KeyManager, models, run, two_steps
 
 
 def test_check_02_names_of_the_package():
@@ -48,6 +23,47 @@ def test_check_02_names_of_the_package():
 
     assert all(callable(f) for f in (control, deep_research, load_plan, one_shot, planning_and_control))
     assert work_dir_default == Path.cwd() / "cmbagent_output"
+
+
+# What the programs of a paper writer pass beside the text, the directory and the keys.
+PAPER_WRITER = {
+    "idea": {
+        "n_plan_reviews": 1, "max_plan_steps": 6, "idea_maker_model": "gpt-4o", "idea_hater_model": "o3-mini",
+        "plan_instructions": "Use idea_maker, then idea_hater.", "planner_model": "gpt-4o",
+        "plan_reviewer_model": "o3-mini", "default_llm_model": "gpt-4.1",
+        "default_formatter_model": "o3-mini",
+    },
+    "method": {
+        "n_plan_reviews": 1, "max_n_attempts": 4, "max_plan_steps": 4, "researcher_model": "gpt-4.1",
+        "planner_model": "gpt-4.1", "plan_reviewer_model": "o3-mini", "plan_instructions": "Name them.",
+        "researcher_instructions": "Be precise.", "default_llm_model": "gpt-4.1",
+        "default_formatter_model": "o3-mini",
+    },
+    "experiment": {
+        "n_plan_reviews": 1, "max_n_attempts": 10, "max_plan_steps": 6, "max_rounds_control": 500,
+        "engineer_model": "gpt-4.1", "researcher_model": "o3-mini-2025-01-31", "planner_model": "gpt-4o",
+        "plan_reviewer_model": "o3-mini", "plan_instructions": "Plot it.", "researcher_instructions": "r",
+        "engineer_instructions": "e", "restart_at_step": -1, "hardware_constraints": "",
+        "default_llm_model": "gpt-4.1-2025-04-14", "default_formatter_model": "o3-mini-2025-01-31",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAPER_WRITER)
+def test_check_07_08_15_calls_of_a_paper_writer(tmp_path, name):
+    """Its keys have no `get`, no `keys`, and are None where a provider is not used; nothing is warned of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = run(
+            two_steps(),
+            cmbagent.planning_and_control_context_carryover,
+            "the text",
+            work_dir=tmp_path / f"{name}_generation_output",
+            api_keys=KeyManager(),
+            **PAPER_WRITER[name],
+        )
+    assert isinstance(result, dict) and result["chat_history"] and result["final_context"]
+    assert all(message["name"] for message in reversed(result["chat_history"]))
 
 
 def test_check_05_names_of_research_scripts():
@@ -105,9 +121,28 @@ def test_check_22_one_key_is_enough(tmp_path):
     assert result["status"] == "completed"
 
 
+def test_check_24_25_one_shot_as_earlier_tests_call_it(tmp_path):
+    result = run(
+        two_steps(), one_shot, "t", max_rounds=10, agent="engineer", engineer_model="gpt-oss-120b",
+        default_llm_model="gpt-oss-120b", default_formatter_model="gpt-oss-120b", work_dir=str(tmp_path),
+        clear_work_dir=True,
+    )  # fmt: skip
+    assert "chat_history" in result
+    assert isinstance(result["execution_time"], float) and isinstance(result["initialization_time"], float)
+    assert float(f"{result['execution_time']:.2f}") >= 0
+
+
+def test_check_29_46_context_and_first_message(tmp_path):
+    result = run(two_steps(), deep_research, "the task", work_dir=tmp_path)
+    context, first = result["final_context"], result["chat_history"][0]
+    assert isinstance(context, dict)
+    summary = context.get("previous_steps_execution_summary")
+    assert isinstance(summary, str) and "### Step 1" in summary and len(summary) > 50
+    assert (first["content"], first["role"]) == ("the task", "assistant")
+
+
 def test_check_26_displayed_images_with_evaluate_plots(tmp_path):
-    with pytest.warns(UserWarning, match="evaluate_plots"):
-        result = run(two_steps(), one_shot, task="t", work_dir=tmp_path, evaluate_plots=True)
+    result = run(two_steps(), one_shot, task="t", work_dir=tmp_path, evaluate_plots=True)
     (image,) = result["final_context"].data["displayed_images"]
     assert image == str(tmp_path / "data" / "plot_1.png")
 
@@ -210,3 +245,21 @@ def test_check_45_roles_and_contents(tmp_path):
     assert len(nests) == 2 and all("```python\n# filename: codebase/a.py\n" in n for n in nests)
     assert "execution results:\nExecution output: " in nests[0]
     assert "Execution results:\n\nExecution output: 1" in nests[1]
+
+
+def test_check_68_asked_once_after_each_of_three_steps(tmp_path):
+    manager = AutoApprovalManager("approve")
+    definition = WorkflowDefinition(
+        id="w",
+        name="W",
+        phases=[{"type": "planning"}, {"type": "control", "config": {"hitl_after_each_step": True}}],
+    )
+    steps = [("engineer", "compute"), ("researcher", "write"), ("engineer", "plot")]
+    server = models(steps, engineer=code("print('x = 1')", filename="a.py"), researcher=notes("# R"))
+
+    def work(api_keys):
+        WorkflowExecutor(definition, "t", tmp_path, api_keys, approval_manager=manager).run_sync()
+
+    run(server, work)
+    asked = [(request.step_id, request.checkpoint_type) for request, _ in manager.answered]
+    assert asked == [(f"phase_1_control_step_{number}", "after_step") for number in (1, 2, 3)]

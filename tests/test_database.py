@@ -126,7 +126,13 @@ def test_settings_without_effect_are_named():
 def test_the_event_says_what_is_asked():
     manager, sent = make()
     asked = create(
-        manager, context_snapshot={"plan": STEPS, "path": object(), "api_keys": {"OPENAI": "sk-x"}}
+        manager,
+        context_snapshot={
+            "plan": STEPS,
+            "estimate": {"calls": 1},
+            "path": object(),
+            "api_keys": {"OPENAI": "sk-x"},
+        },
     )
     ((kind, data),) = sent
     assert kind == "approval_requested"

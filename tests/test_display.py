@@ -337,6 +337,18 @@ def test_approvals():
     assert "decided: approve" in text
 
 
+def test_plots_and_documentation():
+    text = shown(
+        ("plots_judged", {"plots": ["a.png"], "verdict": "retry", "problems": ["a.png: no \x1b[2Junits"]}),
+        ("plots_judged", {"plots": ["a.png"], "verdict": "accepted", "reason": "the limit is reached"}),
+        ("documentation_read", {"library": "camb", "source": "version 1.6.0, https://x"}),
+    )
+    assert text == (
+        "  plots: retry\n    a.png: no units\n  plots: accepted, the limit is reached\n"
+        "  documentation of camb: version 1.6.0, https://x\n"
+    )
+
+
 def test_unknown_kinds_and_private_names_are_passed_over():
     assert shown(("nothing_of_the_kind", {}), ("write", {}), ("cost", {"total_cost": 1.0})) == ""
 

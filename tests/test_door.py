@@ -1,10 +1,14 @@
 """`context.run`: phases of users act through the same door as the built-in ones."""
 
 import asyncio
+import json
+import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from cmbagent.callbacks import WorkflowCallbacks
 from cmbagent.errors import ConfigurationError, LimitError
 from cmbagent.phases import Phase, PhaseConfig, PhaseContext, PhaseRegistry, PhaseResult, PhaseStatus
 from cmbagent.testing import Fault, ModelServer
@@ -132,6 +136,7 @@ def test_humans_are_asked_through_the_workflow_s_manager(perform):
         perform(work, {}, approval_manager=Manager())
     assert len(asked) == 3
     assert asked[0]["step_id"] == "phase_0_review"
+    assert asked[0]["context_snapshot"].pop("spent")["calls"] == 0
     assert asked[0]["context_snapshot"] == {"n": 1}
 
 
@@ -192,3 +197,39 @@ def test_a_script_outside_the_directory_is_refused(perform):
 
     with pytest.raises(ConfigurationError, match="outside"):
         perform(work, {})
+
+
+def test_reports_hold_what_was_spent_since_the_last(perform, tmp_path):
+    heard = []
+
+    async def work(context):
+        run = context.run
+        await run.call("One.", agent="reader")
+        first = await run.report_costs(tmp_path / "cost")
+        await run.call("Two.", agent="writer")
+        second = await run.report_costs(tmp_path / "cost", stem="rest")
+        times = await run.report_times(tmp_path, {"reading": 1.5, "writing": 2.0}, stem="times")
+        return first, second, times
+
+    callbacks = WorkflowCallbacks(on_cost_update=heard.append)
+    (first, second, times), executor = perform(work, {"reader": "a", "writer": "b"}, callbacks=callbacks)
+    assert [[row["Agent"] for row in each["rows"]] for each in (first, second)] == [
+        ["reader", "Total"], ["writer", "Total"],
+    ]  # fmt: skip
+    assert json.loads(Path(first["path"]).read_text()) == first["rows"]
+    assert Path(second["path"]).name.startswith("rest_") and Path(second["path"]) != Path(first["path"])
+    assert json.loads(Path(times).read_text()) == {"reading": 1.5, "writing": 2.0, "total_time": 3.5}
+    assert [cost["cost_json_path"] for cost in heard] == [first["path"], second["path"]]
+    assert len(executor.server.calls) == 2
+
+
+def test_long_looks_are_taken_in_another_thread(perform):
+    async def work(context):
+        here = await context.run.observe("this thread", threading.get_ident)
+        there = await context.run.observe("another", threading.get_ident, thread=True)
+        with pytest.raises(ZeroDivisionError):
+            await context.run.observe("trouble", lambda: 1 / 0, thread=True)
+        return here, there, threading.get_ident()
+
+    (here, there, own), _ = perform(work, {})
+    assert here == own != there

@@ -1,21 +1,4 @@
-"""What goes wrong in the original, line by line, and where it is tested that it does not here.
-
-Installing and importing: 1, 3, 4 test_package::test_import_has_no_side_effects, and here (4: during a run).
-2 here. 5 test_utils::test_work_dir_default_follows_the_current_directory, ::test_keys_from_environment.
-6 test_package::test_version_is_the_real_one, and here with 25 (nothing in the home directory).
-Losing files: 7, 8 test_used_directory.
-Crashes and limits: 9 test_restart, test_planning_control::test_restart_that_cannot_work. 10, 11, 12 here.
-13 here (limit); orphans: tests/exec.rs. 14 test_one_shot::test_unknown_agent, test_cli, and here (in a plan).
-15 `work_dir` as str or Path: test_planning_control and test_one_shot throughout. 16, 17 here.
-18 test_composer::test_run, test_loop, and here.
-Money: 19 test_reports::test_check_31_lesson_19_…. 20, 27 here.
-Security: 21, 24 test_secrets. 22 here. 23 test_restore, test_restart. 25 here.
-Slowness: 26 here. 27 with 20. 28 tests/llm.rs (structured answers). 29 is an observation.
-Contract traps: 30 test_contract::test_check_45_…. 31 test_reports. 32 here. 33 the engine's
-`two_reports_of_one_second_are_two_files`, and here.
-What works in the original: base addresses and retries throughout, three threads
-test_contract::test_check_37_…, live output here.
-"""
+"""What goes wrong in the original and does not here; test_checks.py lists all of it with its tests."""
 
 import asyncio
 import importlib.metadata

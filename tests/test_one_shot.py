@@ -40,14 +40,13 @@ def test_other_names(planned, tmp_path):
     renamed = config(planned(one_shot, "t", work_dir=tmp_path, default_llm_model_arg="x"))
     assert renamed["default_llm_model"] == "x"
     assert config(planned(one_shot, "t", work_dir=tmp_path, inject_wrong_plot=False))["agent"] == "engineer"
-    with pytest.warns(UserWarning, match="ignores evaluate_plots, inject_wrong_plot, massgen_verbose:"):
+    with pytest.warns(UserWarning, match="ignores inject_wrong_plot, massgen_verbose:"):
         planned(
             one_shot,
             "t",
             work_dir=tmp_path,
             inject_wrong_plot="axes",
             massgen_verbose=True,
-            evaluate_plots=True,
         )
     with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
         one_shot("t", work_dir=tmp_path, nonsense=1)

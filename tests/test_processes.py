@@ -111,7 +111,7 @@ def test_second_ctrl_c_ends_what_the_first_one_did_not(host, what, how):
     assert program.end()[0] == -signal.SIGINT
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 @pytest.mark.parametrize("how", ["run_sync", "nested"])
 def test_killed_program_leaves_no_process(host, number, how):
     program = host("script", how)

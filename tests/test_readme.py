@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from cmbagent.cli import app, find_workflow
+from cmbagent.cli import app
+from cmbagent.cli._definition import find_workflow
 from cmbagent.testing import ModelServer, code, notes, plan, review
 from cmbagent.workflows import SYSTEM_WORKFLOWS
 

@@ -87,6 +87,27 @@ def test_phase_without_config_class(registry):
     assert dataclasses.asdict(made.config) == dataclasses.asdict(PhaseConfig("bare", enabled=False))
 
 
+def test_a_definition_that_names_the_type_in_its_config_too(registry):
+    made = registry.create_from_dict({"type": "planning", "config": {"phase_type": "mine"}})
+    assert made.config.phase_type == "mine"
+    registry.register_class("bare", type("Bare", (ValidationPhase,), {"config_class": None}))
+    with pytest.raises(TypeError, match="phase_type"):
+        registry.create_from_dict({"type": "bare", "config": {"phase_type": "mine"}})
+
+
+def test_create_passes_further_arguments_on(registry):
+    class Sized(ValidationPhase):
+        def __init__(self, config=None, *, size=1):
+            super().__init__(config)
+            self.size = size
+
+    registry.register_class("sized", Sized)
+    config = ValidationPhaseConfig()
+    made = registry.create("sized", config, size=3)
+    assert (made.size, made.config) == (3, config)
+    assert registry.create("sized", size=2).size == 2
+
+
 def test_info():
     info = {"type": "one_shot", "display_name": "Execute (engineer)", "required_agents": ["engineer"]}
     assert PhaseRegistry.get_info("one_shot") == info

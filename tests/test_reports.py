@@ -45,15 +45,16 @@ STEP_FILES = [
     "control/codebase/plot.py",
     "control/data/plot_1.png",
 ]
-# What the original does not have: the run's record, and the full output of every script.
+# What the original does not have: the run's record, the full output of every script, and what confined it.
 OURS = {".cmbagent-run.json"}
 
 
 def compare(root, expected, log):
     found = tree(root)
     logs = [f for f in found if re.fullmatch(log, f)]
-    assert len(logs) == 1
-    assert [f for f in found if f not in {*OURS, *logs}] == sorted(expected)
+    told = [f for f in found if f.endswith("logs/sandbox.json")]
+    assert (len(logs), len(told)) == (1, 1)
+    assert [f for f in found if f not in {*OURS, *logs, *told}] == sorted(expected)
 
 
 # Names

@@ -28,6 +28,7 @@ def test_final_context_in_all_its_readings():
 def test_agents():
     made = agents({"engineer": "gpt", "researcher_response_formatter": None})
     engineer = made["engineer"]
-    assert (engineer.name, engineer.llm_config) == ("engineer", {"model": "gpt"})
+    assert (engineer.name, engineer.llm_config["model"]) == ("engineer", "gpt")
+    assert engineer.agent is engineer and engineer.cost_dict["Cost"] == []
     assert engineer.info["description"]
     assert made["researcher_response_formatter"].llm_config is None

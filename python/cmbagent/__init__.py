@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cmbagent._core import __version__
+    from cmbagent._former import make_rag_agents, print_cmbagent_logo
+    from cmbagent.agent import CMBAgent
     from cmbagent.callbacks import (
         PlanInfo,
         StepInfo,
@@ -22,7 +24,21 @@ if TYPE_CHECKING:
         create_print_callbacks,
         merge_callbacks,
     )
+    from cmbagent.documents import (
+        arxiv_filter,
+        preprocess_task,
+        process_folder,
+        process_single_pdf,
+        summarize_document,
+        summarize_documents,
+    )
     from cmbagent.errors import CmbagentError
+    from cmbagent.keywords import (
+        get_aas_keywords,
+        get_keywords,
+        get_keywords_from_aaai,
+        get_keywords_from_string,
+    )
     from cmbagent.utils import get_api_keys_from_env, get_model_config, work_dir_default
     from cmbagent.workflows import (
         SYSTEM_WORKFLOWS,
@@ -36,6 +52,7 @@ if TYPE_CHECKING:
     )
     from cmbagent.workflows._resume import resume
     from cmbagent.workflows.control import control
+    from cmbagent.workflows.conversation import human_in_the_loop
     from cmbagent.workflows.one_shot import one_shot
     from cmbagent.workflows.planning_control import (
         deep_research,
@@ -45,6 +62,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "__version__": "_core",
+    "CMBAgent": "agent",
     "CmbagentError": "errors",
     "PlanInfo": "callbacks",
     "StepInfo": "callbacks",
@@ -54,6 +72,19 @@ _HOMES = {
     "create_null_callbacks": "callbacks",
     "create_print_callbacks": "callbacks",
     "merge_callbacks": "callbacks",
+    "arxiv_filter": "documents",
+    "preprocess_task": "documents",
+    "process_folder": "documents",
+    "process_single_pdf": "documents",
+    "summarize_document": "documents",
+    "summarize_documents": "documents",
+    "get_aas_keywords": "keywords",
+    "get_keywords": "keywords",
+    "get_keywords_from_aaai": "keywords",
+    "get_keywords_from_string": "keywords",
+    "human_in_the_loop": "workflows",
+    "make_rag_agents": "_former",
+    "print_cmbagent_logo": "_former",
     "get_api_keys_from_env": "utils",
     "get_model_config": "utils",
     "work_dir_default": "utils",
@@ -64,6 +95,8 @@ _HOMES = {
     "control": "workflows",
     "deep_research": "workflows",
     "get_workflow": "workflows",
+    "idea_generation": "workflows",
+    "idea_to_execution": "workflows",
     "list_workflows": "workflows",
     "load_context": "workflows",
     "load_plan": "workflows",
@@ -75,6 +108,7 @@ _HOMES = {
 
 __all__ = [
     "SYSTEM_WORKFLOWS",
+    "CMBAgent",
     "CmbagentError",
     "PlanInfo",
     "StepInfo",
@@ -84,22 +118,37 @@ __all__ = [
     "WorkflowExecutor",
     "WorkflowPhase",
     "__version__",
+    "arxiv_filter",
     "clean_work_dir",
     "control",
     "create_null_callbacks",
     "create_print_callbacks",
     "deep_research",
+    "get_aas_keywords",
     "get_api_keys_from_env",
+    "get_keywords",
+    "get_keywords_from_aaai",
+    "get_keywords_from_string",
     "get_model_config",
     "get_workflow",
+    "human_in_the_loop",
+    "idea_generation",
+    "idea_to_execution",
     "list_workflows",
     "load_context",
     "load_plan",
+    "make_rag_agents",
     "merge_callbacks",
     "one_shot",
     "planning_and_control",
     "planning_and_control_context_carryover",
+    "preprocess_task",
+    "print_cmbagent_logo",
+    "process_folder",
+    "process_single_pdf",
     "resume",
+    "summarize_document",
+    "summarize_documents",
     "work_dir_default",
 ]
 

@@ -109,12 +109,22 @@ class Listener:
         config = {k: data.get(k) for k in ("work_dir", "workflow_id", "workflow_name", "phases", "run_id")}
         self._callbacks.invoke_workflow_start(self._task, config)
 
+    def _on_run_resumed(self, data: dict[str, Any]) -> None:
+        self._task = data["task"]
+        self._callbacks.invoke_progress("Resumed", data)
+
+    def _on_phase_restored(self, data: dict[str, Any]) -> None:
+        self._callbacks.invoke_progress(f"Taken up: {data['display_name']}", data)
+
+    def _on_effect_repeated(self, data: dict[str, Any]) -> None:
+        self._callbacks.invoke_progress(f"Again, for it was cut short: {data['effect']}", data)
+
     def _on_run_finished(self, data: dict[str, Any]) -> None:
         self._leave_step()
         status = data["status"]
         if status == "completed":
             self._callbacks.invoke_workflow_complete(self._final_context(), data["seconds"])
-        elif status in ("failed", "cancelled"):
+        elif status in ("failed", "cancelled", "interrupted"):
             error = data.get("error") or f"Workflow {status}"
             self._callbacks.invoke_workflow_failed(error, self._failed_step or data.get("step") or None)
         else:

@@ -30,17 +30,21 @@ TEXT_CHARACTERS = 400
 ROWS = 100
 """The rows of a table that are shown."""
 
+# Jupyter aligns the cells of tables to the right, with selectors that weigh more than ours.
 _STYLE = """<style>
 .cmbagent{color:inherit;line-height:1.45;margin:.3em 0}
 .cmbagent .head{font-weight:600;font-size:1.05em}
 .cmbagent .faint{opacity:.8;margin:.15em 0}
 .cmbagent .words{white-space:pre-wrap;overflow-wrap:anywhere;margin:.3em 0}
 .cmbagent .unbroken{white-space:nowrap}
+.cmbagent .told{font-family:monospace;font-size:.9em}
 .cmbagent summary{cursor:pointer}
 .cmbagent details>div{margin:.2em 0 .2em 1em}
 .cmbagent table{border-collapse:collapse;color:inherit;margin:.2em 0}
-.cmbagent th,.cmbagent td{text-align:left;vertical-align:top;padding:.15em .6em;max-width:44em;
- border-bottom:1px solid rgba(128,128,128,.45);background:none;white-space:pre-wrap}
+.cmbagent th,.cmbagent td{text-align:left!important;vertical-align:top!important;padding:.15em .6em;
+ max-width:44em!important;border-bottom:1px solid rgba(128,128,128,.45);background:none;
+ white-space:pre-wrap!important;overflow-wrap:anywhere}
+.cmbagent th{white-space:nowrap!important}
 .cmbagent .row{display:flex;flex-wrap:wrap;align-items:center;gap:.4em;margin:.4em 0}
 .cmbagent .box{border:1px solid rgba(128,128,128,.45);border-radius:.4em;padding:.25em .7em;
  background:rgba(128,128,128,.14);text-align:center}
@@ -73,8 +77,11 @@ def block(title: str, *parts: str) -> str:
 
 
 def whole(*parts: str) -> str:
-    """Make one display of parts (HTML), with the styles they need."""
-    return f'{_STYLE}<div class="cmbagent">{"".join(parts)}</div>'
+    """Make one display of parts (HTML), with the styles they need.
+
+    Pages that set mathematics leave it alone: the text between two prices is no formula.
+    """
+    return f'{_STYLE}<div class="cmbagent mathjax_ignore tex2jax_ignore">{"".join(parts)}</div>'
 
 
 def line(*parts: str) -> str:
@@ -87,6 +94,11 @@ def paragraph(value: Any, limit: int = 2_000) -> str:
     return f'<div class="words">{text(value, limit)}</div>' if value else ""
 
 
+def told(value: Any, limit: int = 2_000) -> str:
+    """What an agent or a script has put out, with its layout; nothing for none."""
+    return f'<div class="words told">{text(value, limit)}</div>' if value else ""
+
+
 def unbroken(value: Any) -> str:
     """A text that stays in one line."""
     return f'<span class="unbroken">{text(value)}</span>'
@@ -94,7 +106,7 @@ def unbroken(value: Any) -> str:
 
 def status(word: str) -> str:
     """A status as a coloured word."""
-    return f'<b style="color:{_colour(word)}">{text(word.replace("_", " "))}</b>'
+    return f'<b class="unbroken" style="color:{_colour(word)}">{text(word.replace("_", " "))}</b>'
 
 
 def bar(fraction: float, word: str) -> str:
@@ -112,10 +124,16 @@ def details(title: str, content: str, *, opened: bool = False) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are HTML already, under a header of text; nothing for no rows."""
+    """A table of cells that are HTML already, under a header of text; nothing for no rows.
+
+    Columns without any content are left out.
+    """
     every = list(rows)
     if not every:
         return ""
+    columns = [n for n in range(len(header)) if any(row[n] for row in every)]
+    header = [header[n] for n in columns]
+    every = [[row[n] for n in columns] for row in every]
     head = "".join(f"<th>{text(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{each}</td>" for each in row) + "</tr>" for row in every[:ROWS])
     more = line(f"{len(every) - ROWS} more") if len(every) > ROWS else ""

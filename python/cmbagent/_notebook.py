@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cmbagent import _html
-from cmbagent.display import Display, seconds_text
+from cmbagent.display import EFFECTS, Display, seconds_text
 
 logger = logging.getLogger("cmbagent.run")
 
@@ -151,6 +151,17 @@ class Progress:
     def _on_run_started(self, data: dict[str, Any]) -> None:
         self._name = str(data.get("workflow_name") or data.get("workflow_id") or "Run")
         self._phases = list(data.get("phases") or [])
+
+    def _on_run_resumed(self, data: dict[str, Any]) -> None:
+        self._on_run_started(data)
+        self._doing = "taking up what is finished"
+
+    def _on_phase_restored(self, data: dict[str, Any]) -> None:
+        self._phase = str(data.get("display_name") or data.get("phase") or "")
+        self._index, self._step, self._steps = (data.get("phase_index") or 0) + 1, 0, 0
+
+    def _on_effect_repeated(self, data: dict[str, Any]) -> None:
+        self._doing = "again: " + EFFECTS.get(str(data.get("effect")), "what was cut short")
 
     def _on_run_finished(self, data: dict[str, Any]) -> None:
         self._status = str(data.get("status") or "")

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmbagent import _html
+from cmbagent.approvals import words
 from cmbagent.display import seconds_text
 
 if TYPE_CHECKING:
-    from cmbagent.phases.base import PhaseResult
+    from cmbagent.approvals.request import ApprovalRequest
+    from cmbagent.phases.base import PhaseContext, PhaseResult
     from cmbagent.phases.context import WorkflowContext
     from cmbagent.workflows.composer import WorkflowDefinition
 
@@ -56,8 +58,11 @@ def result_html(result: PhaseResult) -> str:
     output = result.output_data if isinstance(result.output_data, Mapping) else {}
     shared = output.get("shared")
     shared = shared if isinstance(shared, Mapping) else {}
-    plan = shared.get("plan_steps") or output.get("final_plan")
     steps = output.get("step_results")
+    plan = _plan_in(shared.get("plan_steps"), output.get("final_plan"))
+    if plan is None and isinstance(steps, list):
+        # The plan that was carried out is an earlier phase's.
+        plan = _given_plan(result.context)
     timing = result.timing if isinstance(result.timing, Mapping) else {}
     count = len(result.chat_history or [])
     root = result.context.work_dir
@@ -72,6 +77,47 @@ def result_html(result: PhaseResult) -> str:
         _html.details("Plan and steps", _plan_html(plan, steps, output.get("step_summaries")), opened=True),
         _html.details("Costs", _costs_html({"": output})),
         _files_html(output.get("output_files"), root),
+    )
+
+
+def _given_plan(context: PhaseContext) -> Any:
+    given = context.input_data if isinstance(context.input_data, Mapping) else {}
+    shared = context.shared_state if isinstance(context.shared_state, Mapping) else {}
+    return _plan_in(given.get("final_plan"), shared.get("plan_steps"))
+
+
+def _plan_in(*places: Any) -> Any:
+    # A user's values may be arrays, which are neither true nor false.
+    return next((each for each in places if isinstance(each, list | str) and each), None)
+
+
+def outcome_html(result: Mapping[str, Any]) -> str:
+    """What a function that runs a workflow has made: status, plan, steps, costs, files."""
+    ended = result.get("final_context")
+    ended = ended if isinstance(ended, Mapping) else {}
+    # The interactive functions give the whole context of the workflow.
+    found = {**ended, **result}
+    status, messages, root = _word(result.get("status")), result.get("chat_history"), found.get("work_dir")
+    count = len(messages) if isinstance(messages, list) else 0
+    timings = found.get("phase_timings")
+    metadata = ended.get("metadata")
+    return _html.block(
+        f"Result of {found.get('workflow_id') or 'a run'}",
+        _html.line(
+            _html.status(status) if status else "",
+            _seconds(timings.get("total") if isinstance(timings, Mapping) else None),
+            f"{count} message{'' if count == 1 else 's'}" if count else "",
+        ),
+        _html.paragraph(result.get("error")),
+        _html.details(
+            "Plan and steps",
+            _plan_html(found.get("plan"), found.get("step_results"), found.get("step_summaries")),
+            opened=True,
+        ),
+        _html.details("Costs", _costs_html(metadata if isinstance(metadata, Mapping) else {"": found})),
+        _files_html(found.get("output_files"), str(root)),
+        _html.line(_html.text(f"Work directory: {root}")) if root else "",
+        _html.line(_html.text(f"Items: {', '.join(map(str, result))}")),
     )
 
 
@@ -101,6 +147,22 @@ def context_html(context: WorkflowContext) -> str:
         _html.details("Times", _html.table(("phase", "time"), rows)),
         _files_html(context.output_files, context.work_dir),
         _html.line(_html.text(f"Work directory: {context.work_dir}")),
+    )
+
+
+def request_html(request: ApprovalRequest) -> str:
+    """A question to a human: what to decide upon, what was spent, what counts as an answer."""
+    titles = [each.get("title", each) if isinstance(each, Mapping) else each for each in words.ideas(request)]
+    summary = request.context_snapshot.get("summary")
+    return _html.block(
+        f"Question: {request.checkpoint_type.replace('_', ' ')}",
+        _html.line(_html.text(request.step_id), _html.text(f"id {request.id}")),
+        _html.paragraph(words.message(request)),
+        _html.details("Plan", _plan_html(request.plan, None, None), opened=True),
+        _html.table(("", "idea"), [(str(n), _html.text(each)) for n, each in enumerate(titles, 1)]),
+        _html.details("Summary", _html.told(summary)),
+        _html.paragraph("\n".join(words.money(request))),
+        _html.paragraph(f"Answers: {', '.join(request.options)}"),
     )
 
 
@@ -146,11 +208,11 @@ def _plan_html(plan: Any, results: Any, summaries: Any) -> str:
         rows.append(
             (
                 str(number),
-                _html.text(step.get("sub_task_agent") or result.get("agent")),
+                _html.unbroken(step.get("sub_task_agent") or result.get("agent")),
                 f"{_html.text(step.get('sub_task') or result.get('sub_task'))}{listed}",
                 _html.status(_step_status(result)) if result else "",
                 _seconds(result.get("execution_time")),
-                _html.details("read", _html.paragraph(summary)),
+                _html.details("read", _html.told(summary)),
             )
         )
     return _html.table(("", "agent", "task", "status", "time", "summary"), rows)

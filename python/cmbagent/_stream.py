@@ -40,6 +40,9 @@ class EventLog:
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
         self._closed = False
         self._status: str | None = None
+        self._finished = False
+        # Questions that humans are asked now.
+        self._asked = 0
 
     @property
     def closed(self) -> bool:
@@ -48,7 +51,13 @@ class EventLog:
 
     @property
     def status(self) -> str | None:
-        """Where the run stands by its events: `running`, `paused`, or how it ended; `None` before it."""
+        """Where the run stands by its events.
+
+        Returns:
+            `running`, `waiting_approval` while a human is asked, `paused`, or how it ended; `None` before it.
+        """
+        if self._status == "running" and self._asked:
+            return "waiting_approval"
         return self._status
 
     def record(self, kind: str, data: dict[str, Any]) -> None:
@@ -56,7 +65,7 @@ class EventLog:
         # Callbacks get the dict itself and may change it.
         event = Event(kind, dict(data))
         with self._lock:
-            self._status = _status_after(event, self._status)
+            self._take(event)
             if event.seq is not None:
                 self._kept.append(event)
             for stream in self._streams:
@@ -64,10 +73,27 @@ class EventLog:
         if kind == "run_finished":
             self.close()
 
+    def _take(self, event: Event) -> None:
+        kind = event.kind
+        if kind == "run_finished":
+            self._status, self._finished = str(event.data["status"]), True
+        elif kind in _STATUS_AFTER:
+            self._status = _STATUS_AFTER[kind]
+        elif kind == "approval_requested" or (
+            # A life before this one told of the question; it is asked again.
+            kind == "effect_repeated" and event.data.get("effect") == "ask"
+        ):
+            self._asked += 1
+        elif kind == "approval_received":
+            self._asked = max(0, self._asked - 1)
+        elif kind in ("phase_started", "phase_finished"):
+            # Questions that ended without an answer ended with their phase.
+            self._asked = 0
+
     def close(self) -> None:
         """End the streams once they have been read to the end."""
         with self._lock:
-            if self._status in _UNENDED:
+            if not self._finished:
                 self._status = "failed"
             self._closed = True
             for stream in self._streams:
@@ -140,15 +166,12 @@ class EventStream(AsyncIterator[Event]):
                 waiter.get_loop().call_soon_threadsafe(_resolve, waiter)
 
 
-_UNENDED = (None, "running", "paused")
-
-
-def _status_after(event: Event, before: str | None) -> str | None:
-    if event.kind == "run_finished":
-        return str(event.data["status"])
-    return {"run_started": "running", "run_paused": "paused", "run_continued": "running"}.get(
-        event.kind, before
-    )
+_STATUS_AFTER = {
+    "run_started": "running",
+    "run_resumed": "running",
+    "run_paused": "paused",
+    "run_continued": "running",
+}
 
 
 def _resolve(waiter: asyncio.Future[None]) -> None:

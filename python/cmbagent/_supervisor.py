@@ -81,6 +81,29 @@ def facts() -> str:
     )
 
 
+def raise_loopback() -> str:
+    """Let the processes of a network without a way out reach each other at 127.0.0.1.
+
+    Returns:
+        Nothing worth reading.
+
+    Raises:
+        OSError: the interface cannot be switched on.
+
+    """
+    import fcntl
+    import socket
+    import struct
+
+    get_flags, set_flags, up = 0x8913, 0x8914, 1
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+        name = b"lo".ljust(16, b"\0")
+        answer = fcntl.ioctl(handle, get_flags, name + bytes(24))
+        (flags,) = struct.unpack_from("h", answer, 16)
+        fcntl.ioctl(handle, set_flags, name + struct.pack("h", flags | up) + bytes(22))
+    return ""
+
+
 def _dump(value: object) -> str:
     # Lone surrogates are fine for Python but no text for the reader on the other side.
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode()

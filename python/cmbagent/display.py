@@ -27,6 +27,9 @@ OUTPUT_LINES = 400
 TAIL_LINES = 20
 """Lines from the end of an output that was too long to be shown: that is where results and errors stand."""
 
+EFFECTS = {"call": "a model call", "execute": "a script", "ask": "a question", "observe": "a look around"}
+"""What is done again in a resumed run, in words."""
+
 # Directories of scripts and of what is kept about them; scripts were named when they started.
 _BESIDE = ("codebase", "attempts", "logs")
 _STATUS_SECONDS = 0.1
@@ -246,6 +249,22 @@ class Display:
         results = f"\nResults: {self._root}" if status == "completed" or Path(self._root).is_dir() else ""
         return f"{head}\n\n{line}{results}" if head else f"\n{line}{results}"
 
+    def _on_run_resumed(self, data: dict[str, Any]) -> str:
+        words = self._style("Resumed: what is finished is not repeated", "dim")
+        return f"{self._on_run_started(data)}\n{words}"
+
+    def _on_phase_restored(self, data: dict[str, Any]) -> str:
+        text = self._style(f"\n{data.get('display_name') or data.get('phase')}: taken up as it was", "dim")
+        lost = ", ".join(_clean(str(path)) for path in data.get("lost") or [])
+        if lost:
+            text += "\n" + self._style(f"  without what could not be kept: {lost}", "yellow")
+        return text
+
+    def _on_effect_repeated(self, data: dict[str, Any]) -> str:
+        what = EFFECTS.get(str(data.get("effect")), str(data.get("effect")))
+        text = f"  cut short before, now again: {what}"
+        return self._style(text + (" (it has changed since)" if data.get("changed") else ""), "yellow")
+
     def _on_run_paused(self, data: dict[str, Any]) -> str:
         self._end()
         return self._style("  paused", "yellow")
@@ -391,6 +410,14 @@ class Display:
         self._files_shown.add(path)
         return f"  → {self._path(path)}"
 
+    def _on_plots_judged(self, data: dict[str, Any]) -> str:
+        lines = [f"  plots: {data['verdict']}" + (f", {data['reason']}" if data.get("reason") else "")]
+        lines += [f"    {problem}" for problem in data.get("problems") or []]
+        return "\n".join(map(_clean, lines))
+
+    def _on_documentation_read(self, data: dict[str, Any]) -> str:
+        return f"  documentation of {data['library']}: {data['source']}"
+
     def _on_approval_requested(self, data: dict[str, Any]) -> str:
         self._end()
         # The question itself is shown by the approval manager, to whoever is to answer it.
@@ -404,12 +431,28 @@ class Display:
         what = "1 file" if data["files"] == 1 else f"{data['files']} files"
         return f"  {what} of the earlier run in this directory: set aside in {self._path(data['path'])}"
 
+    def _on_sandbox(self, data: dict[str, Any]) -> str | None:
+        # What else is not enforced stands in the event and in the report beside the scripts' logs.
+        if any(what.startswith("writes outside") for what in data["enforced"]):
+            return None
+        return self._style("  scripts are not confined: docs/sandbox.md says what that means", "yellow")
+
+    def _on_install_started(self, data: dict[str, Any]) -> str:
+        return f"  installing {_clean(str(data['package']))} for this run"
+
+    def _on_install_finished(self, data: dict[str, Any]) -> str | None:
+        if data["success"]:
+            return None
+        return self._style(f"  {_clean(str(data['package']))} could not be installed", "yellow")
+
     def _on_templates_replaced(self, data: dict[str, Any]) -> str:
         replaced = (f"{agent} ({entry['path']})" for agent, entry in data["templates"].items())
         return f"  own prompt templates: {', '.join(replaced)}"
 
     def _on_warning(self, data: dict[str, Any]) -> str:
-        return self._style(f"  warning: {_clean(str(data.get('message', '')))}", "yellow")
+        told = self._style(f"  warning: {_clean(str(data.get('message', '')))}", "yellow")
+        diff = _clean(str(data.get("diff") or ""))
+        return "\n".join([told, *(self._style(f"    {line}", "dim") for line in diff.splitlines())])
 
 
 def _clean(text: str) -> str:

@@ -52,6 +52,10 @@ class RunStoppedError(CmbagentError, RuntimeError):
     """The run was cancelled: by a callback's `should_continue`, or by whoever controls it."""
 
 
+class DownloadError(CmbagentError, ConnectionError):
+    """A document could not be downloaded."""
+
+
 class LimitError(CmbagentError, RuntimeError):
     """A limit of the caller's was reached, such as `max_rounds`; the text names the setting."""
 
@@ -127,3 +131,7 @@ class RefusalError(ModelError):
 
 class IncompleteAnswerError(ModelError):
     """The answer was cut off at the model's output limit."""
+
+
+class TapeError(ModelError):
+    """The tape lacks a call, has another one there and `strict` was asked for, or could not be written."""

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
 
 from cmbagent import _core
-from cmbagent.errors import ConfigurationError
+from cmbagent.errors import ConfigurationError, JournalError
 
 MEMORY = ":memory:"
 """In place of a store: runs are not kept."""
 
 StoreLike = Union[str, "os.PathLike[str]", "Store", None]
-
-UNFINISHED = ("pending", "running", "waiting_approval", "paused", "stopping")
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,15 @@ class RunInfo:
     about: dict[str, Any]
 
     @property
+    def helper(self) -> bool:
+        """Whether it is the run of a function such as `get_keywords`, which is called again, not resumed."""
+        return (self.about.get("workflow") or {}).get("phases") == []
+
+    @property
     def resumable(self) -> bool:
         """Whether `resume` has something to do: it is not completed, and no process runs it."""
-        return self.owner is None and self.status != "completed" and not self.about.get("imported")
+        kept = self.about.get("imported") or self.helper
+        return self.owner is None and self.status != "completed" and not kept
 
 
 def _info(row: dict[str, Any]) -> RunInfo:
@@ -136,10 +141,11 @@ class Store:
             ConfigurationError: there is none.
         """
         if Path(target).expanduser().is_dir():
-            runs = [info for info in self.runs(target) if info.parent is None]
+            runs = [info for info in self.runs(target) if info.parent is None and not info.helper]
             if not runs:
                 raise ConfigurationError(
-                    f"the store {self.path} knows of no run in {real(target)}; `cmbagent runs` lists those it has"
+                    f"the store {self.path} knows of no run in {real(target)}; "
+                    "`cmbagent runs` lists those it has"
                 )
             return runs[0]
         return self.run(os.fspath(target))
@@ -149,19 +155,36 @@ class Store:
         records: list[dict[str, Any]] = self._core.records(run_id, start)
         return records
 
-    def events(self, run_id: str, start: int = 1) -> list[tuple[str, dict[str, Any]]]:
+    def events(
+        self, run_id: str, start: int = 1, limit: int | None = None
+    ) -> list[tuple[str, dict[str, Any]]]:
         """Return a run's events from number `start` on, as `docs/events.md` lists them.
 
+        Args:
+            run_id: the run.
+            start: the first number.
+            limit: how many at most; `None` means all.
+
         Returns:
-            Pairs of kind and fields; the fields include `seq` and `at`, `phase_index` and `step`.
+            Pairs of kind and fields.
         """
+        records = self._core.events(run_id, start, limit)
+        about = (self._core.run(run_id) or {}).get("about") or {} if records else {}
+        phases = [phase["type"] for phase in about.get("workflow", {}).get("phases", [])]
         events = []
-        for record in self.records(run_id, start):
+        for record in records:
             entry, position = record["entry"], record["position"]
-            if entry["entry"] == "event":
-                place = {"phase_index": position["phase"], "step": position["step"]}
-                about = {"run_id": run_id, "seq": record["seq"], "at": record["at"], **place}
-                events.append((entry["kind"], {**about, **entry["data"]}))
+            index, within = position["phase"], position["phase"] < len(phases)
+            common = {
+                "run_id": run_id,
+                "seq": record["seq"],
+                "at": record["at"],
+                "phase": phases[index] if within else "",
+                "phase_index": index if within else 0,
+                "step": position["step"],
+                "agent": "",
+            }
+            events.append((entry["kind"], {**common, **entry["data"]}))
         return events
 
     def questions(self, run_id: str) -> list[dict[str, Any]]:
@@ -182,19 +205,26 @@ class Store:
         Args:
             run_id: the run.
             question: the question's id.
-            resolution: one of the question's options.
+            resolution: one of the question's options, or its past form (`approved`).
             user_feedback: free text.
             modifications: changes, such as `{"plan": […]}`.
 
         Raises:
-            ConfigurationError: the resolution is none of the options.
+            ConfigurationError: the resolution is none of the options, or the changed plan cannot be
+                carried out.
             JournalError: there is no such open question.
         """
-        known = [entry for entry in self.questions(run_id) if entry["id"] == question]
-        options = known[0]["question"]["options"] if known else [resolution]
-        if resolution not in options:
-            raise ConfigurationError(f"{resolution!r} is no answer to that question; it takes: {', '.join(options)}")
-        self._core.answer(run_id, question, resolution, user_feedback, modifications)
+        from cmbagent.approvals import ApprovalRequest
+
+        asked = next((each["question"] for each in self.questions(run_id) if each["id"] == question), None)
+        if asked is None:
+            raise JournalError(
+                f"run {run_id} has no question {question!r}; `cmbagent show {run_id}` lists those it has"
+            )
+        names = ("step_id", "checkpoint_type", "context_snapshot", "message", "options")
+        request = ApprovalRequest(run_id, **{name: asked[name] for name in names})
+        result = request.accept(resolution, user_feedback, modifications)
+        self._core.answer(run_id, question, result.resolution, result.user_feedback, result.modifications)
 
     def demand(self, run_id: str, what: str) -> None:
         """Demand something of a run that some process runs, on this host or elsewhere.
@@ -216,19 +246,41 @@ class Store:
         """
         self._core.delete(run_id)
 
+    def with_children(self, runs: Iterable[RunInfo]) -> list[RunInfo]:
+        """Return these runs, each once, and those that their phases made, the newest first."""
+        found = {info.id for info in runs}
+        known = self.runs()
+        size = -1
+        while size != len(found):
+            size = len(found)
+            found |= {info.id for info in known if info.parent in found}
+        return [info for info in known if info.id in found]
+
+    def delete_all(self, runs: Iterable[RunInfo]) -> None:
+        """Delete the records of several runs, and give the disk back what they took.
+
+        Raises:
+            JournalError: a process runs one of them; those before it are deleted.
+        """
+        for info in runs:
+            self.delete(info.id)
+        self._core.shrink()
+
     def prune(self, days: float) -> list[RunInfo]:
         """Delete the records of runs that ended, or were left, more than `days` days ago.
 
         Returns:
-            The runs that were deleted.
+            The runs that were deleted, those that their phases made included.
         """
-        limit = time.time() - days * 86400
-        old = [info for info in self.runs() if info.owner is None and info.updated < limit]
-        for info in old:
-            self.delete(info.id)
-        if old:
-            self._core.shrink()
+        old = self.older_than(days)
+        self.delete_all(old)
         return old
+
+    def older_than(self, days: float) -> list[RunInfo]:
+        """List the runs that ended, or were left, more than `days` days ago, and those that they made."""
+        limit = time.time() - days * 86400
+        old = (info for info in self.runs() if info.owner is None and info.updated < limit)
+        return self.with_children(old)
 
 
 def open_store(store: StoreLike) -> Store | None:
@@ -247,4 +299,4 @@ def open_store(store: StoreLike) -> Store | None:
 
 def real(path: str | os.PathLike[str]) -> str:
     """Return a directory's one absolute path, symbolic links resolved."""
-    return os.path.realpath(os.path.expanduser(path))
+    return os.path.realpath(Path(path).expanduser())

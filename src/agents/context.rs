@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{PlanStep, StepRecord, formats, summary};
+use super::judgement::Judgement;
+use super::{PlanStep, StepRecord, formats, roster, summary};
 
 /// What `researcher_filename` says when the name is free.
 pub const FREE_FILENAME: &str = "Choose a suitable file name for the notes";
@@ -167,6 +168,10 @@ pub struct StepEnd {
     pub images: Vec<String>,
     /// The listing of all modules.
     pub codebase: String,
+    /// How many scripts' plots were judged.
+    pub plot_rounds: usize,
+    /// What the plot judge said last.
+    pub judgement: Option<Judgement>,
 }
 
 /// Enters the end of a step; `records` are those of all finished steps, oldest first.
@@ -182,6 +187,20 @@ pub fn step_ends(map: &mut Map<String, Value>, records: &[StepRecord], end: &Ste
     }
     if let Some(image) = end.images.last() {
         set(map, "latest_plot_path", json!(image));
+    }
+    // A step that a restart restored from its summary has no notes: what the context holds of it stays.
+    let read = records.iter().filter(|record| roster::library(&record.agent).is_some());
+    for (record, notes) in read.filter_map(|record| record.notes.as_ref().map(|notes| (record, notes))) {
+        set(map, &record.agent, json!(notes));
+    }
+    set(map, "n_plot_evals", json!(end.plot_rounds));
+    if let Some(judgement) = &end.judgement {
+        set(map, "vlm_plot_analysis", json!(judgement.text()));
+        set(map, "vlm_verdict", json!(judgement.verdict()));
+        set(map, "plot_problems", json!(judgement.problems()));
+        set(map, "plot_fixes", json!(judgement.fixes()));
+        let feedback = judgement.retry().then(|| judgement.feedback());
+        set(map, "vlm_plot_structured_feedback", json!(feedback));
     }
 }
 
@@ -231,6 +250,17 @@ mod tests {
         assert_eq!(map["current_status"], "completed");
         assert_eq!(map["previous_steps_execution_summary"], "### Step 1\ns");
         assert_eq!(map["displayed_images"], json!(["/w/data/a.png"]));
+    }
+
+    #[test]
+    fn what_was_read_stays_when_a_restart_knows_only_its_summary() {
+        let mut map = initial(&Seed::default());
+        let read = StepRecord { agent: "camb_context".into(), ..StepRecord::default() };
+        let with_notes = StepRecord { notes: Some("get_results".into()), ..read.clone() };
+        for record in [with_notes, read] {
+            step_ends(&mut map, &[record], &StepEnd::default());
+            assert_eq!(map["camb_context"], "get_results");
+        }
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub enum Kind {
     MissingFile,
     /// The script does not compile.
     Syntax,
+    /// It was ended for what it took of the machine.
+    Limit,
     /// The run was stopped.
     Cancelled,
     /// Anything else.
@@ -134,6 +136,13 @@ pub fn diagnose(exit: &Exit, output: &str, limits: &Limits) -> Diagnosis {
                 "Do less: vectorise, fewer samples or a coarser grid, or split the work and say what remains.",
             );
         }
+        Exit::Limit(what) => {
+            return made(
+                Kind::Limit,
+                format!("The script was ended because {what}."),
+                "Take less of the machine at once: chunks, smaller arrays and files, fewer processes.",
+            );
+        }
         Exit::Signal(9) => return made(Kind::Memory, killed(limits), MEMORY_ADVICE),
         Exit::Signal(number) if error.is_none() => {
             return made(
@@ -224,6 +233,7 @@ pub fn ended(exit: &Exit) -> String {
         Exit::Code(code) => format!("exit status {code}"),
         Exit::Signal(number) => format!("killed by signal {number}{}", signal_name(*number)),
         Exit::Timeout(seconds) => format!("stopped after {seconds} s"),
+        Exit::Limit(what) => format!("ended because {what}"),
         Exit::Cancelled => "stopped with the run".to_owned(),
     }
 }

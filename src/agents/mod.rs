@@ -6,9 +6,11 @@
 pub mod carry;
 pub mod context;
 pub mod diagnosis;
+pub mod documents;
 pub mod excerpt;
 pub mod formats;
 pub mod ideas;
+pub mod judgement;
 pub mod notes;
 pub mod numbers;
 pub mod parse;
@@ -55,6 +57,8 @@ pub struct StepRecord {
     /// The content of the step's block in `previous_steps_execution_summary`, when it came from a
     /// file of an earlier run and nothing finer is known.
     pub summary: Option<String>,
+    /// Plots that the plot judge found fault with and that were made anew, relative to the phase's directory.
+    pub rejected: Vec<String>,
 }
 
 /// A script that ran with success.
@@ -117,6 +121,8 @@ pub struct Product {
 pub struct Briefing {
     /// The user's task, verbatim.
     pub task: String,
+    /// The research idea to carry out, as bullets; blank when none was selected.
+    pub idea: String,
     /// The agent's own `*_instructions`, verbatim; blank drops the section.
     pub instructions: String,
     /// `hardware_constraints`, verbatim; blank means the facts are told instead.
@@ -201,6 +207,36 @@ pub struct StepCase {
     pub documents: Vec<String>,
     /// Whether scripts reach the network, where known.
     pub network: Option<bool>,
+    /// What a library's documentation says on this step, where an agent read it for the engineer.
+    pub guidance: Option<String>,
+    /// What the plot judge wants mended.
+    pub plots: Option<judgement::Judgement>,
+}
+
+/// What the plot judge is told; the pictures come beside it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JudgeCase {
+    /// What the engineer was told.
+    pub step: StepCase,
+    /// The script that made the plots.
+    pub script: ScriptRecord,
+}
+
+/// What an agent that reads a library's documentation is told.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConsultCase {
+    /// What every agent in charge of a step is told.
+    pub step: StepCase,
+    /// The library, as it is imported.
+    pub library: String,
+    /// The version installed here, if it is.
+    pub installed: Option<String>,
+    /// Where the text is from, in words.
+    pub source: String,
+    /// The documentation, whole; blank when none could be had.
+    pub text: String,
 }
 
 /// What an idea agent is told: a step of a plan, or a round of the idea phase (then `step.plan` is empty).

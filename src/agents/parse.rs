@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::PlanStep;
 use super::ideas::{Critique, Idea};
+use super::judgement::Verdict;
 use crate::llm::think;
 use crate::pattern::pattern;
 
@@ -18,6 +19,7 @@ static FIELD: LazyLock<Regex> = LazyLock::new(|| {
         r"(?i)^(\s*)(?:[-*+]\s+)?\**(sub[-_ ]?task[-_ ]agent|sub[-_ ]?task|agent(?:[ _]in[ _]charge)?|bullet[-_ ]?points?|instructions?)\**\s*:\s*\**\s*(.*)$",
     )
 });
+static VERDICT: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?im)^\W*verdict\W*\s*(continue|retry)\b"));
 static BULLET: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(\s*)(?:[-*+•]|\d+[.)])\s+(.*)$"));
 
 /// The first JSON object in an answer.
@@ -81,11 +83,11 @@ pub fn review(text: &str) -> Result<Vec<String>, String> {
 /// An idea_maker's answer as ideas.
 pub fn ideas(text: &str) -> Result<Vec<Idea>, String> {
     let text = think::strip(text);
-    let shape = |v: &Value| items_of::<Idea>(v, "ideas", |i| &i.title);
+    let shape = |v: &Value| items_of::<Idea>(v, "ideas", "title", |i| &i.title);
     json(&text, &shape).or_else(|complaint| {
         let found = markdown_titles(&text);
         if found.is_empty() {
-            return Err(complaint.unwrap_or_else(|| missing("ideas")));
+            return Err(complaint.unwrap_or_else(|| missing("ideas", "title")));
         }
         let idea = |(title, bullets): (String, Vec<String>)| Idea {
             title,
@@ -99,11 +101,11 @@ pub fn ideas(text: &str) -> Result<Vec<Idea>, String> {
 /// An idea_hater's answer as critiques.
 pub fn critique(text: &str) -> Result<Vec<Critique>, String> {
     let text = think::strip(text);
-    let shape = |v: &Value| items_of::<Critique>(v, "critiques", |c| &c.title);
+    let shape = |v: &Value| items_of::<Critique>(v, "critiques", "title", |c| &c.title);
     json(&text, &shape).or_else(|complaint| {
         let found = markdown_titles(&text);
         if found.is_empty() {
-            return Err(complaint.unwrap_or_else(|| missing("critiques")));
+            return Err(complaint.unwrap_or_else(|| missing("critiques", "title")));
         }
         let critique = |(title, bullets): (String, Vec<String>)| Critique {
             title,
@@ -114,10 +116,53 @@ pub fn critique(text: &str) -> Result<Vec<Critique>, String> {
     })
 }
 
+/// A plot judge's answer, plot by plot.
+///
+/// Accepts an object with the list `plots`, else prose with a line `Verdict: continue` or `retry`, whose bullets
+/// then are the problems.
+pub fn judgement(text: &str) -> Result<Vec<Verdict>, String> {
+    let text = think::strip(text);
+    let shape = |v: &Value| items_of::<Verdict>(v, "plots", "plot", |p| &p.plot);
+    let mut verdicts = json(&text, &shape).or_else(|complaint| {
+        let said = VERDICT.captures(&text).filter(|_| complaint.is_none());
+        let Some(said) = said else {
+            let expected =
+                r#"Expected JSON {"plots": [{"plot", "criteria", "problems", "fixes", "verdict"}]}"#;
+            return Err(complaint.unwrap_or_else(|| format!("{expected}; the answer has none.")));
+        };
+        let bullets =
+            text.lines().filter_map(|line| BULLET.captures(line).map(|c| c[2].trim_end().to_owned()));
+        let plot = "the plots".to_owned();
+        Ok(vec![Verdict {
+            plot,
+            problems: bullets.collect(),
+            verdict: said[1].to_owned(),
+            ..Verdict::default()
+        }])
+    })?;
+    for verdict in &mut verdicts {
+        verdict.verdict = verdict.verdict.trim().to_lowercase();
+        match verdict.verdict.as_str() {
+            "continue" => {}
+            "retry" if !verdict.problems.is_empty() => {}
+            "retry" => return Err(format!("{}: `retry` needs at least one problem.", verdict.plot)),
+            other => {
+                return Err(format!(
+                    "{}: the verdict is `continue` or `retry`, not {other:?}.",
+                    verdict.plot
+                ));
+            }
+        }
+    }
+    Ok(verdicts)
+}
+
 /// The first JSON value in `text` that `shape` accepts; else the complaint about the first that had a
 /// brace or bracket of its own, if any.
 fn json<T>(text: &str, shape: &dyn Fn(&Value) -> Result<T, String>) -> Result<T, Option<String>> {
     let mut complaint = None;
+    // Asked once: many lone braces would have the rest of the text searched for each of them.
+    let last_key = text.rfind("\":");
     let mut at = 0;
     while let Some(offset) = text[at..].find(['{', '[']) {
         at += offset;
@@ -133,7 +178,8 @@ fn json<T>(text: &str, shape: &dyn Fn(&Value) -> Result<T, String>) -> Result<T,
                 at += values.byte_offset();
             }
             Some(Err(error)) => {
-                if complaint.is_none() && text[at..].starts_with('{') && text[at..].contains("\":") {
+                if complaint.is_none() && text[at..].starts_with('{') && last_key.is_some_and(|key| key > at)
+                {
                     complaint = Some(format!("The JSON cannot be read: {error}."));
                 }
                 at += 1;
@@ -201,23 +247,24 @@ fn review_of(value: &Value) -> Result<Vec<String>, String> {
 fn items_of<T: serde::de::DeserializeOwned>(
     value: &Value,
     key: &str,
+    name: &str,
     title: fn(&T) -> &String,
 ) -> Result<Vec<T>, String> {
     let list = value.get(key).unwrap_or(value);
     if !list.is_array() {
-        return Err(missing(key));
+        return Err(missing(key, name));
     }
     let items: Vec<T> =
         serde_json::from_value(list.clone()).map_err(|e| format!("`{key}` cannot be read: {e}."))?;
     match items.iter().position(|i| title(i).trim().is_empty()) {
-        Some(i) => Err(format!("Item {} of `{key}` has no `title`.", i + 1)),
-        None if items.is_empty() => Err(missing(key)),
+        Some(i) => Err(format!("Item {} of `{key}` has no `{name}`.", i + 1)),
+        None if items.is_empty() => Err(missing(key, name)),
         None => Ok(items),
     }
 }
 
-fn missing(key: &str) -> String {
-    format!("Expected JSON with the key `{key}` and a list of at least one object with a `title`.")
+fn missing(key: &str, name: &str) -> String {
+    format!("Expected JSON with the key `{key}` and a list of at least one object with a `{name}`.")
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -233,8 +280,8 @@ fn kind(value: &Value) -> &'static str {
 
 /// An agent's name as models write it, as the roster spells it.
 fn agent_name(text: &str) -> String {
-    let marks = ['`', '*', '"', '\'', '.', ' '];
-    let plain = text.trim().to_lowercase();
+    let marks = |c: char| c.is_whitespace() || matches!(c, '`' | '*' | '"' | '\'' | '.');
+    let plain = text.to_lowercase();
     let plain = plain.trim_matches(marks);
     let plain = plain.strip_suffix(" agent").unwrap_or(plain);
     plain.strip_prefix("the ").unwrap_or(plain).trim_matches(marks).replace([' ', '-'], "_")

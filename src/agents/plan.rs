@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde_json::{Value, json};
 
-use super::PlanStep;
+use super::{PlanStep, roster};
 use crate::pattern::pattern;
 
 /// JSON schema of a plan whose steps may only be given to `agents`.
@@ -34,6 +34,16 @@ pub fn critique_schema() -> Value {
     let mut parts = texts(&["title", "relevance", "feasibility", "weaknesses", "improvements"]);
     parts["discard"] = json!({"type": "boolean"});
     object(&json!({"critiques": {"type": "array", "items": object(&parts)}}))
+}
+
+/// JSON schema of the plot judge's answer: criteria come before the verdict, so that it follows from them.
+pub fn judgement_schema() -> Value {
+    let list = || json!({"type": "array", "items": {"type": "string"}});
+    let plot = object(&json!({
+        "plot": {"type": "string"}, "criteria": list(), "problems": list(), "fixes": list(),
+        "verdict": {"type": "string", "enum": ["continue", "retry"]},
+    }));
+    object(&json!({"plots": {"type": "array", "items": plot}}))
 }
 
 /// Strict providers want every property required and none besides.
@@ -94,6 +104,15 @@ pub fn check(plan: &[PlanStep], max_steps: usize, agents: &[String]) -> Vec<Stri
     {
         faults.push("Step 1 interprets results that no step has produced yet.".to_owned());
     }
+    if let Some(last) = plan.last()
+        && roster::library(&last.sub_task_agent).is_some()
+        && agents.iter().any(|agent| agent == "engineer")
+    {
+        faults.push(format!(
+            "The last step is given to {}, which runs nothing: a step of the engineer must follow.",
+            last.sub_task_agent
+        ));
+    }
     faults
 }
 
@@ -133,6 +152,10 @@ mod tests {
             assert!(all.contains(part), "{part} in {all}");
         }
         assert_eq!(check(&[], 3, &agents), ["The plan has no step."]);
+        let agents = vec!["engineer".to_owned(), "camb_context".to_owned()];
+        let reads = step("camb_context", "find the functions for the spectra", &["lensed TT"]);
+        assert!(check(&[reads.clone(), step("engineer", "compute", &["x"])], 3, &agents).is_empty());
+        assert!(check(&[reads], 3, &agents)[0].contains("a step of the engineer must follow"));
     }
 
     #[test]

@@ -11,10 +11,12 @@ use std::sync::LazyLock;
 use minijinja::value::merge_maps;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 
+use super::judgement::Judgement;
 use super::{
-    Briefing, IdeaCase, PlanStep, PlannerCase, ReviewerCase, ScriptRecord, StepCase, carry, diagnosis,
-    excerpt, formats, roster,
+    Briefing, ConsultCase, IdeaCase, JudgeCase, PlanStep, PlannerCase, ReviewerCase, ScriptRecord, StepCase,
+    carry, diagnosis, documents, excerpt, formats, roster,
 };
+use crate::exec::pictures::Picture;
 
 /// What separates the two parts of a template: a line of its own.
 const SEPARATOR: &str = "\n---user---\n";
@@ -22,7 +24,7 @@ const SEPARATOR: &str = "\n---user---\n";
 const OUTPUT_LIMIT: usize = 20_000;
 
 /// Agents with their templates, embedded.
-const TEMPLATES: [(&str, &str); 7] = [
+const TEMPLATES: [(&str, &str); 10] = [
     ("engineer", include_str!("templates/engineer.md")),
     ("researcher", include_str!("templates/researcher.md")),
     ("idea_maker", include_str!("templates/idea_maker.md")),
@@ -30,12 +32,17 @@ const TEMPLATES: [(&str, &str); 7] = [
     ("planner", include_str!("templates/planner.md")),
     ("plan_reviewer", include_str!("templates/plan_reviewer.md")),
     ("second_opinion", include_str!("templates/second_opinion.md")),
+    ("plot_judge", include_str!("templates/plot_judge.md")),
+    ("camb_context", include_str!("templates/camb_context.md")),
+    ("classy_context", include_str!("templates/classy_context.md")),
 ];
 /// Parts that several templates include.
-const PARTS: [(&str, &str); 3] = [
+const PARTS: [(&str, &str); 5] = [
     ("briefing", include_str!("templates/briefing.md")),
     ("position", include_str!("templates/position.md")),
     ("ideas", include_str!("templates/ideas.md")),
+    ("library_rules", include_str!("templates/library_rules.md")),
+    ("library", include_str!("templates/library.md")),
 ];
 
 /// What is sent to a model for one turn.
@@ -47,6 +54,8 @@ pub struct Prompt {
     pub user: String,
     /// What of earlier steps was shortened to fit, for an event; mostly empty.
     pub shortened: Vec<String>,
+    /// Pictures that go with it, each under its name.
+    pub pictures: Vec<Picture>,
 }
 
 /// A template that cannot be used.
@@ -151,6 +160,13 @@ impl Templates {
             remaining => told(case.remaining.as_deref()),
             suspect => told(case.suspect.as_deref()),
             documents => case.documents,
+            guidance => told(case.guidance.as_deref()),
+            plots => case.plots.as_ref().map(|judgement| context! {
+                file => judgement.file,
+                code => carry::fenced("python", &judgement.code),
+                problems => judgement.problems(),
+                fixes => judgement.fixes(),
+            }),
             second_opinion => told(case.second_opinion.as_deref()),
             attempt => case.failures.len() + 1,
             max_attempts => case.max_attempts,
@@ -159,16 +175,54 @@ impl Templates {
         Ok(Prompt { shortened, ..self.render("engineer", &values)? })
     }
 
-    /// The researcher's prompt.
-    pub fn researcher(&self, case: &StepCase) -> Result<Prompt, TemplateError> {
+    /// The researcher's prompt; `pictures` go with it.
+    pub fn researcher(&self, case: &StepCase, pictures: &[Picture]) -> Result<Prompt, TemplateError> {
         let (values, shortened) = step(case, "");
         let values = context! {
+            pictures => pictures.iter().map(|picture| &picture.name).collect::<Vec<_>>(),
             last_step => case.plan.len() > 1 && case.step == case.plan.len(),
             notes_file => told(case.notes_file.as_deref()),
             taken_notes => case.taken_notes.join(", "),
             ..values
         };
-        Ok(Prompt { shortened, ..self.render("researcher", &values)? })
+        Ok(Prompt { shortened, pictures: pictures.to_vec(), ..self.render("researcher", &values)? })
+    }
+
+    /// The plot judge's prompt; `pictures` are the plots.
+    pub fn plot_judge(&self, case: &JudgeCase, pictures: &[Picture]) -> Result<Prompt, TemplateError> {
+        let (values, _) = step(&StepCase { records: Vec::new(), ..case.step.clone() }, "");
+        let script = &case.script;
+        let log = script.log.as_deref().unwrap_or("its log");
+        let values = context! {
+            file => script.file,
+            code => carry::fenced("python", &numbered(&script.code)),
+            output => carry::fenced("", &excerpt::excerpt(&script.output, OUTPUT_LIMIT, log)),
+            plots => pictures.iter().map(|picture| &picture.name).collect::<Vec<_>>(),
+            before => case.step.plots.as_ref().map(Judgement::problems).unwrap_or_default(),
+            ..values
+        };
+        Ok(Prompt { pictures: pictures.to_vec(), ..self.render("plot_judge", &values)? })
+    }
+
+    /// The prompt of an agent that reads a library's documentation, such as `camb_context`.
+    pub fn consultant(&self, agent: &str, case: &ConsultCase) -> Result<Prompt, TemplateError> {
+        let (values, mut shortened) = step(&case.step, &machine(&case.step.briefing, None));
+        let now = case.step.step.checked_sub(1).and_then(|i| case.step.plan.get(i));
+        let wanted = now.map(|step| format!("{}\n{}", step.sub_task, step.bullet_points.join("\n")));
+        let wanted = format!("{}\n{}", case.step.briefing.task, wanted.unwrap_or_default());
+        let text =
+            documents::choose(&case.text, &wanted, case.step.carry_budget.unwrap_or(carry::MIN_BUDGET));
+        if text.len() != case.text.trim().len() {
+            shortened.push(format!("documentation ({})", case.source));
+        }
+        let values = context! {
+            library => case.library,
+            installed => told(case.installed.as_deref()),
+            source => case.source,
+            documentation => told(Some(&text)),
+            ..values
+        };
+        Ok(Prompt { shortened, ..self.render(agent, &values)? })
     }
 
     /// The idea_maker's prompt: first ideas, an update by a critique, or a selection.
@@ -218,8 +272,10 @@ impl Templates {
             "planner" => self.planner(&PlannerCase::default()),
             "plan_reviewer" => self.plan_reviewer(&ReviewerCase::default()),
             "engineer" => self.engineer(&case),
-            "researcher" => self.researcher(&case),
+            "researcher" => self.researcher(&case, &[]),
             "second_opinion" => self.second_opinion(&case),
+            "plot_judge" => self.plot_judge(&JudgeCase::default(), &[]),
+            agent if roster::library(agent).is_some() => self.consultant(agent, &ConsultCase::default()),
             "idea_maker" => self.idea_maker(&IdeaCase::default()),
             _ => self.idea_hater(&IdeaCase::default()),
         }
@@ -231,7 +287,7 @@ impl Templates {
             template.and_then(|t| t.render(values)).map_err(|e| fault(agent, &e))
         };
         let user = part("user")?.trim_end().to_owned();
-        Ok(Prompt { system: part("system")?, user, shortened: Vec::new() })
+        Ok(Prompt { system: part("system")?, user, ..Prompt::default() })
     }
 }
 
@@ -263,6 +319,7 @@ fn told(text: Option<&str>) -> Option<&str> {
 fn briefing(briefing: &Briefing, whom: &str, machine: &str) -> Value {
     context! {
         task => briefing.task,
+        idea => told(Some(&briefing.idea)).map(str::trim),
         instructions => told(Some(&briefing.instructions)),
         instructions_for => whom,
         machine => machine,
@@ -367,6 +424,13 @@ fn ideas(case: &IdeaCase) -> (Value, Vec<String>) {
         ..values
     };
     (values, shortened)
+}
+
+/// Code with the number of each line before it.
+fn numbered(code: &str) -> String {
+    let lines: Vec<String> =
+        code.lines().enumerate().map(|(i, line)| format!("{:>4}  {line}", i + 1)).collect();
+    lines.join("\n")
 }
 
 /// A plan, numbered. It says nothing of progress, so that it stays the same from step to step.

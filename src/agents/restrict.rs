@@ -8,7 +8,7 @@ use super::roster;
 use crate::pattern::pattern;
 
 /// Agents of the original that callers name though no step is given to them here.
-const EXTRA_AGENTS: [&str; 4] = ["camb_context", "classy_context", "camb_agent", "classy_sz_agent"];
+const EXTRA_AGENTS: [&str; 2] = ["camb_agent", "classy_sz_agent"];
 
 static RESTRICTION: LazyLock<Restriction> = LazyLock::new(Restriction::new);
 

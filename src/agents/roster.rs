@@ -18,7 +18,7 @@ pub const GENERAL: &str = "gpt-4.1-2025-04-14";
 /// The default model of agents that judge.
 pub const REASONING: &str = "o3-mini-2025-01-31";
 
-const ROSTER: [Agent; 7] = [
+const ROSTER: [Agent; 10] = [
     Agent {
         name: "engineer",
         abilities: "writes Python and has it run: data pipelines, computation, statistics, plots. Does not interpret results.",
@@ -43,6 +43,13 @@ const ROSTER: [Agent; 7] = [
         model: REASONING,
         can_step: true,
     },
+    Agent {
+        name: "camb_context",
+        abilities: "reads the documentation of CAMB for the engineer, whose step must follow. Runs nothing.",
+        model: GENERAL,
+        can_step: true,
+    },
+    Agent { name: "classy_context", abilities: "the same for CLASS.", model: GENERAL, can_step: true },
     Agent { name: "planner", abilities: "writes and updates the plan.", model: GENERAL, can_step: false },
     Agent {
         name: "plan_reviewer",
@@ -56,7 +63,18 @@ const ROSTER: [Agent; 7] = [
         model: REASONING,
         can_step: false,
     },
+    // The original's default takes no pictures: a model that does takes its place.
+    Agent { name: "plot_judge", abilities: "judges plots.", model: REASONING, can_step: false },
 ];
+
+/// The library whose documentation an agent reads, as it is imported.
+pub fn library(agent: &str) -> Option<&'static str> {
+    match agent {
+        "camb_context" => Some("camb"),
+        "classy_context" => Some("classy"),
+        _ => None,
+    }
+}
 
 /// All agents, always in the same order.
 pub fn roster() -> &'static [Agent] {
@@ -128,7 +146,10 @@ mod tests {
 
     #[test]
     fn only_step_agents_may_have_steps() {
-        assert_eq!(step_agents(), ["engineer", "researcher", "idea_maker", "idea_hater"]);
+        assert_eq!(
+            step_agents(),
+            ["engineer", "researcher", "idea_maker", "idea_hater", "camb_context", "classy_context"]
+        );
     }
 
     #[test]

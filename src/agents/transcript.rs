@@ -168,6 +168,13 @@ impl Transcript {
         self.rendered("idea_hater", &formats::critique(critiques));
     }
 
+    /// The turn of an agent that reads documentation, such as `camb_context`.
+    pub fn consultant(&mut self, agent: &str, answer: &str) {
+        self.said(agent, answer);
+        let library = agent.strip_suffix("_context").unwrap_or(agent);
+        self.said(&format!("{library}_response_formatter"), answer);
+    }
+
     /// The end of the session.
     pub fn terminator(&mut self) {
         self.call("terminator", "terminate_session", &json!({}), "Session terminated.");

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::prompts::{self, Prompt};
 use crate::engine::Run;
 use crate::error::Result;
+use crate::exec::pictures::Picture;
 use crate::llm::{CallOptions, Finish, LlmErrorKind, Message, Part, Reply, Request, Sampling, Schema, think};
 
 /// How often a length-cut answer is continued.
@@ -33,12 +34,17 @@ pub struct Speaker {
 impl Speaker {
     /// Begins a conversation with this prompt.
     pub fn talk<'a>(&'a self, prompt: &'a Prompt) -> Talk<'a> {
-        Talk {
-            speaker: self,
-            system: &prompt.system,
-            messages: vec![Message::user(prompt.user.clone())],
-            begun: None,
-        }
+        Talk { speaker: self, system: &prompt.system, messages: vec![Self::said(prompt)], begun: None }
+    }
+
+    /// What a prompt says, its pictures included.
+    fn said(prompt: &Prompt) -> Message {
+        let mut message = Message::user(prompt.user.clone());
+        message.parts.extend(prompt.pictures.iter().flat_map(|picture| {
+            let Picture { name, media_type, base64 } = picture.clone();
+            [Part::Text { text: format!("{name}:") }, Part::Image { media_type, base64 }]
+        }));
+        message
     }
 
     /// The request that says this.
@@ -55,8 +61,7 @@ impl Speaker {
 
     /// Tokens by which a prompt is too long for the model.
     pub fn excess(&self, run: &Run, prompt: &Prompt) -> u64 {
-        let messages = [Message::user(prompt.user.clone())];
-        run.quote(&self.request(&prompt.system, &messages, None)).excess()
+        run.quote(&self.request(&prompt.system, &[Self::said(prompt)], None)).excess()
     }
 
     /// One answer as text.

@@ -1,7 +1,10 @@
 //! The run as phases of users reach it: `context.run` has models called, humans asked and things
 //! looked at through the same door as the built-in phases.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pyo3::exceptions::PyTimeoutError;
 use pyo3::types::PyDict;
@@ -19,8 +22,9 @@ use crate::agents::prompts::Prompt;
 use crate::engine::{Answer, Control, Question, Run, State};
 use crate::error::{Error, Result};
 use crate::journal::MemoryJournal;
-use crate::llm::Schema;
-use crate::phases::{config, hitl_checkpoint, script};
+use crate::llm::fetch::Bounds;
+use crate::llm::{Schema, ocr};
+use crate::phases::{config, hitl_checkpoint, reports, script};
 
 /// The run that a custom phase is part of. Every call is a part of the run of its own: cancelling
 /// one ends nothing else, and cancelling the run ends all.
@@ -33,6 +37,8 @@ pub(super) struct RunHandle {
     /// The phase, whose configuration is read when a call needs it.
     phase: Option<Py<PyAny>>,
     approval_manager: Option<Py<PyAny>>,
+    /// Where in the ledger the next report of costs begins.
+    mark: AtomicUsize,
 }
 
 impl RunHandle {
@@ -49,9 +55,10 @@ impl RunHandle {
             config.getattr(intern!(phase.py(), "max_rounds")).ok()?.extract::<u32>().ok()
         });
         let run = rounds.map_or_else(|| run.clone(), |limit| run.with_call_limit("max_rounds", limit));
-        let (phase_id, work_dir) = (state.phase_id(), state.work_dir());
+        let (phase_id, work_dir, mark) =
+            (state.phase_id(), state.work_dir(), AtomicUsize::new(run.ledger().mark()));
         let phase = phase.map(|phase| phase.clone().unbind());
-        Self { run, phase_type: phase_type.into(), phase_id, work_dir, phase, approval_manager }
+        Self { run, phase_type: phase_type.into(), phase_id, work_dir, phase, approval_manager, mark }
     }
 
     fn config(&self, py: Python<'_>) -> Value {
@@ -133,7 +140,7 @@ impl RunHandle {
             .map_err(|error| errors::to_exception(py, &error))?;
         let opening = format!("You are the {agent} agent.");
         let system = system.map_or_else(|| opening.clone(), |more| format!("{opening} {more}"));
-        let prompt = Prompt { system, user: prompt, shortened: Vec::new() };
+        let prompt = Prompt { system, user: prompt, ..Prompt::default() };
         let schema = schema.map(|schema| Schema { name: "answer".into(), schema: convert::to_json(schema) });
         let bridge = Bridge::default();
         let run = self.part(&bridge);
@@ -208,18 +215,64 @@ impl RunHandle {
     }
 
     /// Looks at something outside the run: what `look()` returns, or what it returned when the run
-    /// was first here.
-    fn observe(&self, what: String, look: Py<PyAny>) -> Awaitable {
+    /// was first here. With `thread`, `look` is called in another thread, for what takes long.
+    #[pyo3(signature = (what, look, *, thread = false))]
+    fn observe(&self, what: String, look: Py<PyAny>, thread: bool) -> Awaitable {
         let bridge = Bridge::default();
         let run = self.part(&bridge);
         awaitable(bridge, &run.clone(), async move {
-            let look = || {
+            let look = move || {
                 Python::attach(|py| {
                     let seen = look.bind(py).call0();
                     seen.map(|value| convert::to_json(&value)).map_err(|error| errors::foreign(py, error))
                 })
             };
-            run.observe_here(&what, look).await
+            if thread { run.observe(&what, look).await } else { run.observe_here(&what, look).await }
+        })
+    }
+
+    /// Downloads a document into the file `path`; gives `url` (where it was in the end), `bytes`,
+    /// `content_type` and `hash`.
+    #[pyo3(signature = (url, path, *, max_bytes = Bounds::default().bytes, timeout_seconds = Bounds::default().seconds))]
+    fn download(&self, url: String, path: PathBuf, max_bytes: u64, timeout_seconds: f64) -> Awaitable {
+        let bridge = Bridge::default();
+        let run = self.part(&bridge);
+        let bounds = Bounds { bytes: max_bytes, seconds: timeout_seconds, ..Bounds::default() };
+        awaitable(bridge, &run.clone(), async move { Ok(json!(run.download(&url, &path, bounds).await?)) })
+    }
+
+    /// Has a model read a PDF; gives `pages` (Markdown), `pages_processed`, `doc_size_bytes` and `cost`.
+    #[pyo3(signature = (path, *, model = ocr::MODEL))]
+    fn read_pdf(&self, path: PathBuf, model: &str) -> Awaitable {
+        let bridge = Bridge::default();
+        let run = self.part(&bridge);
+        let model = model.to_owned();
+        awaitable(bridge, &run.clone(), async move { Ok(json!(run.read_pdf(&path, &model).await?)) })
+    }
+
+    /// Writes a report of what the phase's calls have cost since its last report into `directory`; gives
+    /// the report's `path` and `rows`.
+    #[pyo3(signature = (directory, *, stem = "cost_report"))]
+    fn report_costs(&self, directory: PathBuf, stem: &str) -> Awaitable {
+        let bridge = Bridge::default();
+        let run = self.part(&bridge);
+        let from = self.mark.swap(run.ledger().mark(), Ordering::Relaxed);
+        let (lines, stem) = (run.ledger().since(from), stem.to_owned());
+        awaitable(bridge, &run.clone(), async move {
+            let costs = reports::costs(&run, &directory, &stem, &lines).await?;
+            Ok(json!({"path": costs.path, "rows": costs.rows}))
+        })
+    }
+
+    /// Writes a report of durations in seconds, and their total, into `directory`; gives its path.
+    #[pyo3(signature = (directory, times, *, stem = "timing_report"))]
+    fn report_times(&self, directory: PathBuf, times: BTreeMap<String, f64>, stem: &str) -> Awaitable {
+        let bridge = Bridge::default();
+        let run = self.part(&bridge);
+        let stem = stem.to_owned();
+        awaitable(bridge, &run.clone(), async move {
+            let times: Vec<(&str, f64)> = times.iter().map(|(name, s)| (name.as_str(), *s)).collect();
+            Ok(json!(reports::times(&run, &directory, &stem, &times).await?))
         })
     }
 }

@@ -84,6 +84,7 @@ fn class_name(error: &Error) -> &'static str {
         Error::Execution(_) => "ExecutionError",
         Error::Limit(_) => "LimitError",
         Error::OverLimit(_) => "OverLimitError",
+        Error::Download(_) => "DownloadError",
         Error::WorkDir(_) => "WorkDirError",
         Error::Stopped(_) => "RunStoppedError",
         Error::Timeout(_) => "PhaseTimeoutError",
@@ -106,6 +107,7 @@ fn model_class(kind: LlmErrorKind) -> &'static str {
         LlmErrorKind::BadReply => "BadReplyError",
         LlmErrorKind::Refusal => "RefusalError",
         LlmErrorKind::Incomplete => "IncompleteAnswerError",
+        LlmErrorKind::Tape => "TapeError",
         LlmErrorKind::Cancelled => "RunStoppedError",
     }
 }

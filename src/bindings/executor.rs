@@ -11,7 +11,7 @@ use super::door::RunHandle;
 use super::phase::{PyPhase, result};
 use super::state::PyState;
 use super::store::PyJournal;
-use super::{convert, errors, services, snapshot};
+use super::{convert, errors, services, snapshot, tape};
 use crate::engine::executor::{Workflow, execute};
 use crate::engine::limits::NAMES;
 use crate::engine::run::Services;
@@ -41,6 +41,11 @@ impl Control {
     /// Cuts what is going on.
     fn cancel(&self) {
         self.0.cancel(Why::Requested);
+    }
+
+    /// Cuts what is going on, for another process to go on with: this one was told to end.
+    fn interrupt(&self) {
+        self.0.cancel(Why::Preempted);
     }
 
     /// Holds the run before its next effect.
@@ -214,7 +219,10 @@ fn assemble(
     let current = py.import(intern!(py, "cmbagent._current"))?;
     let keys = current.call_method1(intern!(py, "keys"), (executor.getattr("api_keys")?,))?.unbind();
     let copy = |manager: &Option<Py<PyAny>>| manager.as_ref().map(|m| m.clone_ref(py));
+    let above = current.call_method0("get")?;
+    let above = above.cast::<RunHandle>().ok().map(|handle| handle.get().run.clone());
     let mut services = services::build(py, &bridge, keys, copy(&manager), listener, journal)?;
+    services.provider = tape::provider(executor, services.provider, above.as_ref())?;
     change(&mut services)?;
     let phases: Vec<Arc<dyn Phase>> = executor
         .getattr("phases")?
@@ -226,8 +234,6 @@ fn assemble(
         .collect::<PyResult<_>>()?;
     let id: String = executor.getattr("context")?.getattr("run_id")?.extract()?;
     let attempt: u32 = executor.getattr("_attempt")?.extract()?;
-    let above = current.call_method0("get")?;
-    let above = above.cast::<RunHandle>().ok().map(|handle| handle.get().run.clone());
     let whole = executor.getattr("_control")?.cast::<Control>()?.get().0.clone();
     // A part, so that what cancels this attempt leaves the executor fit for another.
     let control = above.as_ref().map_or_else(|| whole.part(), |above| whole.part_within(above.control()));

@@ -1,5 +1,6 @@
 //! The only code that names pyo3: conversion, loops, signals, exceptions.
 
+mod agents;
 mod aio;
 mod approvals;
 mod bridge;
@@ -15,12 +16,15 @@ mod services;
 mod snapshot;
 mod state;
 mod store;
+mod tape;
 mod wake;
 
 use pyo3::prelude::*;
 
 #[pymodule(gil_used = true)]
 mod _core {
+    #[pymodule_export]
+    use super::agents::{agent_roster, initial_context};
     #[pymodule_export]
     use super::aio::Awaitable;
     #[pymodule_export]
@@ -34,9 +38,11 @@ mod _core {
     #[pymodule_export]
     use super::registry::Registry;
     #[pymodule_export]
-    use super::services::{route, supervise_scripts};
+    use super::services::{prompt_hashes, redact, route, supervise_scripts};
     #[pymodule_export]
     use super::store::{PyJournal, PyStore, default_store};
+    #[pymodule_export]
+    use super::tape::tape_of;
     #[pymodule_export]
     use super::wake::{Wake, end_wakeups};
 

@@ -220,7 +220,7 @@ fn outcome(result: &Bound<'_, PyAny>, phase_type: &str) -> PyResult<Outcome> {
     let timing = filled(result, intern!(py, "timing"));
     let timing = timing.and_then(|timing| timing.extract::<HashMap<String, f64>>().ok());
     let timing = timing.into_iter().flatten().collect();
-    Ok(Outcome { error, object, chat_history, timing, ..Outcome::new(status, state) })
+    Ok(Outcome { error, chat_history, timing, object, ..Outcome::new(status, state) })
 }
 
 /// An attribute that is there and holds something.

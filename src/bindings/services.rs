@@ -1,5 +1,6 @@
 //! Puts a run's ports together: models, interpreter, humans, watchers, clock, journal.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
@@ -11,10 +12,12 @@ use super::approvals::PyApprovals;
 use super::bridge::Bridge;
 use super::keys::PyKeys;
 use super::listener::PyListener;
+use crate::agents::prompts::Templates;
 use crate::engine::clock::SystemClock;
 use crate::engine::run::Services;
 use crate::exec::{Check, Facts, supervise, supervisor::Supervised};
 use crate::journal::Journal;
+use crate::library::WebDocuments;
 use crate::llm::http::HttpProvider;
 use crate::llm::pricing::Prices;
 use crate::llm::routing;
@@ -42,10 +45,12 @@ pub(super) fn build(
     journal: Arc<dyn Journal>,
 ) -> PyResult<Services> {
     start_runtime();
+    let environment = routing::process_env();
     let keys = Arc::new(PyKeys(api_keys));
     Ok(Services {
-        provider: Arc::new(HttpProvider::new(keys, routing::process_env(), Arc::new(prices()?))),
-        runner: Arc::new(runner(py)?),
+        documents: Arc::new(WebDocuments::new(environment.clone())),
+        provider: Arc::new(HttpProvider::new(keys, environment, Arc::new(prices()?))),
+        runner: Arc::new(runner(py)?.recorded_in(journal.file())),
         approvals: Arc::new(PyApprovals { manager: approval_manager, bridge: bridge.clone() }),
         listener: Arc::new(PyListener { listener, bridge: bridge.clone() }),
         clock: Arc::new(SystemClock),
@@ -115,7 +120,8 @@ pub(super) fn supervise_scripts(py: Python<'_>, helper: PathBuf) -> i32 {
     };
     let check = |source: &str, filename: &str| read::<Check>(&ask("check", &[source, filename])?);
     let facts = || read::<Facts>(&ask("facts", &[])?);
-    py.detach(|| supervise::supervise(check, facts))
+    let raise_loopback = || ask("raise_loopback", &[]).map(drop);
+    py.detach(|| supervise::supervise(check, facts, raise_loopback))
 }
 
 fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
@@ -126,4 +132,17 @@ fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 #[pyfunction]
 pub(super) fn route(model: &str) -> &'static str {
     routing::Wire::of_model(model).name()
+}
+
+/// `text` without anything that looks like a key.
+#[pyfunction]
+pub(super) fn redact(text: &str) -> String {
+    crate::llm::redact::redact(text, None)
+}
+
+/// The agents with the hashes (BLAKE3) of their built-in prompt templates.
+#[pyfunction]
+pub(super) fn prompt_hashes() -> PyResult<BTreeMap<String, String>> {
+    let templates = Templates::builtin().map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+    Ok(templates.hashes().clone())
 }

@@ -132,22 +132,18 @@ impl Encoder {
             key.cast_exact::<PyString>().ok().and_then(|key| key.to_str().ok().map(str::to_owned))
         };
         let names: Option<Vec<String>> = dict.keys().iter().map(|key| plain(&key)).collect();
-        match names.filter(|names| !(names.len() == 1 && names[0].starts_with('$'))) {
-            Some(names) => {
-                let mut map = Map::with_capacity(names.len());
-                for (name, item) in names.into_iter().zip(dict.values()) {
-                    map.insert(name, self.value(&item, depth + 1)?);
-                }
-                Ok(Value::Object(map))
+        if let Some(names) = names.filter(|names| !(names.len() == 1 && names[0].starts_with('$'))) {
+            let mut map = Map::with_capacity(names.len());
+            for (name, item) in names.into_iter().zip(dict.values()) {
+                map.insert(name, self.value(&item, depth + 1)?);
             }
-            None => {
-                let mut pairs = Vec::with_capacity(dict.len());
-                for (key, item) in dict.iter() {
-                    pairs.push(json!([self.value(&key, depth + 1)?, self.value(&item, depth + 1)?]));
-                }
-                Ok(json!({"$dict": pairs}))
-            }
+            return Ok(Value::Object(map));
         }
+        let mut pairs = Vec::with_capacity(dict.len());
+        for (key, item) in dict.iter() {
+            pairs.push(json!([self.value(&key, depth + 1)?, self.value(&item, depth + 1)?]));
+        }
+        Ok(json!({"$dict": pairs}))
     }
 
     fn object(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
@@ -190,13 +186,11 @@ fn plain(value: &Bound<'_, PyAny>) -> PyResult<Option<Value>> {
     }
     if let Ok(text) = value.cast::<PyString>() {
         // Lone surrogates have no place in JSON.
-        return Ok(Some(match text.to_str() {
-            Ok(text) => text.into(),
-            Err(_) => {
-                let bytes = text.call_method1(intern!(py, "encode"), ("utf-8", "surrogatepass"))?;
-                json!({"$str": BASE64.encode(bytes.cast::<PyBytes>()?.as_bytes())})
-            }
-        }));
+        if let Ok(text) = text.to_str() {
+            return Ok(Some(text.into()));
+        }
+        let bytes = text.call_method1(intern!(py, "encode"), ("utf-8", "surrogatepass"))?;
+        return Ok(Some(json!({"$str": BASE64.encode(bytes.cast::<PyBytes>()?.as_bytes())})));
     }
     if let Ok(number) = value.cast::<PyInt>() {
         return Ok(Some(match number.extract::<i64>() {

@@ -5,8 +5,9 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use pyo3::types::PyDict;
 use pyo3::{intern, prelude::*};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{convert, errors, snapshot};
 use crate::engine::{Section, State};
@@ -58,6 +59,25 @@ impl State for PyState {
         Python::attach(|py| {
             let write = || self.section(py, section)?.set_item(key, convert::to_python(py, &value)?);
             write().map_err(|error: PyErr| errors::foreign(py, error))
+        })
+    }
+
+    fn share(&self, values: Map<String, Value>) -> Result<()> {
+        Python::attach(|py| {
+            let share = || {
+                let output = self.section(py, Section::Output)?;
+                // A new one: the one that is there may be a dictionary of the user's own.
+                let shared = PyDict::new(py);
+                let before = output.call_method1(intern!(py, "get"), (intern!(py, "shared"),))?;
+                if !before.is_none() {
+                    shared.call_method1(intern!(py, "update"), (before,))?;
+                }
+                for (key, value) in &values {
+                    shared.set_item(key, convert::to_python(py, value)?)?;
+                }
+                output.set_item(intern!(py, "shared"), shared)
+            };
+            share().map_err(|error: PyErr| errors::foreign(py, error))
         })
     }
 

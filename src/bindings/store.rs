@@ -11,8 +11,9 @@ use super::{convert, errors};
 use crate::engine::executor;
 use crate::error::{Error, Result};
 use crate::journal::store::Claim;
-use crate::journal::{Demand, History, Journal, SqliteJournal, Store, lease, place};
+use crate::journal::{Demand, Entry, History, Journal, Position, SqliteJournal, Store, Taken, lease, place};
 use crate::llm::routing;
+use crate::phases;
 
 /// A store of runs; see `cmbagent.store.Store`.
 #[pyclass(frozen, name = "Store", module = "cmbagent._core")]
@@ -31,6 +32,16 @@ impl PyJournal {
     #[getter]
     fn attempt(&self) -> Option<u32> {
         self.attempt
+    }
+
+    /// Has the phase at this index, and all after it, done anew.
+    fn rewind(&self, py: Python<'_>, phase: u32) -> PyResult<()> {
+        with(py, || {
+            let to = Position::of_phase(self.attempt.unwrap_or(0), phase, 0);
+            self.journal
+                .append(lease::now(), Position::of_attempt(to.attempt), Entry::Rewound { to })
+                .map(drop)
+        })
     }
 
     /// Lets the run go: another process may take it up.
@@ -87,7 +98,7 @@ impl PyStore {
     ) -> PyResult<PyJournal> {
         let root = root.unwrap_or_else(|| run_id.clone());
         let about = super::snapshot::encode(about)?;
-        let claim = Claim { id: run_id, parent, root, about, work_dir, guards };
+        let claim = Claim { id: run_id, parent, root, about, work_dir, guards, known: rewind };
         with(py, || {
             if Path::new(&claim.work_dir).canonicalize().is_ok_and(|dir| self.0.path().starts_with(dir)) {
                 return Err(Error::WorkDir(format!(
@@ -99,7 +110,7 @@ impl PyStore {
             }
             let journal = self.0.begin(&claim)?;
             if rewind {
-                executor::rewind(&journal, lease::now())?;
+                executor::rewind(&journal, lease::now(), phases::is_built_in)?;
             }
             let attempt = History::of(journal.records(1)?).attempt();
             Ok(PyJournal { journal: Arc::new(journal), attempt })
@@ -137,6 +148,41 @@ impl PyStore {
         convert::to_python(py, &json!(records))
     }
 
+    /// The events of a run from number `start` on, at most `most` of them, a record each.
+    #[pyo3(signature = (run_id, start = 1, most = None))]
+    fn events<'py>(
+        &self,
+        py: Python<'py>,
+        run_id: &str,
+        start: u64,
+        most: Option<usize>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let records = with(py, || self.0.events(run_id, start, most.unwrap_or(usize::MAX)))?;
+        convert::to_python(py, &json!(records))
+    }
+
+    /// The newest version of every workflow that is kept, a dict each.
+    fn workflows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let rows = with(py, || self.0.workflows())?;
+        convert::to_python(py, &json!(rows))
+    }
+
+    /// All versions of a workflow, the newest first, a dict each.
+    fn workflow_versions<'py>(&self, py: Python<'py>, workflow_id: &str) -> PyResult<Bound<'py, PyAny>> {
+        let rows = with(py, || self.0.workflow_versions(workflow_id))?;
+        convert::to_python(py, &json!(rows))
+    }
+
+    /// Keeps a new version of a workflow, unless there is a newer one than `before`.
+    fn keep_workflow(&self, py: Python<'_>, workflow_id: &str, before: u32, body: &str) -> PyResult<bool> {
+        with(py, || self.0.keep_workflow(workflow_id, before, body))
+    }
+
+    /// Deletes all versions of a workflow, unless there is a newer one than `before`.
+    fn drop_workflow(&self, py: Python<'_>, workflow_id: &str, before: u32) -> PyResult<bool> {
+        with(py, || self.0.drop_workflow(workflow_id, before))
+    }
+
     /// Demands `stop`, `cancel`, `pause` or `resume` of a run that some process runs.
     fn demand(&self, py: Python<'_>, run_id: &str, demand: &str) -> PyResult<()> {
         let demand: Demand = serde_json::from_value(Value::String(demand.into())).map_err(|_| {
@@ -171,6 +217,14 @@ impl PyStore {
     /// Deletes a run that no process runs.
     fn delete(&self, py: Python<'_>, run_id: &str) -> PyResult<()> {
         with(py, || self.0.delete(run_id))
+    }
+
+    /// Takes a run of another store in: it and its records as JSON.
+    fn take_in(&self, py: Python<'_>, run: &str, records: Vec<String>) -> PyResult<()> {
+        with(py, || {
+            let (run, records) = Taken::read(run, &records)?;
+            self.0.take_in(&run, records)
+        })
     }
 
     /// Gives the disk back what deleted runs took.

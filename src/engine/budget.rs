@@ -295,7 +295,7 @@ pub(super) fn reserve(
     }
     drop(sums);
     let lowered = output < wanted;
-    // What is reserved holds only when the model is told of it.
-    let told = (lowered || counted).then_some(output);
+    // What is reserved holds only when the model is told of it; its own longest answer it is told anyway.
+    let told = (lowered || (counted && quote.max_output.is_none())).then_some(output);
     Ok(Held { budgets: budgets.to_vec(), amount, output: told, lowered })
 }

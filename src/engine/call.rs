@@ -14,22 +14,33 @@ use super::watch::CallWatch;
 use super::{Answer, Control, Question, Run};
 use crate::error::{Error, Result};
 use crate::journal::{Effect, Position};
-use crate::llm::{self, CallOptions, LlmErrorKind, Reply, Request};
+use crate::llm::place::Place;
+use crate::llm::{self, CallOptions, LlmError, LlmErrorKind, Reply, Request};
 
 /// Questions about limits stand beside the calls of their turn, from this number on.
 const QUESTIONS: u32 = 1 << 31;
 /// Seconds that a human has to say whether a limit is to be raised.
 const ASKED_SECONDS: u64 = 86_400;
 
-/// What came of a call.
+/// What came of a call, as it is recorded.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Called {
-    reply: Reply,
+    said: Said,
     seconds: f64,
     /// The model that answered.
     model: String,
+    /// Where the request differed from a tape's.
+    differences: Vec<Value>,
     #[serde(skip)]
     held: Held,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Said {
+    Answer(Reply),
+    /// It failed in a place that goes on from that.
+    Failure(LlmError),
 }
 
 impl Called {
@@ -37,8 +48,12 @@ impl Called {
         Self::deserialize(recorded).map_err(internal)
     }
 
-    pub(super) fn line(&self, agent: &str) -> Line {
-        Line::new(agent, &self.model, self.reply.usage)
+    /// What it cost; a failure has told that already, as far as it is known.
+    pub(super) fn line(&self, agent: &str) -> Option<Line> {
+        match &self.said {
+            Said::Answer(reply) => Some(Line::new(agent, &self.model, reply.usage)),
+            Said::Failure(_) => None,
+        }
     }
 }
 
@@ -69,17 +84,25 @@ impl Run {
         let about = json!({"model": &request.model, "prompt_characters": request.characters()});
         self.tell(agent, "call_started", about).await?;
         let input = serde_json::to_value(&request).map_err(internal)?;
+        let place = self.next_call(agent);
         let prepare = async |position| {
             let offer = self.admit(position, agent, request, options).await?;
-            Ok((self.sent(agent, &offer, &input), (position, offer)))
+            let mut sent = self.sent(agent, &offer, &input);
+            sent["place"] = json!(&place);
+            Ok((sent, (position, place, offer)))
         };
-        let act = |control, (position, offer)| self.converse(position, agent, offer, control);
+        let act = |control, (position, place, offer)| self.converse(position, place, agent, offer, control);
         let called: Called = self.pass_prepared(Effect::Call, &input, prepare, act).await?;
         let line = called.line(agent);
-        let usage = Total::of(&[line.clone()]).to_json();
-        self.charge(line);
-        let Called { reply, seconds, model, held } = called;
+        let usage = Total::of(&line).to_json();
+        line.into_iter().for_each(|line| self.charge(line));
+        let Called { said, seconds, model, differences, held } = called;
         drop(held);
+        self.warn_of(agent, differences).await?;
+        let reply = match said {
+            Said::Answer(reply) => reply,
+            Said::Failure(error) => return Err(self.model_error(agent, error)),
+        };
         let about = json!({"model": model, "seconds": seconds, "usage": usage, "text": reply.text});
         self.tell(agent, "call_finished", about).await?;
         Ok(reply)
@@ -106,6 +129,7 @@ impl Run {
     async fn converse(
         &self,
         position: Position,
+        place: Place,
         agent: &str,
         offer: Offer,
         control: Control,
@@ -114,30 +138,40 @@ impl Run {
         let mut others = std::mem::take(&mut options.fallbacks).into_iter();
         options.fail_fast = others.len() > 0;
         let cancel = control.token.clone();
-        let mut call = llm::Call { request, options, agent: agent.into(), cancel };
+        let mut call = llm::Call { request, options, agent: agent.into(), place, cancel };
         loop {
             let started = self.clock().now();
-            let answered = {
+            let (answered, differences) = {
                 let watch = CallWatch::new(self, agent, &call.request.model);
                 let answered = self.provider().call(&call, &watch).await;
-                answered.inspect(|_| watch.replied())
+                (answered.inspect(|_| watch.replied()), watch.differences())
             };
+            let seconds = self.clock().now() - started;
             let error = match answered {
                 Ok(reply) => {
-                    let seconds = self.clock().now() - started;
-                    return Ok(Called { reply, seconds, model: call.request.model, held });
+                    let (said, model) = (Said::Answer(reply), call.request.model);
+                    return Ok(Called { said, seconds, model, differences, held });
                 }
                 Err(error) => error,
             };
             let next = others.next().filter(|_| error.kind.is_elsewhere_better());
-            let Some(next) = next else { return Err(self.model_error(agent, error)) };
+            let Some(next) = next else {
+                if self.is_tolerant() && error.kind != LlmErrorKind::Cancelled {
+                    let (said, model) = (Said::Failure(error), call.request.model);
+                    return Ok(Called { said, seconds, model, differences, held });
+                }
+                self.warn_of(agent, differences).await?;
+                return Err(self.model_error(agent, error));
+            };
+            self.warn_of(agent, differences).await?;
             let about = json!({"model": &call.request.model, "next": &next, "reason": error.message});
             self.announce_by(agent, "model_fallback", about)?;
             drop(held);
             let request = Request { model: next, ..call.request };
             let options = CallOptions { fail_fast: others.len() > 0, ..call.options.elsewhere() };
             let offer = self.admit(position, agent, request, options).await?;
-            call = llm::Call { request: offer.request, options: offer.options, ..call };
+            let place = self.next_call(agent);
+            call = llm::Call { request: offer.request, options: offer.options, place, ..call };
             held = offer.held;
         }
     }

@@ -40,6 +40,8 @@ pub enum Why {
     Callback,
     /// The task that awaits the run was cancelled.
     Interrupted,
+    /// The process that runs it was told to end: another one may go on.
+    Preempted,
 }
 
 impl Control {
@@ -137,6 +139,7 @@ impl Control {
             Some(Why::Interrupted) => {
                 "the run was interrupted: the task that awaited it was cancelled".into()
             }
+            Some(Why::Preempted) => "the run was interrupted: its process was told to end".into(),
             Some(Why::Requested) | None => "the run was cancelled".into(),
         })
     }

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::ledger::Total;
-use super::{Kept, MemoryState, Outcome, Phase, PhaseStatus, Run, RunStatus, Section, Settings, State};
+use super::{Kept, MemoryState, Outcome, Phase, PhaseStatus, Run, RunStatus, Section, Settings, State, Why};
 use crate::error::{Error, Result};
 use crate::journal::{Entry, History, Journal, Position};
 
@@ -60,6 +60,9 @@ pub async fn execute(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workfl
         }
         Ok(RunStatus::Completed) if told.is_some() => (RunStatus::Failed, told),
         Ok(status) => (*status, None),
+        Err(error) if run.control().why() == Some(Why::Preempted) => {
+            (RunStatus::Interrupted, Some(error.to_string()))
+        }
         Err(error) if run.control().cancelled() || error.is_ending() => {
             (RunStatus::Cancelled, Some(error.to_string()))
         }
@@ -83,11 +86,11 @@ async fn close(run: &Run, status: RunStatus, about: Value) -> Result<()> {
 }
 
 /// Has the step, or else the phase, whose failure ended an earlier life done anew. Steps that were
-/// done stay done.
+/// done stay done. A phase that is not `built_in` finds its effects as they were, and decides anew.
 ///
 /// # Errors
 /// The journal cannot be read or written.
-pub fn rewind(journal: &dyn Journal, at: f64) -> Result<()> {
+pub fn rewind(journal: &dyn Journal, at: f64, built_in: impl Fn(&str) -> bool) -> Result<()> {
     let records = journal.records(1)?;
     let status = records.iter().rev().find_map(|record| match &record.entry {
         Entry::Status { status, .. } => Some(status.clone()),
@@ -96,17 +99,23 @@ pub fn rewind(journal: &dyn Journal, at: f64) -> Result<()> {
     if status.as_deref() != Some(RunStatus::Failed.as_str()) {
         return Ok(());
     }
-    // A phase that failed as a whole goes on at the effect that failed; one that ended with an error
-    // to tell has no such effect.
-    let soft = records.iter().rev().find_map(|record| match &record.entry {
-        Entry::Ended { kept } => {
-            Some((record.position, kept["status"] == "completed" && !kept["error"].is_null()))
-        }
+    let last = records.iter().rev().find_map(|record| match &record.entry {
+        Entry::Ended { kept } => Some((record.position, kept.clone())),
         _ => None,
     });
-    let failed = History::of(records).failed_step();
-    let Some((phase, true)) = soft else { return Ok(()) };
-    let to = failed.filter(|step| step.phase_place() == phase).unwrap_or(phase);
+    let Some((phase, kept)) = last else { return Ok(()) };
+    let softly = kept["status"] == "completed" && !kept["error"].is_null();
+    if !softly && kept["status"] != "failed" {
+        return Ok(());
+    }
+    let history = History::of(records);
+    let step = history.failed_step().filter(|step| step.phase_place() == phase);
+    let own = softly || built_in(kept["phase_type"].as_str().unwrap_or_default());
+    let Some(to) = step.or(own.then_some(phase)) else { return Ok(()) };
+    // What failed without a result acts again by itself, and what came before it stays.
+    if !softly && history.failed_since(to) {
+        return Ok(());
+    }
     journal.append(at, Position::of_attempt(to.attempt), Entry::Rewound { to }).map(drop)
 }
 
@@ -125,19 +134,18 @@ async fn walk(
         }
         workflow.enter(index)?;
         let before = restore(run, phase.as_ref(), index, last.as_ref(), workflow)?;
-        let outcome = match before {
-            Some(outcome) => outcome,
-            None => {
-                run.gate().await?;
-                // What ended a pause may have been a stop.
-                if stopped() {
-                    return Ok(RunStatus::Stopped);
-                }
-                match perform(run, phase.as_ref(), index, last.as_ref(), workflow).await? {
-                    Some(outcome) => outcome,
-                    None => continue,
-                }
+        let outcome = if let Some(outcome) = before {
+            outcome
+        } else {
+            run.gate().await?;
+            // What ended a pause may have been a stop.
+            if stopped() {
+                return Ok(RunStatus::Stopped);
             }
+            let Some(outcome) = perform(run, phase.as_ref(), index, last.as_ref(), workflow).await? else {
+                continue;
+            };
+            outcome
         };
         match outcome.status {
             PhaseStatus::Completed => {
@@ -301,12 +309,7 @@ async fn attempt(
     let usage = Total::of(&run.ledger().since(mark)).to_json();
     let seconds = run.clock().now() - started;
     let about = json!({"status": status, "error": error, "seconds": seconds, "usage": usage});
-    if matches!(ended, Ok(Outcome { status: PhaseStatus::Completed, .. })) {
-        run.tell("", "phase_finished", about).await?;
-    } else {
-        // A later life may go on here, and ends the phase otherwise.
-        run.announce("phase_finished", about)?;
-    }
+    run.tell("", "phase_finished", about).await?;
     match ended {
         Err(error)
             if matches!(error, Error::Foreign { .. })

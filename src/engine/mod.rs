@@ -5,6 +5,8 @@ mod budget;
 mod call;
 pub mod clock;
 pub mod control;
+mod documents;
+pub mod estimate;
 pub mod event;
 pub mod executor;
 pub mod ledger;
@@ -20,6 +22,7 @@ pub mod workflow;
 
 pub use approval::{Answer, Approvals, Question};
 pub use control::{Control, Why};
+pub use estimate::Estimate;
 pub use event::{Event, Listener};
 pub use limits::Limits;
 pub use phase::{Kept, Outcome, Phase, Settings};

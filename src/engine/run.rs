@@ -22,9 +22,15 @@ use super::ledger::{Ledger, Line, Total};
 use super::waits::{Wait, Waits};
 use super::{Answer, Approvals, Event, Limits, Listener, Question, RunStatus};
 use crate::error::{Error, Result};
-use crate::exec::{Check, ExecError, Execution, Facts, Runner, Script, docstrings};
+use crate::exec::sandbox::Confinement;
+use crate::exec::{Check, ExecError, Execution, Exit, Facts, Package, Runner, Script, docstrings};
 use crate::journal::{Demand, Effect, Entry, History, Journal, Position};
-use crate::llm::{self, LlmErrorKind, Provider, Quote, Request};
+use crate::library::{Document, Documents, Home};
+use crate::llm::place::{Calls, Place};
+use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Quote, Request};
+
+/// So many events may be on their way to the journal.
+const TOLD_AT_ONCE: u64 = 1000;
 
 /// What a run is made of: its ports.
 pub struct Services {
@@ -32,6 +38,8 @@ pub struct Services {
     pub provider: Arc<dyn Provider>,
     /// The interpreter that runs scripts.
     pub runner: Arc<dyn Runner>,
+    /// Documentation of libraries.
+    pub documents: Arc<dyn Documents>,
     /// Humans.
     pub approvals: Arc<dyn Approvals>,
     /// Those who watch and steer.
@@ -49,6 +57,8 @@ struct Shared {
     services: Services,
     ledger: Ledger,
     facts: tokio::sync::OnceCell<Facts>,
+    /// Calls so far by place, replayed ones included.
+    spoken: Calls,
     /// What the whole run is steered by.
     control: Control,
     /// Whether it was told that the run is held.
@@ -62,6 +72,8 @@ struct Shared {
     forced: bool,
     /// One question about a limit at a time.
     asking: tokio::sync::Mutex<()>,
+    /// What was enforced on the latest script.
+    confinement: Mutex<Confinement>,
 }
 
 /// An upper limit of model calls, and the setting it comes from.
@@ -87,6 +99,7 @@ pub struct Run {
     limits: Vec<Arc<CallLimit>>,
     /// Those of the runs above, of the run and of the phase, from the outermost inwards.
     pub(super) budgets: Vec<Arc<Budget>>,
+    tolerant: bool,
 }
 
 impl Run {
@@ -120,6 +133,7 @@ impl Run {
                 services,
                 ledger: Ledger::default(),
                 facts: tokio::sync::OnceCell::new(),
+                spoken: Calls::default(),
                 control: control.clone(),
                 held: AtomicBool::default(),
                 waits: Arc::default(),
@@ -127,6 +141,7 @@ impl Run {
                 history,
                 forced,
                 asking: tokio::sync::Mutex::default(),
+                confinement: Mutex::default(),
             }),
             position: Position::of_attempt(0),
             phase_type: "".into(),
@@ -137,12 +152,15 @@ impl Run {
             control,
             limits: Vec::new(),
             budgets: above.map(|above| above.budgets.clone()).unwrap_or_default(),
+            tolerant: false,
         };
         for (_, call) in run.history().unknown_calls() {
             run.charge(Line::unknown(call));
         }
         for (agent, output) in run.history().abandoned_calls() {
-            run.charge(Called::read(output)?.line(agent));
+            if let Some(line) = Called::read(output)?.line(agent) {
+                run.charge(line);
+            }
         }
         Ok(run)
     }
@@ -397,6 +415,16 @@ impl Run {
         self.shared.services.provider.window(model)
     }
 
+    /// Whether a model takes pictures, when known.
+    pub fn vision(&self, model: &str) -> Option<bool> {
+        self.shared.services.provider.vision(model)
+    }
+
+    /// Whether there is a key, or a server that needs none, for a model.
+    pub fn reaches(&self, model: &str, options: &CallOptions) -> bool {
+        self.shared.services.provider.reaches(model, options)
+    }
+
     /// Looks at something outside the run, away from the caller's loop; a replay gets what was seen
     /// then.
     pub async fn observe<T, F>(&self, what: &str, look: F) -> Result<T>
@@ -452,7 +480,54 @@ impl Run {
         .await
     }
 
-    /// Counts a call against the limits that [`Run::with_call_limit`] set.
+    /// The documentation of a library: from its site, that of `version` if it is there; else what
+    /// the installed package says of itself, read by a script of ours in `directory`.
+    pub async fn documentation(
+        &self,
+        home: &'static Home,
+        version: Option<&str>,
+        directory: &Path,
+    ) -> Result<Document> {
+        let Services { documents, runner, clock, .. } = &self.shared.services;
+        let input = json!(["documentation", home.library, version]);
+        self.pass(Effect::Observe, &input, Value::Null, |control| async move {
+            let fetched = tokio::select! {
+                biased;
+                () = control.cut() => return Err(control.error()),
+                fetched = documents.fetch(home, version, clock.now()) => fetched,
+            };
+            let problem = match fetched {
+                Ok(document) => return Ok(document),
+                Err(problem) => problem,
+            };
+            let text = match version {
+                Some(_) => {
+                    docstrings::of_module(runner.as_ref(), home.library, directory, &control.token).await
+                }
+                None => Ok(String::new()),
+            };
+            let text = text.map_err(|error| self.script_error(error))?;
+            let source = match version {
+                Some(version) if !text.is_empty() => format!("docstrings of the installed version {version}"),
+                _ => problem.clone(),
+            };
+            Ok(Document { source, text, problem: Some(problem) })
+        })
+        .await
+    }
+
+    /// The same place, where a failed call of a model is a result to go on from: it is recorded, so
+    /// that a replay fails alike and does not call again.
+    pub fn tolerant(&self) -> Self {
+        Self { tolerant: true, ..self.clone() }
+    }
+
+    /// Whether a failed call is a result here.
+    pub(super) fn is_tolerant(&self) -> bool {
+        self.tolerant
+    }
+
+    /// Counts a call, and fails where it is one too many.
     pub(super) fn count_call(&self) -> Result<()> {
         for limit in &self.limits {
             if limit.used.fetch_add(1, Ordering::Relaxed) >= limit.limit {
@@ -473,6 +548,30 @@ impl Run {
 
     pub(super) fn provider(&self) -> &dyn Provider {
         self.shared.services.provider.as_ref()
+    }
+
+    /// The place of this agent's next call here.
+    pub(super) fn next_call(&self, agent: &str) -> Place {
+        self.shared.spoken.next(Place { agent: agent.into(), ..self.place() })
+    }
+
+    fn place(&self) -> Place {
+        let Position { attempt, phase, phase_try, nested, step, .. } = self.position;
+        let phase_type = self.phase_type.to_string();
+        Place { attempt, phase, phase_type, phase_try, nested, step, ..Place::default() }
+    }
+
+    /// The models of a run that is made at this place and would ask `own`.
+    pub fn provider_within(&self, own: Arc<dyn Provider>) -> Arc<dyn Provider> {
+        let place = Place { nested: self.nestings.fetch_add(1, Ordering::Relaxed) + 1, ..self.place() };
+        self.shared.services.provider.within(&place, own)
+    }
+
+    pub(super) async fn warn_of(&self, agent: &str, differences: Vec<Value>) -> Result<()> {
+        for difference in differences {
+            self.tell(agent, "warning", difference).await?;
+        }
+        Ok(())
     }
 
     pub(super) fn model_error(&self, agent: &str, error: llm::LlmError) -> Error {
@@ -506,22 +605,66 @@ impl Run {
         started["limit_seconds"] = json!(script.timeout_seconds);
         self.tell(agent, "script_started", started).await?;
         let input = json!([script, started_hash(&script.path)?]);
-        self.pass(Effect::Execute, &input, Value::Null, |control| async move {
+        let act = |control: Control| async move {
             let output = |text: &str| self.whisper(agent, "script_output", json!({"text": text}));
             let execution = self.shared.services.runner.run(script, &output, &control.token).await;
-            let execution = execution.map_err(|error| self.script_error(error))?;
-            if execution.exit == crate::exec::Exit::Cancelled {
-                return Err(control.error());
-            }
-            Ok(execution)
-        })
-        .await
+            self.ran(&control, execution)
+        };
+        let execution: Execution = self.pass(Effect::Execute, &input, Value::Null, act).await?;
+        self.tell_confinement(agent, &execution.confinement).await?;
+        Ok(execution)
     }
 
-    /// Asks a human.
+    /// Installs a package for the scripts of this run.
+    pub async fn install(&self, package: &Package) -> Result<Execution> {
+        let runner = self.shared.services.runner.clone();
+        let act = |control: Control| async move {
+            let execution = runner.install(package, &control.token).await;
+            self.ran(&control, execution)
+        };
+        self.pass(Effect::Execute, &json!(["install", package]), Value::Null, act).await
+    }
+
+    fn ran(&self, control: &Control, execution: Result<Execution, ExecError>) -> Result<Execution> {
+        let execution = execution.map_err(|error| self.script_error(error))?;
+        // A signal to the whole job reaches the script as well as the process that runs it.
+        let cut = matches!(execution.exit, Exit::Signal(_)) && control.cancelled();
+        if cut || execution.exit == Exit::Cancelled { Err(control.error()) } else { Ok(execution) }
+    }
+
+    /// What was enforced on the latest script; blank before the first.
+    pub fn confinement(&self) -> Confinement {
+        self.shared.confinement.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells what holds for scripts, when it is not what held before.
+    async fn tell_confinement(&self, agent: &str, now: &Confinement) -> Result<()> {
+        {
+            let mut before = self.shared.confinement.lock().unwrap_or_else(PoisonError::into_inner);
+            if *before == *now {
+                return Ok(());
+            }
+            before.clone_from(now);
+        }
+        self.tell(agent, "sandbox", json!(now)).await?;
+        for message in &now.warnings {
+            self.tell(agent, "warning", json!({"message": message})).await?;
+        }
+        Ok(())
+    }
+
+    /// What the run has spent so far.
+    pub fn spent(&self) -> Total {
+        Total::of(&self.ledger().since(0))
+    }
+
+    /// Asks a human, who is shown what the run has spent.
     pub async fn ask(&self, mut question: Question) -> Result<Answer> {
         self.hold().await?;
         question.run_id = self.id().to_owned();
+        if let Value::Object(shown) = &mut question.context_snapshot {
+            shown.entry("spent").or_insert_with(|| self.spent().to_json());
+        }
         let about = json!({
             "checkpoint_type": question.checkpoint_type, "message": question.message,
             "options": question.options, "request_id": question.step_id,
@@ -602,7 +745,7 @@ impl Run {
         Ok(())
     }
 
-    async fn pass<T, F>(
+    pub(super) async fn pass<T, F>(
         &self,
         effect: Effect,
         input: &Value,
@@ -704,7 +847,14 @@ impl Run {
 
     /// Records an event and tells the listener, unless an earlier life has.
     pub async fn tell(&self, agent: &str, kind: &str, data: Value) -> Result<()> {
-        if self.was_told() { Ok(()) } else { self.publish(agent, kind, data, false) }
+        if self.was_told() {
+            return Ok(());
+        }
+        // Who tells much and does little may not fill the memory with what waits to be written.
+        if self.publish(agent, kind, data, false)?.is_multiple_of(TOLD_AT_ONCE) {
+            self.journal().commit().await?;
+        }
+        Ok(())
     }
 
     fn was_told(&self) -> bool {
@@ -721,16 +871,23 @@ impl Run {
 
     /// The same of an agent.
     pub fn announce_by(&self, agent: &str, kind: &str, data: Value) -> Result<()> {
-        self.publish(agent, kind, data, true)
+        self.publish(agent, kind, data, true).map(drop)
     }
 
-    fn publish(&self, agent: &str, kind: &str, data: Value, once: bool) -> Result<()> {
+    fn publish(&self, agent: &str, kind: &str, mut data: Value, once: bool) -> Result<u64> {
         let shared = &self.shared;
+        if let (false, Value::Object(fields)) = (agent.is_empty(), &mut data) {
+            fields.insert("agent".into(), agent.into());
+        }
         let at = shared.services.clock.now();
-        let entry = Entry::Event { kind: kind.into(), data: data.clone(), once };
+        let mut kept = data.clone();
+        if let (false, Some(fields)) = (agent.is_empty(), kept.as_object_mut()) {
+            fields.entry("agent").or_insert_with(|| agent.into());
+        }
+        let entry = Entry::Event { kind: kind.into(), data: kept, once };
         let seq = shared.services.journal.append(at, self.position, entry)?;
         shared.services.listener.event(&self.event(agent, kind, data, Some(seq), at));
-        Ok(())
+        Ok(seq)
     }
 
     /// Tells the listener of something ephemeral.

@@ -32,6 +32,8 @@ pub trait State: Send + Sync {
     fn read(&self, section: Section, key: &str) -> Option<Value>;
     /// Puts a value under `key`.
     fn write(&self, section: Section, key: &str, value: Value) -> Result<()>;
+    /// Merges values into the output's `shared` dictionary; what else that holds stays as it is.
+    fn share(&self, values: Map<String, Value>) -> Result<()>;
     /// The next phase's context: a new shared dictionary with this output's `shared` merged in,
     /// this output as its input, values by reference.
     fn hand_over(&self, next_phase_id: &str) -> Result<Arc<dyn State>>;
@@ -95,6 +97,14 @@ impl State for MemoryState {
         Ok(())
     }
 
+    fn share(&self, values: Map<String, Value>) -> Result<()> {
+        self.with(Section::Output, |output| match output.get_mut("shared") {
+            Some(Value::Object(shared)) => shared.extend(values),
+            _ => drop(output.insert("shared".into(), Value::Object(values))),
+        });
+        Ok(())
+    }
+
     fn hand_over(&self, next_phase_id: &str) -> Result<Arc<dyn State>> {
         let next = Self::new(&self.task, &self.work_dir, next_phase_id);
         let mut shared = self.section(Section::Shared);
@@ -128,17 +138,14 @@ pub fn put_out<K: AsRef<str>>(state: &dyn State, values: impl IntoIterator<Item 
 
 /// Merges values into the output's `shared` dictionary.
 pub fn share<K: Into<String>>(state: &dyn State, values: impl IntoIterator<Item = (K, Value)>) -> Result<()> {
-    let mut shared = match state.read(Section::Output, "shared") {
-        Some(Value::Object(map)) => map,
-        _ => Map::new(),
-    };
-    shared.extend(values.into_iter().map(|(key, value)| (key.into(), value)));
-    state.write(Section::Output, "shared", json!(shared))
+    state.share(values.into_iter().map(|(key, value)| (key.into(), value)).collect())
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
     use super::*;
 
     #[test]

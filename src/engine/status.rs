@@ -40,7 +40,7 @@ pub enum RunStatus {
     Failed,
     /// All phases are done.
     Completed,
-    /// The process that ran it has gone.
+    /// The process that ran it has gone, or was told to: resumable.
     Interrupted,
 }
 

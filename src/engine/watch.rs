@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Run;
 use super::ledger::Line;
@@ -15,16 +15,23 @@ pub(super) struct CallWatch<'a> {
     model: &'a str,
     /// What the call has used, as long as it has not been answered in full.
     spent: Mutex<Option<Usage>>,
+    /// Told once the call has ended: they are kept with its result.
+    differences: Mutex<Vec<Value>>,
 }
 
 impl<'a> CallWatch<'a> {
     pub(super) fn new(run: &'a Run, agent: &'a str, model: &'a str) -> Self {
-        Self { run, agent, model, spent: Mutex::default() }
+        Self { run, agent, model, spent: Mutex::default(), differences: Mutex::default() }
     }
 
     /// The reply has come, and says itself what it used.
     pub(super) fn replied(&self) {
         self.so_far().take();
+    }
+
+    /// How it differs from the call on the tape, as data of warnings.
+    pub(super) fn differences(&self) -> Vec<Value> {
+        std::mem::take(&mut *self.differences.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn so_far(&self) -> MutexGuard<'_, Option<Usage>> {
@@ -54,5 +61,10 @@ impl Watch for CallWatch<'_> {
         let about =
             json!({"model": self.model, "reason": reason, "wait_seconds": wait_seconds, "tries": tries});
         self.run.whisper(self.agent, "call_retry", about);
+    }
+
+    fn differs(&self, what: &str, diff: &str) {
+        let mut differences = self.differences.lock().unwrap_or_else(PoisonError::into_inner);
+        differences.push(json!({"message": what, "diff": diff}));
     }
 }

@@ -3,8 +3,9 @@
 //! Names come from a model's answer, so they are checked twice: as text, and again while the file
 //! is opened, one directory after the other without following a link.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::fd::OwnedFd;
@@ -68,17 +69,11 @@ pub fn place(
 pub fn write(root: &Path, path: &Path, text: &str) -> Result<PathBuf, ExecError> {
     let path = relative(&path.to_string_lossy())?;
     let full = root.join(&path);
-    let failed = |error: Errno| ExecError::Io(format!("{} cannot be written: {error}", full.display()));
     std::fs::create_dir_all(root)
         .map_err(|error| ExecError::Io(format!("{} cannot be made: {error}", root.display())))?;
-    let mut directory =
-        openat(CWD, root, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(failed)?;
-    let mut seen = root.to_owned();
-    for part in path.parent().into_iter().flatten() {
-        seen.push(part);
-        directory = enter(&directory, part, &seen)?;
-    }
+    let start = openat(CWD, root, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let start = start.map_err(|error| unwritable(&full, &error))?;
+    let directory = descend(start, root, path.parent().unwrap_or(Path::new("")))?;
     let name = path.file_name().unwrap_or_default();
     match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(found) => match FileType::from_raw_mode(found.st_mode) {
@@ -87,31 +82,115 @@ pub fn write(root: &Path, path: &Path, text: &str) -> Result<PathBuf, ExecError>
             _ => return Err(obstructed(&full)),
         },
         Err(Errno::NOENT) => {}
-        Err(error) => return Err(failed(error)),
+        Err(error) => return Err(unwritable(&full, &error)),
     }
-    let draft = format!(".{}.{:08x}", name.to_string_lossy(), fastrand::u32(..));
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(&directory, &draft, flags, Mode::from_raw_mode(0o644)).map_err(failed)?;
-    let written = File::from(file)
-        .write_all(text.as_bytes())
-        .map_err(|error| ExecError::Io(format!("{} cannot be written: {error}", full.display())))
-        .and_then(|()| renameat(&directory, &draft, &directory, name).map_err(failed));
-    if let Err(error) = written {
-        // The first error is the one to tell.
-        let _ = unlinkat(&directory, &draft, AtFlags::empty());
-        return Err(error);
-    }
+    put(&directory, &full, text.as_bytes())?;
     Ok(full)
 }
 
-/// Opens a directory below another, made if it is not there.
-fn enter(parent: &OwnedFd, name: &std::ffi::OsStr, full: &Path) -> Result<OwnedFd, ExecError> {
-    match mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(ExecError::Io(format!("{} cannot be made: {error}", full.display()))),
+/// Opens a directory, made with those above it if it is not there. A link on the way is refused: a
+/// script may have put it there, and what it leads to is not the run's.
+///
+/// # Errors
+/// [`ExecError::Confinement`] if a link or a file stands in the way, [`ExecError::Io`] if it cannot be
+/// made, or is not absolute.
+pub fn directory(path: &Path) -> Result<OwnedFd, ExecError> {
+    let top = Path::new("/");
+    let below = path
+        .strip_prefix(top)
+        .map_err(|_| ExecError::Io(format!("the directory {} is not absolute", path.display())))?;
+    let start = openat(CWD, top, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    descend(start.map_err(|error| unwritable(path, &error))?, top, below)
+}
+
+/// Replaces a file, or makes it, in a directory as [`directory`] opens it. Readers never see half of it.
+///
+/// # Errors
+/// As for [`directory`].
+pub fn replace(path: &Path, contents: &[u8]) -> Result<(), ExecError> {
+    put(&directory(path.parent().unwrap_or(path))?, path, contents)
+}
+
+/// Makes a file that was not there, in a directory as [`directory`] opens it; what was there is removed,
+/// whatever it was.
+///
+/// # Errors
+/// As for [`directory`].
+pub fn create(path: &Path) -> Result<File, ExecError> {
+    let parent = directory(path.parent().unwrap_or(path))?;
+    let name = path.file_name().unwrap_or_default();
+    match unlinkat(&parent, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(unwritable(path, &error)),
     }
+    Ok(File::from(fresh(&parent, name).map_err(|error| unwritable(path, &error))?))
+}
+
+/// Reads a file that a script may have put there: no link, no pipe that never ends, and no more than
+/// `most` bytes.
+///
+/// # Errors
+/// The system's, also for a file that is none of the kind or too large.
+pub fn read(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat(CWD, path, flags, Mode::empty())?);
+    let facts = file.metadata()?;
+    if !facts.is_file() || facts.len() > most {
+        return Err(std::io::Error::other("it is no regular file, or too large"));
+    }
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn fresh(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(parent, name, flags, Mode::from_raw_mode(0o644))
+}
+
+/// Writes a file beside its place and renames it.
+fn put(parent: &OwnedFd, full: &Path, contents: &[u8]) -> Result<(), ExecError> {
+    let name = full.file_name().unwrap_or_default();
+    let draft = OsString::from(format!(".{}.{:016x}.tmp", name.to_string_lossy(), fastrand::u64(..)));
+    let file = fresh(parent, &draft).map_err(|error| unwritable(full, &error))?;
+    let written = File::from(file)
+        .write_all(contents)
+        .map_err(|error| unwritable(full, &error))
+        .and_then(|()| renameat(parent, &draft, parent, name).map_err(|error| unwritable(full, &error)));
+    if let Err(error) = written {
+        // The first error is the one to tell.
+        let _ = unlinkat(parent, &draft, AtFlags::empty());
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// Opens a directory some levels below another, `at`; each is made if it is not there.
+fn descend(mut from: OwnedFd, at: &Path, below: &Path) -> Result<OwnedFd, ExecError> {
+    let mut seen = at.to_owned();
+    for part in below {
+        seen.push(part);
+        from = enter(&from, part, &seen)?;
+    }
+    Ok(from)
+}
+
+fn unwritable(path: &Path, error: &dyn std::fmt::Display) -> ExecError {
+    ExecError::Io(format!("{} cannot be written: {error}", path.display()))
+}
+
+/// Opens a directory below another, made if it is not there.
+fn enter(parent: &OwnedFd, name: &OsStr, full: &Path) -> Result<OwnedFd, ExecError> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
-    openat(parent, name, flags, Mode::empty()).map_err(|error| match error {
+    let open = || openat(parent, name, flags, Mode::empty());
+    let opened = match open() {
+        Err(Errno::NOENT) => match mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => open(),
+            Err(error) => return Err(ExecError::Io(format!("{} cannot be made: {error}", full.display()))),
+        },
+        other => other,
+    };
+    opened.map_err(|error| match error {
         // With both flags a link is "not a directory" on Linux and "too many links" elsewhere.
         Errno::LOOP | Errno::NOTDIR => linked(full),
         other => ExecError::Io(format!("{} cannot be opened: {other}", full.display())),
@@ -164,7 +243,7 @@ fn relative(name: &str) -> Result<PathBuf, ExecError> {
 
 fn linked(path: &Path) -> ExecError {
     ExecError::Confinement(format!(
-        "{} is a symbolic link or not a directory; scripts are written to plain files and directories only: \
+        "{} is a symbolic link or not a directory; runs write to plain files and directories only: \
          remove it or choose another name",
         path.display()
     ))
@@ -279,5 +358,35 @@ mod tests {
         assert_eq!(write(root.path(), path, "two").unwrap(), full);
         assert_eq!(std::fs::read_to_string(&full).unwrap(), "two");
         assert_eq!(std::fs::read_dir(full.parent().unwrap()).unwrap().count(), 1, "a draft was left");
+    }
+
+    #[test]
+    fn what_a_script_put_in_the_way_is_neither_followed_nor_waited_for() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().canonicalize().unwrap();
+        let outside = root.join("outside");
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("mine"), "mine").unwrap();
+        let work = root.join("work");
+        std::fs::create_dir(&work).unwrap();
+        symlink(&outside, work.join("logs")).unwrap();
+        for refused in [
+            directory(&work.join("logs/deeper")).map(drop),
+            replace(&work.join("logs/mine"), b"x"),
+            create(&work.join("logs/mine")).map(drop),
+        ] {
+            assert!(matches!(refused, Err(ExecError::Confinement(_))), "{refused:?}");
+        }
+        symlink(outside.join("mine"), work.join("file")).unwrap();
+        assert!(read(&work.join("file"), 100).is_err());
+        replace(&work.join("file"), b"ours").unwrap();
+        assert_eq!(read(&work.join("file"), 100).unwrap(), b"ours");
+        assert!(read(&work.join("file"), 3).is_err());
+        let pipe = std::process::Command::new("mkfifo").arg(work.join("pipe")).status().unwrap();
+        assert!(pipe.success() && read(&work.join("pipe"), 100).is_err());
+        create(&work.join("pipe")).unwrap().write_all(b"log").unwrap();
+        assert_eq!(read(&work.join("pipe"), 100).unwrap(), b"log");
+        assert_eq!(std::fs::read_to_string(outside.join("mine")).unwrap(), "mine");
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Installed documentation of the functions in a traceback, for the engineer's next try.
+//! Installed documentation: of the functions in a traceback, and of a whole package.
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -7,10 +7,12 @@ use regex::Regex;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::sandbox::Sandbox;
 use super::{ExecError, Runner, Script};
 use crate::pattern::pattern;
 
 const READER: &str = include_str!("docstrings.py");
+const MODULE_READER: &str = include_str!("module_docs.py");
 /// Importing a large library takes seconds; more than that is not worth a prompt.
 const SECONDS: f64 = 60.0;
 
@@ -32,9 +34,31 @@ pub async fn of_traceback(
     if frames.is_empty() {
         return Ok(String::new());
     }
-    let path = directory.join("docstrings.py");
-    let text = format!("FRAMES = {}\n{READER}", json!(frames));
-    let written = std::fs::write(&path, text);
+    run(runner, &format!("FRAMES = {}\n{READER}", json!(frames)), "docstrings", directory, cancel).await
+}
+
+/// Signatures and docstrings of the functions and classes of an installed package; blank when it
+/// cannot be imported.
+pub async fn of_module(
+    runner: &dyn Runner,
+    module: &str,
+    directory: &Path,
+    cancel: &CancellationToken,
+) -> Result<String, ExecError> {
+    run(runner, &format!("MODULE = {}\n{MODULE_READER}", json!(module)), "module_docs", directory, cancel)
+        .await
+}
+
+/// What a script of ours prints; blank when it fails.
+async fn run(
+    runner: &dyn Runner,
+    code: &str,
+    name: &str,
+    directory: &Path,
+    cancel: &CancellationToken,
+) -> Result<String, ExecError> {
+    let path = directory.join(format!("{name}.py"));
+    let written = std::fs::write(&path, code);
     written.map_err(|e| ExecError::Io(format!("{} cannot be written: {e}", path.display())))?;
     let script = Script {
         path,
@@ -42,7 +66,8 @@ pub async fn of_traceback(
         python_path: Vec::new(),
         timeout_seconds: Some(SECONDS),
         env_passthrough: Vec::new(),
-        log_path: directory.join("docstrings.log"),
+        log_path: directory.join(format!("{name}.log")),
+        sandbox: Sandbox::default(),
     };
     let execution = runner.run(&script, &|_| {}, cancel).await?;
     Ok(if execution.exit.success() { execution.output.trim().to_owned() } else { String::new() })

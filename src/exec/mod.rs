@@ -1,12 +1,15 @@
 //! Running code that models wrote.
 //!
 //! * [`extract`] — an engineer's answer: explanation, code, file name, status line.
+//! * [`install`] — a missing package, for the scripts of one run.
 //! * [`normalise`] — typographic repairs to code that does not compile.
 //! * [`confine`] — where a script may be written, and writing it there.
 //! * [`docstrings`] — installed documentation of the functions in a traceback.
 //! * [`environment`] — what a script sees of the host's environment.
+//! * [`sandbox`] — what a script may do to the machine, and how that is enforced.
 //! * [`supervisor`] — the process that runs scripts and outlives none of them.
 //! * [`clean`] — output as prompts quote it.
+//! * [`pictures`] — plots as models take them.
 //! * [`products`] — the files a script left, and what is in its tables.
 //! * [`scripted`] — a runner for tests.
 
@@ -16,9 +19,12 @@ pub mod docstrings;
 pub mod environment;
 pub mod extract;
 mod fences;
+mod install;
 pub mod normalise;
 mod output;
+pub mod pictures;
 pub mod products;
+pub mod sandbox;
 mod scan;
 pub mod scripted;
 pub mod supervise;
@@ -31,6 +37,8 @@ use std::path::PathBuf;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+
+use sandbox::{Confinement, Sandbox};
 
 /// The port through which the engine reaches the Python interpreter that runs scripts.
 ///
@@ -48,6 +56,23 @@ pub trait Runner: Send + Sync {
         output: &'a (dyn Fn(&str) + Send + Sync),
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, Result<Execution, ExecError>>;
+    /// Installs a package where only the scripts of this runner find it.
+    fn install<'a>(
+        &'a self,
+        package: &'a Package,
+        cancel: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<Execution, ExecError>>;
+}
+
+/// A package that a script misses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Package {
+    /// The name under which it is installed.
+    pub name: String,
+    /// Whether it may be built from source, which runs the package's own code.
+    pub sources: bool,
+    /// What the installation may do to the machine.
+    pub sandbox: Sandbox,
 }
 
 /// A script that is ready to run.
@@ -65,6 +90,9 @@ pub struct Script {
     pub env_passthrough: Vec<String>,
     /// Where the full output goes, absolute.
     pub log_path: PathBuf,
+    /// What it may do to the machine.
+    #[serde(default)]
+    pub sandbox: Sandbox,
 }
 
 /// How a script ended.
@@ -80,6 +108,9 @@ pub struct Execution {
     pub seconds: f64,
     /// Peak resident memory in bytes, where known.
     pub peak_rss: Option<u64>,
+    /// What was enforced on it.
+    #[serde(default)]
+    pub confinement: Confinement,
 }
 
 /// The exit state of a script.
@@ -92,6 +123,8 @@ pub enum Exit {
     Signal(i32),
     /// Our limit in seconds ended it.
     Timeout(u64),
+    /// Another limit ended it; in words, such as `it held more than 20 GB of memory`.
+    Limit(String),
     /// The run was stopped.
     Cancelled,
 }

@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::{ExecError, confine};
+
 /// Bytes kept in memory at either end of the output.
 pub(super) const KEPT: usize = 512 * 1024;
 /// Bytes written to the log file before it is cut.
@@ -139,20 +141,9 @@ pub(super) struct Sink<F: FnMut(String)> {
 }
 
 impl<F: FnMut(String)> Sink<F> {
-    /// Opens the log (a symbolic link in its place is refused) and begins.
-    pub(super) fn open(log_path: &Path, live: F) -> io::Result<Self> {
-        if let Some(parent) = log_path.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        let mut options = File::options();
-        options.write(true).create(true).truncate(true);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::OpenOptionsExt;
-            let flags = rustix::fs::OFlags::NOFOLLOW.bits();
-            options.custom_flags(flags.cast_signed());
-        }
-        let file = options.open(log_path)?;
+    /// Makes the log and begins; what was in its place is removed, and no link is followed.
+    pub(super) fn open(log_path: &Path, live: F) -> Result<Self, ExecError> {
+        let file = confine::create(log_path)?;
         let now = Instant::now();
         Ok(Self {
             live,
@@ -290,15 +281,17 @@ mod tests {
         assert!(seen.concat().contains("bytes not shown live"));
     }
 
-    #[cfg(unix)]
     #[test]
-    fn a_link_in_place_of_the_log_is_refused() {
+    fn a_link_in_place_of_the_log_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("target");
         std::fs::write(&target, "mine").unwrap();
         let path = folder.path().join("a.log");
         std::os::unix::fs::symlink(&target, &path).unwrap();
-        assert!(Sink::open(&path, |_| ()).is_err());
+        let mut sink = Sink::open(&path, |_| ()).unwrap();
+        sink.push(b"ours");
+        sink.finish();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "ours");
         assert_eq!(std::fs::read_to_string(&target).unwrap(), "mine");
     }
 }

@@ -127,10 +127,19 @@ impl Inventory {
     }
 }
 
+/// Whether a file's name is that of an image.
+pub fn is_image(path: &str) -> bool {
+    has_suffix(path, &["png", "jpg", "jpeg", "gif"])
+}
+
+/// Whether a file's name is that of an image that models take.
+pub fn is_picture(path: &str) -> bool {
+    has_suffix(path, &["png", "jpg", "jpeg"])
+}
+
 /// The images among files, oldest first; equal times by path.
 pub fn images<'a>(files: impl IntoIterator<Item = &'a FileFacts>) -> Vec<&'a FileFacts> {
-    let mut images: Vec<_> =
-        files.into_iter().filter(|file| has_suffix(&file.path, &["png", "jpg", "jpeg", "gif"])).collect();
+    let mut images: Vec<_> = files.into_iter().filter(|file| is_image(&file.path)).collect();
     images.sort_by(|one, two| (one.modified_ns, &one.path).cmp(&(two.modified_ns, &two.path)));
     images
 }

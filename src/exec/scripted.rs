@@ -8,7 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use super::{Check, ExecError, Execution, Exit, Facts, Runner, Script};
+use super::sandbox::Confinement;
+use super::{Check, ExecError, Execution, Exit, Facts, Package, Runner, Script};
 
 type CheckFn = Box<dyn Fn(&str, &str) -> Check + Send + Sync>;
 
@@ -16,7 +17,9 @@ type CheckFn = Box<dyn Fn(&str, &str) -> Check + Send + Sync>;
 pub struct ScriptedRunner {
     queue: Mutex<VecDeque<Scripted>>,
     executed: Mutex<Vec<Executed>>,
+    installed: Mutex<Vec<Package>>,
     check: CheckFn,
+    packages: Vec<(String, String)>,
 }
 
 /// What one execution is to do.
@@ -40,8 +43,14 @@ impl Scripted {
     /// Ends with this exit state after printing `output`.
     pub fn ending(exit: Exit, output: &str) -> Self {
         let output = output.to_owned();
-        let outcome =
-            Ok(Execution { exit, output, truncated: false, seconds: 0.25, peak_rss: Some(1 << 20) });
+        let outcome = Ok(Execution {
+            exit,
+            output,
+            truncated: false,
+            seconds: 0.25,
+            peak_rss: Some(1 << 20),
+            confinement: Confinement::default(),
+        });
         Self { outcome, files: Vec::new(), hangs: false }
     }
 
@@ -85,7 +94,9 @@ impl ScriptedRunner {
         Self {
             queue: Mutex::new(executions.into_iter().collect()),
             executed: Mutex::default(),
+            installed: Mutex::default(),
             check: Box::new(|_, _| Check::default()),
+            packages: Vec::new(),
         }
     }
 
@@ -93,6 +104,13 @@ impl ScriptedRunner {
     #[must_use]
     pub fn with_check(mut self, check: impl Fn(&str, &str) -> Check + Send + Sync + 'static) -> Self {
         self.check = Box::new(check);
+        self
+    }
+
+    /// Has a package installed.
+    #[must_use]
+    pub fn with_package(mut self, name: &str, version: &str) -> Self {
+        self.packages.push((name.to_owned(), version.to_owned()));
         self
     }
 
@@ -104,6 +122,11 @@ impl ScriptedRunner {
     /// What was executed so far, in order.
     pub fn executed(&self) -> Vec<Executed> {
         lock(&self.executed).clone()
+    }
+
+    /// The packages that were to be installed so far, in order; each takes an execution from the queue.
+    pub fn installed(&self) -> Vec<Package> {
+        lock(&self.installed).clone()
     }
 
     /// How many executions are still in the queue.
@@ -124,7 +147,8 @@ impl Runner for ScriptedRunner {
     }
 
     fn facts(&self) -> BoxFuture<'_, Result<Facts, ExecError>> {
-        let facts = Facts { python: "3.11.0".to_owned(), cores: 1, ..Facts::default() };
+        let packages = self.packages.clone();
+        let facts = Facts { python: "3.11.0".to_owned(), cores: 1, packages, ..Facts::default() };
         Box::pin(async move { Ok(facts) })
     }
 
@@ -162,6 +186,18 @@ impl Runner for ScriptedRunner {
             Ok(execution)
         })
     }
+
+    fn install<'a>(
+        &'a self,
+        package: &'a Package,
+        _cancel: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<Execution, ExecError>> {
+        Box::pin(async move {
+            lock(&self.installed).push(package.clone());
+            let next = lock(&self.queue).pop_front();
+            next.unwrap_or_else(|| Scripted::failure("no such package")).outcome
+        })
+    }
 }
 
 fn write(path: &std::path::Path, bytes: &[u8]) -> Result<(), ExecError> {
@@ -189,6 +225,7 @@ mod tests {
             timeout_seconds: None,
             env_passthrough: Vec::new(),
             log_path: folder.join("logs/a.log"),
+            sandbox: crate::exec::sandbox::Sandbox::default(),
         }
     }
 

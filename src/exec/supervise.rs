@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::io::{self, BufRead, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -14,17 +13,27 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process};
 
 use super::output::Sink;
+use super::sandbox::limits::{self, Watch};
+use super::sandbox::{self, Confinement, Means, Mode, Policy, grants, kernel};
 use super::tree;
-use super::wire::{Event, Request};
-use super::{Check, Execution, Exit, Facts, Script};
+use super::wire::{Event, Job, Request};
+use super::{Check, Execution, Exit, Facts};
 
 /// How long a script may take to end after its time limit interrupted it: enough for a traceback
 /// that tells where it was.
 const GRACE: Duration = Duration::from_secs(2);
+/// How often a young script is looked at, and one with a crowd of processes.
+const SHORT: Duration = Duration::from_millis(10);
+const CROWD: u64 = 64;
+
+/// The variable that tells a supervisor to leave the network before anything else.
+pub(super) const NO_NETWORK: &str = "CMBAGENT_SCRIPTS_NO_NETWORK";
 
 /// What the threads of the supervisor share.
 struct Shared {
     output: Mutex<io::Stdout>,
+    /// Whether this process has a network of its own, without a way out.
+    isolated: bool,
     /// The script that runs, if one does.
     current: Mutex<Option<Current>>,
     /// Set once, under its lock, before the last clean-up: nothing is spawned after it.
@@ -50,12 +59,19 @@ enum Message {
 ///
 /// `check` compiles a source (text, file name) without running it; `facts` describes the machine.
 /// Both are called on the calling thread, one at a time, also while a script runs; what keeps them
-/// from answering is told to the other side.
+/// from answering is told to the other side. `raise_loopback` lets processes without a network at
+/// least talk to each other; it is called once, where scripts are to have none.
 /// The supervisor leaves no process behind when its input ends, whatever ended the other side.
 pub fn supervise(
     check: impl Fn(&str, &str) -> Result<Check, String>,
     facts: impl Fn() -> Result<Facts, String>,
+    raise_loopback: impl FnOnce() -> Result<(), String>,
 ) -> i32 {
+    // Before any thread is started. Where it is not possible, each script tells so.
+    let isolated = std::env::var_os(NO_NETWORK).is_some() && kernel::leave_network().is_ok();
+    if isolated && let Err(error) = raise_loopback() {
+        let _ = writeln!(io::stderr(), "scripts without a network cannot use 127.0.0.1 either: {error}");
+    }
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::set_child_subreaper(Pid::from_raw(1)) {
         let _ = writeln!(io::stderr(), "cannot adopt the orphans of scripts (child subreaper): {error}");
@@ -63,6 +79,7 @@ pub fn supervise(
     }
     let shared = Arc::new(Shared {
         output: Mutex::new(io::stdout()),
+        isolated,
         current: Mutex::new(None),
         closing: Mutex::new(false),
     });
@@ -91,9 +108,7 @@ pub fn supervise(
                 let facts = facts().map(|facts| Event::Facts { id, facts });
                 shared.send(&facts.unwrap_or_else(|message| Event::Failed { id, message }));
             }
-            Request::Run { id, python, script, environment } => {
-                shared.start(id, python, script, environment);
-            }
+            Request::Run { id, job } => shared.start(id, *job),
             Request::Cancel { id } => shared.cancel(id),
         }
     }
@@ -126,7 +141,7 @@ impl Shared {
         }
     }
 
-    fn start(self: &Arc<Self>, id: u64, python: PathBuf, script: Script, environment: Vec<(String, String)>) {
+    fn start(self: &Arc<Self>, id: u64, job: Job) {
         let mut current = lock(&self.current);
         if let Some(running) = current.as_ref() {
             let message = format!("script {} is still running; a supervisor runs one at a time", running.id);
@@ -141,7 +156,7 @@ impl Shared {
         std::thread::spawn(move || {
             let life =
                 Life { shared: &shared, id, cancelled: &cancelled, wake, messages, silent: Cell::new(false) };
-            let event = match life.run(&python, &script, environment) {
+            let event = match life.run(&job) {
                 Ok(execution) => Event::Done { id, execution },
                 Err(message) => Event::Failed { id, message },
             };
@@ -180,24 +195,22 @@ enum Ending {
     Exited,
     TimedOut,
     Cancelled,
+    /// It passed a limit, in words.
+    Passed(String),
 }
 
 impl Life<'_> {
-    fn run(
-        self,
-        python: &PathBuf,
-        script: &Script,
-        environment: Vec<(String, String)>,
-    ) -> Result<Execution, String> {
+    fn run(self, job: &Job) -> Result<Execution, String> {
+        let Job { script, policy, .. } = job;
         let (shared, id) = (self.shared, self.id);
         let mut sink = Sink::open(&script.log_path, |text| shared.send(&Event::Output { id, text }))
-            .map_err(|error| {
-                format!("the log file {} cannot be opened: {error}", script.log_path.display())
-            })?;
+            .map_err(|error| format!("the log file of a script cannot be made: {error}"))?;
         let limit = script.timeout_seconds.map(duration).transpose()?;
+        let watch = Watch::new(policy.limits.clone(), &policy.write);
         let begun = Instant::now();
-        let pid = self.spawn(python, script, environment)?;
-        let (ending, peak_rss) = self.follow(pid, limit.map(|limit| begun + limit), &mut sink);
+        let (pid, confinement) = self.spawn(job)?;
+        limits::bind(pid, &policy.limits, watch.room());
+        let (ending, peak_rss) = self.follow(pid, limit.map(|limit| begun + limit), &watch, &mut sink);
         let seconds = begun.elapsed().as_secs_f64();
 
         let waited = waited(pid);
@@ -209,6 +222,7 @@ impl Life<'_> {
         let (output, truncated) = sink.finish();
         let exit = match (ending, limit) {
             (Ending::Cancelled, _) => Exit::Cancelled,
+            (Ending::Passed(what), _) => Exit::Limit(what),
             (Ending::TimedOut, Some(limit)) => Exit::Timeout(whole_seconds(limit)),
             _ => waited
                 .or_else(|| {
@@ -217,16 +231,12 @@ impl Life<'_> {
                 })
                 .ok_or("the exit state of the script could not be collected")?,
         };
-        Ok(Execution { exit, output, truncated, seconds, peak_rss })
+        Ok(Execution { exit, output, truncated, seconds, peak_rss, confinement })
     }
 
     /// Starts the script and the two threads that report its output and its end.
-    fn spawn(
-        &self,
-        python: &PathBuf,
-        script: &Script,
-        environment: Vec<(String, String)>,
-    ) -> Result<Pid, String> {
+    fn spawn(&self, job: &Job) -> Result<(Pid, Confinement), String> {
+        let Job { python, script, environment, policy } = job;
         let cannot = |error: io::Error| {
             format!(
                 "{} could not be started with {} in {}: {error}",
@@ -241,17 +251,24 @@ impl Life<'_> {
             .arg(&script.path)
             .current_dir(&script.cwd)
             .env_clear()
-            .envs(environment)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(writer.try_clone().map_err(cannot)?)
             .stderr(writer)
             .process_group(0);
-        let child = {
+        let (child, confinement) = {
             let closing = lock(&self.shared.closing);
             if *closing {
                 return Err("the supervisor is ending".to_owned());
             }
-            command.spawn().map_err(cannot)?
+            let isolated = self.shared.isolated;
+            // What confines a thread confines what it starts, so this one is used up by the script.
+            let confined = std::thread::scope(|scope| {
+                scope.spawn(|| confine(policy, isolated).map(|told| (command.spawn(), told))).join()
+            });
+            let (child, told) =
+                confined.map_err(|_| "the thread that starts scripts broke off".to_owned())??;
+            (child.map_err(cannot)?, told)
         };
         // Our copies of the pipe's end go with the command: else its output would never end.
         drop(command);
@@ -274,7 +291,7 @@ impl Life<'_> {
             while matches!(rustix::process::waitid(WaitId::Pid(pid), options), Err(Errno::INTR)) {}
             let _ = wake.send(Message::Exited);
         });
-        Ok(pid)
+        Ok((pid, confinement))
     }
 
     /// Passes output on until the script ends, its time is up, or it is cancelled.
@@ -282,10 +299,11 @@ impl Life<'_> {
         &self,
         pid: Pid,
         mut deadline: Option<Instant>,
+        watch: &Watch,
         sink: &mut Sink<F>,
     ) -> (Ending, Option<u64>) {
         let mut peak = None;
-        let mut interval = Duration::from_millis(10);
+        let mut interval = SHORT;
         let mut sample = Instant::now() + interval;
         let mut interrupted = false;
         loop {
@@ -305,8 +323,13 @@ impl Life<'_> {
                 sink.flush();
             }
             if now >= sample {
-                peak = peak.max(tree::resident(pid));
-                interval = (interval * 2).min(Duration::from_millis(250));
+                let census = tree::census(pid);
+                peak = peak.max(Some(census.resident.max(census.highest)).filter(|bytes| *bytes > 0));
+                if let Some(what) = watch.passed(census, tree::shared) {
+                    return (Ending::Passed(what), peak);
+                }
+                let crowd = census.processes > CROWD;
+                interval = if crowd { SHORT } else { (interval * 2).min(Duration::from_millis(250)) };
                 sample = Instant::now() + interval;
             }
             if deadline.is_some_and(|deadline| deadline <= now) {
@@ -331,6 +354,15 @@ impl Life<'_> {
             }
         }
     }
+}
+
+/// Confines the calling thread and tells how far that went.
+fn confine(policy: &Policy, isolated: bool) -> Result<Confinement, String> {
+    let mut means = Means { landlock: None, isolated, bounded: limits::bounded() };
+    if policy.mode != Mode::Off {
+        means.landlock = kernel::confine(&grants::grants(policy), policy.network || isolated)?;
+    }
+    sandbox::confinement(policy, means)
 }
 
 /// The exit state, if the script has ended by now; it stays to be collected.

@@ -19,9 +19,13 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::sandbox::places::{self, Host};
+use super::sandbox::scratch::Scratch;
+use super::sandbox::{Mode, Policy};
+use super::supervise::NO_NETWORK;
 pub use super::supervise::supervise;
-use super::wire::{Event, Request};
-use super::{Check, ExecError, Execution, Facts, Runner, Script, environment, tree};
+use super::wire::{Event, Job, Request};
+use super::{Check, ExecError, Execution, Facts, Package, Runner, Script, environment, install, tree};
 
 /// Live chunks that wait for a future that is not polled; beyond it they are counted, not kept.
 const CHUNKS: usize = 64;
@@ -42,12 +46,20 @@ pub struct Supervised {
     command: Vec<OsString>,
     python: PathBuf,
     links: Mutex<Vec<Link>>,
+    /// The record of the run, which scripts may not reach.
+    record: Option<PathBuf>,
+    /// The run's own directories, made for its first script.
+    scratch: Mutex<Option<Arc<Scratch>>>,
+    /// Places that may be read, and the secrets beside them: looked for once a run.
+    secrets: Mutex<Vec<(Vec<PathBuf>, Vec<PathBuf>)>>,
     next: AtomicU64,
 }
 
 /// The connection to one supervisor process.
 #[derive(Debug, Clone)]
 struct Link {
+    /// Whether it was started without a network.
+    isolated: bool,
     /// Whether it runs a script. It ends whatever lives below it after each, so it runs one at a time.
     busy: Arc<AtomicBool>,
     requests: mpsc::UnboundedSender<Vec<u8>>,
@@ -83,7 +95,15 @@ impl Supervised {
     /// [`supervise`] in the new process. Its first element is also the interpreter of scripts.
     pub fn new(command: Vec<OsString>) -> Self {
         let python = command.first().map(PathBuf::from).unwrap_or_default();
-        Self { command, python, links: Mutex::default(), next: AtomicU64::new(1) }
+        Self {
+            command,
+            python,
+            links: Mutex::default(),
+            record: None,
+            scratch: Mutex::default(),
+            secrets: Mutex::default(),
+            next: AtomicU64::new(1),
+        }
     }
 
     /// Runs scripts with this interpreter instead of the command's first element.
@@ -93,14 +113,49 @@ impl Supervised {
         self
     }
 
-    /// The first supervisor that `fits`, or a new one.
-    fn link(&self, fits: impl Fn(&Link) -> bool) -> Result<Link, ExecError> {
+    /// Keeps scripts from this file, the record of the run.
+    #[must_use]
+    pub fn recorded_in(mut self, record: Option<PathBuf>) -> Self {
+        self.record = record;
+        self
+    }
+
+    /// The directories of this run.
+    fn scratch(&self) -> Result<Arc<Scratch>, ExecError> {
+        let mut scratch = lock(&self.scratch);
+        if let Some(scratch) = &*scratch {
+            return Ok(Arc::clone(scratch));
+        }
+        let made = Scratch::make().map_err(|error| {
+            let place = std::env::temp_dir();
+            ExecError::Io(format!(
+                "no directory for the temporary files of scripts can be made in {}: {error}; set TMPDIR to \
+                 a place with room",
+                place.display()
+            ))
+        })?;
+        Ok(Arc::clone(scratch.insert(Arc::new(made))))
+    }
+
+    /// What may not be read beside these places.
+    fn secrets(&self, open: &[PathBuf], host: &Host) -> Vec<PathBuf> {
+        let mut known = lock(&self.secrets);
+        if let Some((_, secrets)) = known.iter().find(|(places, _)| places == open) {
+            return secrets.clone();
+        }
+        let found = places::secrets(open, host);
+        known.push((open.to_owned(), found.clone()));
+        found
+    }
+
+    /// The first supervisor that `fits`, or a new one, with a network or without.
+    fn link(&self, isolated: bool, fits: impl Fn(&Link) -> bool) -> Result<Link, ExecError> {
         let mut links = lock(&self.links);
         links.retain(Link::alive);
         if let Some(link) = links.iter().find(|link| fits(link)) {
             return Ok(link.clone());
         }
-        let link = Link::start(&self.command)?;
+        let link = Link::start(&self.command, isolated)?;
         fits(&link);
         links.push(link.clone());
         Ok(link)
@@ -108,7 +163,7 @@ impl Supervised {
 
     /// Asks a supervisor for something that is no script: it answers while one runs.
     fn ask(&self, request: impl FnOnce(u64, &str) -> Request) -> Result<Answer, ExecError> {
-        self.send(self.link(|_| true)?, request)
+        self.send(self.link(false, |_| true)?, request)
     }
 
     fn send(&self, link: Link, request: impl FnOnce(u64, &str) -> Request) -> Result<Answer, ExecError> {
@@ -158,13 +213,27 @@ impl Runner for Supervised {
             if cancel.is_cancelled() {
                 return Err(ExecError::Cancelled);
             }
+            let scratch = self.scratch()?;
+            let mut path = script.python_path.clone();
+            path.push(scratch.packages());
             let mut environment =
-                environment::for_script(std::env::vars_os(), &script.python_path, &script.env_passthrough);
+                environment::for_script(std::env::vars_os(), &path, &script.env_passthrough);
+            if script.sandbox.mode != Mode::Off {
+                scratch.lead(&mut environment, &script.env_passthrough);
+            }
             let python = self.python.clone();
-            let mut claim = Claim { owner: self, link: self.link(Link::claim)?, id: None };
+            let host = Host::here().recording(self.record.clone());
+            let secrets = |open: &[PathBuf]| self.secrets(open, &host);
+            let policy = Policy::of(script, scratch.root(), &python, &host, secrets)?;
+            let isolated = !policy.network && policy.mode != Mode::Off;
+            let link = self.link(isolated, |link| link.isolated == isolated && link.claim())?;
+            let mut claim = Claim { owner: self, link, id: None };
             let answer = self.send(claim.link.clone(), |id, mark| {
                 environment.push((MARK.to_owned(), mark.to_owned()));
-                Request::Run { id, python, script: script.clone(), environment }
+                Request::Run {
+                    id,
+                    job: Box::new(Job { python, script: script.clone(), environment, policy }),
+                }
             })?;
             let Answer { id, link, mut chunks, mut done } = answer;
             claim.id = Some(id);
@@ -197,7 +266,24 @@ impl Runner for Supervised {
             }
         })
     }
+
+    fn install<'a>(
+        &'a self,
+        package: &'a Package,
+        cancel: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<Execution, ExecError>> {
+        Box::pin(async move {
+            let scratch = self.scratch()?;
+            let script = install::script(package, scratch.root(), &scratch.packages()).map_err(|error| {
+                ExecError::Io(format!("{} cannot be written: {error}", scratch.root().display()))
+            })?;
+            self.run(&script, &unseen, cancel).await
+        })
+    }
 }
+
+/// Nobody watches an installation line by line.
+fn unseen(_: &str) {}
 
 /// The use of a supervisor for one script. Dropped before the script's end, it cancels the script
 /// and lets the supervisor go: how long it takes to end the script is then nobody's concern.
@@ -224,7 +310,7 @@ impl Answer {
 }
 
 impl Link {
-    fn start(command: &[OsString]) -> Result<Self, ExecError> {
+    fn start(command: &[OsString], isolated: bool) -> Result<Self, ExecError> {
         let (program, arguments) = command.split_first().ok_or_else(|| {
             ExecError::Supervisor("no command was given to start the supervisor of scripts with".to_owned())
         })?;
@@ -234,6 +320,7 @@ impl Link {
             // A script can read the environment of its parent, so the parent has no secret either.
             .env_clear()
             .envs(environment::filtered(std::env::vars_os()))
+            .envs(isolated.then_some((NO_NETWORK, "1")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -254,6 +341,7 @@ impl Link {
         };
         let (requests, queue) = mpsc::unbounded_channel();
         let link = Self {
+            isolated,
             busy: Arc::default(),
             requests,
             waiting: Arc::default(),

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::sandbox::limits::Census;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group};
 
@@ -60,13 +61,11 @@ pub(super) fn end_all(script: Option<Pid>) -> (Option<WaitStatus>, Result<(), us
     }
 }
 
-/// Resident bytes of the whole tree now, or the highest any one process reached if that is more;
-/// collects dead orphans on the way, except `script`.
+/// What lives below this process now; collects dead orphans on the way, except `script`.
 #[cfg(target_os = "linux")]
-pub(super) fn resident(script: Pid) -> Option<u64> {
+pub(super) fn census(script: Pid) -> Census {
     let me = rustix::process::getpid().as_raw_nonzero().get();
-    let mut sum = 0;
-    let mut highest = 0;
+    let mut census = Census::default();
     for process in descendants() {
         if process.zombie {
             if process.parent == me && process.pid != script.as_raw_nonzero().get() {
@@ -74,17 +73,33 @@ pub(super) fn resident(script: Pid) -> Option<u64> {
             }
             continue;
         }
+        census.processes += 1;
         let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", process.pid)) else { continue };
-        sum += field(&status, "VmRSS:").unwrap_or(0);
-        highest = highest.max(field(&status, "VmHWM:").unwrap_or(0));
+        census.resident += field(&status, "VmRSS:").unwrap_or(0);
+        census.highest = census.highest.max(field(&status, "VmHWM:").unwrap_or(0));
     }
-    Some(sum.max(highest)).filter(|bytes| *bytes > 0)
+    census
+}
+
+/// Resident bytes of all descendants, those that several share counted once.
+#[cfg(target_os = "linux")]
+pub(super) fn shared() -> u64 {
+    let rollups = descendants()
+        .into_iter()
+        .filter_map(|process| std::fs::read_to_string(format!("/proc/{}/smaps_rollup", process.pid)).ok());
+    rollups.filter_map(|text| field(&text, "Pss:")).sum()
 }
 
 /// Not known without `/proc`.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn resident(_script: Pid) -> Option<u64> {
-    None
+pub(super) fn census(_script: Pid) -> Census {
+    Census::default()
+}
+
+/// Not known without `/proc`.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn shared() -> u64 {
+    0
 }
 
 #[cfg(target_os = "linux")]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::sandbox::Policy;
 use super::{Check, Execution, Facts, Script};
 
 /// Engine to supervisor, on its standard input; the end of the input ends the supervisor.
@@ -14,10 +15,22 @@ pub(super) enum Request {
     Check { id: u64, source: String, filename: String },
     /// Describe the machine.
     Facts { id: u64 },
-    /// Run a script with exactly this environment.
-    Run { id: u64, python: PathBuf, script: Script, environment: Vec<(String, String)> },
+    /// Run a script.
+    Run { id: u64, job: Box<Job> },
     /// End the script of that request.
     Cancel { id: u64 },
+}
+
+/// A script to run.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Job {
+    /// The interpreter.
+    pub(super) python: PathBuf,
+    pub(super) script: Script,
+    /// The environment, exactly.
+    pub(super) environment: Vec<(String, String)>,
+    /// What confines it.
+    pub(super) policy: Policy,
 }
 
 /// Supervisor to engine, on its standard output.

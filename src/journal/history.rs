@@ -1,6 +1,6 @@
 //! What earlier lives of a run have left: the index that a replay asks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
@@ -20,6 +20,8 @@ pub struct History {
     attempt: Option<u32>,
     last_try: HashMap<(u32, u32), u32>,
     failed_step: Option<Position>,
+    /// Calls, scripts and questions that ended without a result and were not made again.
+    failed: HashSet<Position>,
 }
 
 impl History {
@@ -42,6 +44,7 @@ impl History {
             }
             match entry {
                 Entry::Started { effect, input, about } => {
+                    history.failed.remove(&position);
                     if effect == Effect::Call {
                         let agent = about["agent"].as_str().unwrap_or_default();
                         agents.insert(position, agent.to_owned());
@@ -53,7 +56,10 @@ impl History {
                     open.get_mut(&position).map(Vec::pop);
                     history.finished.insert(position, (effect, output));
                 }
-                Entry::Failed { .. } => {
+                Entry::Failed { effect, .. } => {
+                    if effect != Effect::Observe {
+                        history.failed.insert(position);
+                    }
                     open.get_mut(&position).map(Vec::pop);
                     history.started.remove(&position);
                 }
@@ -61,7 +67,9 @@ impl History {
                     if kind == "limit_raised" {
                         history.raised.push(data.clone());
                     }
-                    if !once {
+                    // The end of a try that did not complete is no end once the try goes on.
+                    let open = kind == "phase_finished" && data["status"] != "completed";
+                    if !once && !open {
                         *history.told.entry(position).or_default() += 1;
                     }
                     if kind == "step_finished" {
@@ -93,6 +101,7 @@ impl History {
         // A phase's end comes after all that is in it, though its position comes first.
         self.ended.retain(|at, _| !gone(at) && *at != to.phase_place());
         self.failed_step = self.failed_step.filter(|at| !gone(at));
+        self.failed.retain(|at| !gone(at));
     }
 
     /// The result of the effect at `position`.
@@ -147,6 +156,11 @@ impl History {
         self.attempt
     }
 
+    /// Whether an effect in the same phase, at `from` or after it, ended without a result: it acts again.
+    pub fn failed_since(&self, from: Position) -> bool {
+        self.failed.iter().any(|at| at.phase_place() == from.phase_place() && *at >= from)
+    }
+
     /// The place of the step that failed last, when no later one was completed.
     pub fn failed_step(&self) -> Option<Position> {
         self.failed_step
@@ -193,6 +207,17 @@ mod tests {
         assert!(history.ended(&at(0, 5, 5)).is_none());
         assert_eq!(history.failed_step(), None);
         assert!(history.told().is_empty());
+    }
+
+    #[test]
+    fn the_end_of_a_phase_that_goes_on_is_told_again() {
+        let ended = |status: &str| Entry::Event {
+            kind: "phase_finished".into(),
+            data: json!({"status": status}),
+            once: false,
+        };
+        let told = |status| History::of(records(vec![(at(0, 0, 0), ended(status))])).told().len();
+        assert_eq!((told("failed"), told("cancelled"), told("completed")), (0, 0, 1));
     }
 
     #[test]

@@ -10,8 +10,12 @@ pub mod memory;
 pub mod place;
 pub mod sqlite;
 pub mod store;
+mod taken;
 mod texts;
+pub mod workflows;
 mod writer;
+
+use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -23,6 +27,7 @@ pub use history::History;
 pub use memory::MemoryJournal;
 pub use sqlite::SqliteJournal;
 pub use store::Store;
+pub use taken::Taken;
 
 /// Where in a run an effect stands. The same run, replayed, gives every effect the same position.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -172,6 +177,10 @@ pub trait Journal: Send + Sync {
     fn records(&self, from: u64) -> Result<Vec<Record>>;
     /// Whether a later life will read it. When none will, nobody makes snapshots for it.
     fn keeps(&self) -> bool;
+    /// The file it is in, if it is in one: executed code may not reach it.
+    fn file(&self) -> Option<PathBuf> {
+        None
+    }
     /// Makes a question known to people elsewhere, under an id of its own in the run.
     fn ask(&self, _id: &str, _question: &Value) -> Result<()> {
         Ok(())

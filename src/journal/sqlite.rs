@@ -1,5 +1,6 @@
 //! The journal of one run in a store.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -52,6 +53,10 @@ impl SqliteJournal {
 }
 
 impl Journal for SqliteJournal {
+    fn file(&self) -> Option<PathBuf> {
+        Some(self.store.path().to_owned())
+    }
+
     fn append(&self, at: f64, position: Position, entry: Entry) -> Result<u64> {
         let seq = self.next.fetch_add(1, Ordering::Relaxed);
         self.push(Op::Record { run: self.live.clone(), seq, at, position, entry })?;

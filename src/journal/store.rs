@@ -19,7 +19,7 @@ use super::{Demand, Entry, Position, Record, SqliteJournal, delta, place, texts}
 use crate::error::{Error, Result};
 
 /// What each version of the schema adds to the one before.
-const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema_2.sql")];
 
 /// Tells the store from other SQLite files: `cmba`.
 const APPLICATION: i32 = 0x636d_6261;
@@ -29,7 +29,7 @@ const PATIENCE: i32 = 6000;
 
 /// A store, shared by all who open the same file in this process.
 pub struct Store {
-    place: Arc<Place>,
+    pub(super) place: Arc<Place>,
     writer: Writer,
     desk: Mutex<Connection>,
 }
@@ -55,6 +55,8 @@ pub struct Claim {
     pub work_dir: String,
     /// Whether no other run may use that directory meanwhile.
     pub guards: bool,
+    /// Whether it is to go on, not to begin: then it must be there.
+    pub known: bool,
 }
 
 /// A run as the store knows it.
@@ -133,18 +135,23 @@ impl Store {
         &self.writer
     }
 
-    fn desk(&self) -> MutexGuard<'_, Connection> {
+    pub(super) fn desk(&self) -> MutexGuard<'_, Connection> {
         lock(&self.desk)
     }
 
-    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+    pub(super) fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         read(&self.desk()).map_err(|error| self.place.error("read", &error))
+    }
+
+    pub(super) fn write<T>(&self, write: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
+        write(&mut self.desk()).map_err(|error| self.place.error("written", &error))
     }
 
     /// Takes a run over for this process: a new one, or one that no living process runs.
     ///
     /// # Errors
-    /// [`Error::Journal`]: another process runs it, or another run works in its directory.
+    /// [`Error::Journal`]: another process runs it, another run works in its directory, or it is to go on
+    /// and is not there.
     pub fn begin(self: &Arc<Self>, claim: &Claim) -> Result<SqliteJournal> {
         // What this process has let go is free.
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
@@ -211,6 +218,8 @@ impl Store {
             let sql = "UPDATE runs SET epoch = ?2, owner = ?3, heartbeat = ?4, work_dir = ?5 WHERE no = ?1";
             transaction.execute(sql, params![no, epoch + 1, owner, now, claim.work_dir]).map_err(failed)?;
             (no, epoch + 1)
+        } else if claim.known {
+            return Err(unknown(&claim.id));
         } else {
             let sql = "INSERT INTO runs (id, parent, root, about, work_dir, guards, status, usage, created, \
                        updated, epoch, owner, heartbeat) \
@@ -279,7 +288,7 @@ impl Store {
         let damaged = |what: &str| {
             Error::Journal(format!(
                 "the store {} is damaged at run {id}: {what}. Other runs are not affected; delete this one with \
-                 `cmbagent prune {id}` or restore the file from a copy",
+                 `cmbagent prune --run {id}` or restore the file from a copy",
                 self.place.path.display()
             ))
         };
@@ -305,6 +314,50 @@ impl Store {
             }
         }
         Ok(records)
+    }
+
+    /// The events among the records of a run from number `from` on, at most `most` of them, in order.
+    ///
+    /// # Errors
+    /// [`Error::Journal`]: the store cannot be read, or is damaged at this run.
+    pub fn events(&self, id: &str, from: u64, most: usize) -> Result<Vec<Record>> {
+        let from = i64::try_from(from).unwrap_or(i64::MAX);
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let damaged = |seq: i64| {
+            Error::Journal(format!(
+                "the store {} is damaged at run {id}: its event {seq} cannot be read. Other runs are not affected",
+                self.place.path.display()
+            ))
+        };
+        self.read(|desk| {
+            let sql = "SELECT run, seq, at, body FROM events WHERE run = (SELECT no FROM runs WHERE id = ?1) \
+                       AND seq >= ?2 AND kind = 'event' ORDER BY seq LIMIT ?3";
+            let mut events = desk.prepare_cached(sql)?;
+            let mut texts =
+                desk.prepare_cached("SELECT body FROM texts WHERE run = ?1 AND hash = unhex(?2)")?;
+            let mut rows = events.query(params![id, from, most])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                let (run, seq, at): (i64, i64, f64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                let body: String = row.get(3)?;
+                let mut read = || -> Result<Record> {
+                    let wrong = |_| damaged(seq);
+                    let (place, body): ([u32; 7], Value) = serde_json::from_str(&body).map_err(wrong)?;
+                    let body = texts::join(body, &mut |hash| {
+                        let text = texts.query_row(params![run, hash], |row| row.get(0));
+                        text.map_err(|_| damaged(seq))
+                    })?;
+                    let entry = serde_json::from_value(body).map_err(wrong)?;
+                    let [attempt, phase, phase_try, nested, step, turn, call] = place;
+                    let position = Position { attempt, phase, phase_try, nested, step, turn, call };
+                    Ok(Record { seq: u64::try_from(seq).unwrap_or(0), at, position, entry })
+                };
+                found.push(read());
+            }
+            Ok(found)
+        })?
+        .into_iter()
+        .collect()
     }
 
     /// Demands something of a run that a living process runs, here or elsewhere.
@@ -467,11 +520,18 @@ impl Place {
             std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
             builder.create(directory).map_err(failed)?;
         }
-        let mut options = fs::OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options.open(path).map_err(failed)?;
+        // A file that is there is left to SQLite: closing it here would drop the locks that this process
+        // has on it.
+        if !path.exists() {
+            let mut options = fs::OpenOptions::new();
+            options.write(true).create_new(true);
+            #[cfg(unix)]
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            match options.open(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(error)),
+                _ => {}
+            }
+        }
         let path = path.canonicalize().map_err(failed)?;
         let network = path.parent().and_then(place::network);
         Ok(Self { path, network })

@@ -14,10 +14,8 @@ pub(super) fn split(value: Value, keep: &mut impl FnMut(&[u8], String)) -> Value
     match value {
         Value::String(text) if text.len() >= LONG => {
             let hash = blake3::hash(text.as_bytes());
-            let hash = &hash.as_bytes()[..16];
-            let name = hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-            keep(hash, text);
-            json!({MARK: name})
+            keep(&hash.as_bytes()[..16], text);
+            json!({MARK: &hash.to_hex()[..32]})
         }
         Value::Array(items) => items.into_iter().map(|item| split(item, keep)).collect(),
         Value::Object(map) => {
@@ -73,7 +71,8 @@ mod tests {
         let value = json!({"a": [long, "short"], "b": long, "c": {"$text": "mine"}, "d": {"$text$": {"$text": long}}});
         let mut kept = HashMap::new();
         let apart = split(value.clone(), &mut |hash, text| {
-            let name = hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            let name = blake3::hash(text.as_bytes()).to_hex()[..32].to_owned();
+            assert_eq!(hash.len(), 16);
             kept.insert(name, text);
         });
         assert_eq!(kept.len(), 1);

@@ -395,7 +395,7 @@ fn carry_out(transaction: &Transaction<'_>, run: &Live, op: Op) -> rusqlite::Res
     }
 }
 
-fn record(
+pub(super) fn record(
     transaction: &Transaction<'_>,
     run: &Live,
     seq: u64,

@@ -5,6 +5,7 @@
 //! cancelling the call ends the connection at once.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::dialect::Dialect;
 use super::fault::Fault;
+use super::ocr::Reading;
 use super::pricing::Prices;
 use super::profile::Profile;
 use super::quote::prompt_tokens;
@@ -30,15 +32,17 @@ use super::routing::{Env, Route, Wire, route};
 use super::spent::Spent;
 use super::traffic;
 use super::wire::{Ask, body, url};
-use super::{Call, Keys, LlmError, LlmErrorKind, Provider, Quote, Reply, Request, Watch, anthropic};
+use super::{
+    Call, CallOptions, Keys, LlmError, LlmErrorKind, Provider, Quote, Reply, Request, Watch, anthropic,
+};
 
 /// Models over HTTP: OpenAI Chat Completions (and all that speaks it), Anthropic Messages, Gemini.
 ///
 /// Cheap to clone; clones share what was learned about servers.
 #[derive(Clone)]
 pub struct HttpProvider {
-    keys: Arc<dyn Keys>,
-    env: Env,
+    pub(super) keys: Arc<dyn Keys>,
+    pub(super) env: Env,
     prices: Arc<Prices>,
     dialects: Arc<Mutex<HashMap<(String, String), Dialect>>>,
     runtime: Option<Handle>,
@@ -74,6 +78,12 @@ impl HttpProvider {
         &self.prices
     }
 
+    /// Where the work is done.
+    fn runtime(&self) -> Result<Handle, &'static str> {
+        let given = self.runtime.clone().map_or_else(Handle::try_current, Ok);
+        given.map_err(|_| "a model can only be called with a tokio runtime: give one to HttpProvider::on")
+    }
+
     /// All tries of one call.
     async fn drive(
         &self,
@@ -96,7 +106,7 @@ impl HttpProvider {
                 })?)
             }
         };
-        let client = client(&route).map_err(|m| local(LlmErrorKind::Connection, m))?;
+        let client = client(&route.base_url).map_err(|m| local(LlmErrorKind::Connection, m))?;
         let profile = Profile::of(route.wire, request, &route.model, &self.prices);
         let lane = traffic::lane(&route.base_url, route.wire.name());
         let tokens = prompt_tokens(request);
@@ -224,6 +234,33 @@ impl Provider for HttpProvider {
         Quote::of(request, Some(&self.prices))
     }
 
+    fn vision(&self, model: &str) -> Option<bool> {
+        self.prices.vision(model)
+    }
+
+    fn reaches(&self, model: &str, options: &CallOptions) -> bool {
+        route(model, options, &*self.env, &*self.keys).is_ok()
+    }
+
+    fn read_pdf<'a>(&'a self, path: &'a Path, model: &'a str) -> BoxFuture<'a, Result<Reading, LlmError>> {
+        let fail = |message: String| LlmError {
+            kind: LlmErrorKind::Connection,
+            message,
+            status: None,
+            model: model.to_owned(),
+        };
+        async move {
+            let runtime = self.runtime().map_err(|message| fail(message.to_owned()))?;
+            // Asked on the caller's thread, as for a call.
+            let work =
+                runtime.spawn(self.clone().ocr(self.ocr_place(model)?, path.to_owned(), model.to_owned()));
+            let _leash = Leash(work.abort_handle());
+            work.await
+                .map_err(|_| fail(format!("the reading of {} ended without a result", path.display())))?
+        }
+        .boxed()
+    }
+
     fn call<'a>(&'a self, call: &'a Call, watch: &'a dyn Watch) -> BoxFuture<'a, Result<Reply, LlmError>> {
         let fail = |kind, message: String| LlmError {
             kind,
@@ -237,16 +274,8 @@ impl Provider for HttpProvider {
             if call.cancel.is_cancelled() {
                 return Err(cancelled());
             }
-            let runtime = match &self.runtime {
-                Some(handle) => handle.clone(),
-                None => Handle::try_current().map_err(|_| {
-                    fail(
-                        LlmErrorKind::Connection,
-                        "a model can only be called with a tokio runtime: give one to HttpProvider::on"
-                            .into(),
-                    )
-                })?,
-            };
+            let runtime =
+                self.runtime().map_err(|message| fail(LlmErrorKind::Connection, message.to_owned()))?;
             // Asked on the caller's thread: its key holder need not be fit for any other.
             let route = route(&call.request.model, &call.options, &*self.env, &*self.keys)?;
             let unanswered = Spent::of(&call.request, &route.model, &self.prices);
@@ -295,27 +324,29 @@ impl Provider for HttpProvider {
 ///
 /// Certificates are those of the system. Where there are none, servers spoken to without TLS (Ollama on this
 /// machine) still answer.
-fn client(route: &Route) -> Result<reqwest::Client, String> {
+pub(crate) fn client(url: &str) -> Result<reqwest::Client, String> {
     static CLIENT: OnceLock<Result<reqwest::Client, String>> = OnceLock::new();
     static PLAIN: OnceLock<Result<reqwest::Client, String>> = OnceLock::new();
-    let builder = || {
-        // Another library of the process may have chosen its own provider already: that one serves as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        reqwest::Client::builder()
-            .user_agent(concat!("cmbagent/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(20))
-            .tcp_keepalive(Duration::from_secs(30))
-            // A redirected POST becomes a GET, and keys in other headers than Authorization would follow it.
-            .redirect(reqwest::redirect::Policy::none())
-    };
+    // A redirected POST becomes a GET, and keys in other headers than Authorization would follow it.
+    let builder = || builder().redirect(reqwest::redirect::Policy::none());
     let explain = |e: reqwest::Error| format!("cannot set up HTTP: {}", chain(&e));
     let client = CLIENT.get_or_init(|| builder().build().map_err(explain));
     match client {
-        Err(_) if route.base_url.starts_with("http://") => {
+        Err(_) if url.starts_with("http://") => {
             PLAIN.get_or_init(|| builder().tls_certs_only([]).build().map_err(explain)).clone()
         }
         client => client.clone(),
     }
+}
+
+/// What all clients have in common.
+pub(super) fn builder() -> reqwest::ClientBuilder {
+    // Another library of the process may have chosen its own provider already: that one serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .user_agent(concat!("cmbagent/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_secs(20))
+        .tcp_keepalive(Duration::from_secs(30))
 }
 
 fn headers(route: &Route) -> Result<HeaderMap, Fault> {

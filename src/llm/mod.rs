@@ -1,18 +1,23 @@
 //! Models over HTTP: one file a wire format, and what they share.
 //!
-//! * The port: [`Provider`], with [`types`] free of any format. Implementations: [`http`], [`scripted`].
+//! * The port: [`Provider`], with [`types`] free of any format. Implementations: [`http`], [`scripted`], and
+//!   [`tape`], which records another one or answers in its place; [`place`] is where in a run a call is made.
 //! * On the way out: [`routing`] (which provider, address and key), `profile` (what is known of the model),
 //!   `dialect` (what its server does not understand), [`schema`] (structured answers).
 //! * The formats: `openai`, `anthropic`, `gemini`; `wire` is what they share.
 //! * On the way back: `receive`, [`sse`], [`think`]; `fault` when it fails (in the words of `said`), [`retry`] when it may go better.
+//! * Documents: [`fetch`] downloads them, [`ocr`] reads PDFs.
 //! * Beside it: [`pricing`], [`quote`] (what a call will take), [`traffic`] (rates, and providers that are down) and [`redact`].
 
 mod anthropic;
 mod dialect;
 mod fault;
+pub mod fetch;
 mod gemini;
 pub mod http;
+pub mod ocr;
 mod openai;
+pub mod place;
 pub mod pricing;
 mod profile;
 pub mod quote;
@@ -25,25 +30,32 @@ pub mod schema;
 pub mod scripted;
 mod spent;
 pub mod sse;
+pub mod tape;
 pub mod think;
 pub mod traffic;
 pub mod types;
 mod wire;
 
+use std::path::Path;
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub use http::HttpProvider;
+pub use place::Place;
 pub use pricing::Prices;
 pub use quote::Quote;
-pub use receive::Patience;
+pub use receive::{Patience, fold};
 pub use scripted::ScriptedProvider;
 pub use types::{Finish, Message, Part, Reply, Request, Role, Sampling, Schema, Usage};
 
 /// The port through which the engine reaches models.
 ///
-/// Implementations: [`http::HttpProvider`] (real providers) and [`scripted::ScriptedProvider`] (tests).
+/// Implementations: [`http::HttpProvider`] (real providers), [`tape::Recorder`] and [`tape::Player`] (tapes) and
+/// [`scripted::ScriptedProvider`] (tests).
 pub trait Provider: Send + Sync {
     /// Makes one call, with the retries it needs, and returns the folded answer.
     ///
@@ -57,6 +69,29 @@ pub trait Provider: Send + Sync {
     fn quote(&self, request: &Request) -> Quote {
         Quote::of(request, None)
     }
+    /// Whether `model` takes pictures, when known.
+    fn vision(&self, _model: &str) -> Option<bool> {
+        None
+    }
+    /// Whether there is a key, or a server that needs none, for `model`. Asked on the caller's thread.
+    fn reaches(&self, _model: &str, _options: &CallOptions) -> bool {
+        true
+    }
+    /// Has `model` read the PDF at `path`, with the retries it needs. Dropping the future abandons it.
+    fn read_pdf<'a>(
+        &'a self,
+        path: &'a Path,
+        model: &'a str,
+    ) -> BoxFuture<'a, Result<ocr::Reading, LlmError>> {
+        let message = format!("{model} cannot read {} here: this provider reads no PDFs", path.display());
+        let error =
+            LlmError { kind: LlmErrorKind::BadRequest, message, status: None, model: model.to_owned() };
+        Box::pin(std::future::ready(Err(error)))
+    }
+    /// The provider of a run that is made at `place` within this one's and would use `own`: a tape is one for all.
+    fn within(&self, _place: &Place, own: Arc<dyn Provider>) -> Arc<dyn Provider> {
+        own
+    }
 }
 
 /// A call as the engine hands it to a [`Provider`].
@@ -68,6 +103,8 @@ pub struct Call {
     pub options: CallOptions,
     /// The agent that speaks: named in errors and events.
     pub agent: String,
+    /// Where in the run it is made.
+    pub place: Place,
     /// Cancels the call.
     pub cancel: CancellationToken,
 }
@@ -115,10 +152,12 @@ pub trait Watch: Send + Sync {
     ///
     /// `tries` counts the failed tries. A server that is asked anew in simpler terms does not count as one.
     fn retry(&self, reason: &str, wait_seconds: f64, tries: u32);
+    /// The call is not the one that is on the tape; `diff` shows what they say and may be empty.
+    fn differs(&self, _what: &str, _diff: &str) {}
 }
 
 /// Why a call failed for good.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct LlmError {
     /// What kind of failure it is.
@@ -139,7 +178,8 @@ impl LlmErrorKind {
 }
 
 /// Kinds of failed calls; each has its exception class in Python.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LlmErrorKind {
     /// No key for the provider.
     MissingKey,
@@ -165,6 +205,8 @@ pub enum LlmErrorKind {
     Refusal,
     /// The answer was empty, or cut at the output limit, also when asked again.
     Incomplete,
+    /// The tape lacks the call, differs from it under `strict`, or cannot be written.
+    Tape,
     /// The run was cancelled.
     Cancelled,
 }

@@ -39,6 +39,8 @@ pub struct ModelFacts {
     pub long_cached: Option<f64>,
     /// `false` when the model refuses temperature and top_p.
     pub sampling: Option<bool>,
+    /// Whether the model takes pictures.
+    pub vision: Option<bool>,
 }
 
 impl ModelFacts {
@@ -73,11 +75,12 @@ impl ModelFacts {
             long_output: self.long_output.or(below.long_output),
             long_cached: self.long_cached.or(below.long_cached),
             sampling: self.sampling.or(below.sampling),
+            vision: self.vision.or(below.vision),
         }
     }
 }
 
-// Token counts stay far below 2^52, where a float is exact.
+// Such counts stay far below 2^52, where a float is exact.
 #[allow(clippy::cast_precision_loss)]
 fn tokens(n: u64) -> f64 {
     n as f64
@@ -93,13 +96,18 @@ pub struct PricesError {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
+    #[serde(default)]
     models: HashMap<String, ModelFacts>,
+    /// Dollars per thousand pages.
+    #[serde(default)]
+    pages: HashMap<String, f64>,
 }
 
 /// The table of models: the built-in rows under the user's own.
 #[derive(Debug, Clone)]
 pub struct Prices {
     rows: HashMap<String, ModelFacts>,
+    pages: HashMap<String, f64>,
 }
 
 impl Prices {
@@ -107,7 +115,7 @@ impl Prices {
     pub fn builtin() -> Self {
         static ROWS: LazyLock<Prices> = LazyLock::new(|| {
             let table: Table = toml::from_str(BUILTIN).expect("the built-in table is checked by a test");
-            Prices { rows: table.models }
+            Prices { rows: table.models, pages: table.pages }
         });
         ROWS.clone()
     }
@@ -138,16 +146,21 @@ impl Prices {
 
     /// This table with rows of TOML text on top; what a row leaves out keeps its value.
     pub fn with_toml(mut self, text: &str) -> Result<Self, PricesError> {
-        let table: Table = toml::from_str(text).map_err(|e| PricesError {
+        let unusable = |why: String| PricesError {
             message: format!(
                 "expected rows such as `[models]` followed by \
-                 `\"my-model\" = {{ input = 1.0, output = 2.0, window = 32768 }}`: {e}"
+                 `\"my-model\" = {{ input = 1.0, output = 2.0, window = 32768 }}`: {why}"
             ),
-        })?;
+        };
+        let table: Table = toml::from_str(text).map_err(|e| unusable(e.to_string()))?;
+        if table.models.is_empty() && table.pages.is_empty() {
+            return Err(unusable("there are none, neither under [models] nor under [pages]".into()));
+        }
         for (name, row) in table.models {
             let below = self.facts(&name).unwrap_or_default();
             self.rows.insert(name.to_lowercase(), row.over(below));
         }
+        self.pages.extend(table.pages);
         Ok(self)
     }
 
@@ -187,12 +200,22 @@ impl Prices {
     pub fn cost_with_writes(&self, model: &str, usage: &Usage, cache_writes: u64) -> Option<f64> {
         self.facts(model)?.cost(usage, cache_writes)
     }
+
+    /// Dollars for so many pages that `model` read; `None` when its price is unknown.
+    pub fn page_cost(&self, model: &str, pages: u64) -> Option<f64> {
+        Some(tokens(pages) / 1e3 * self.pages.get(model)?)
+    }
 }
 
 impl Prices {
     /// The longest prompt `model` takes in tokens, when known.
     pub fn window(&self, model: &str) -> Option<u32> {
         self.facts(model)?.window
+    }
+
+    /// Whether `model` takes pictures, when known.
+    pub fn vision(&self, model: &str) -> Option<bool> {
+        self.facts(model)?.vision
     }
 
     /// The most tokens `model` can answer with, when known.
@@ -267,6 +290,7 @@ mod tests {
             assert!(row.input.unwrap() > 0.0 && row.output.unwrap() >= row.input.unwrap(), "{name}");
             assert!(row.window.unwrap() >= 8192 && row.max_output.unwrap() >= 4096, "{name}");
             assert_eq!(row.long_from.is_some(), row.long_input.is_some(), "{name}");
+            assert!(row.vision.is_some(), "{name}");
         }
     }
 
@@ -289,6 +313,18 @@ mod tests {
         assert_eq!(prices.cost("gpt-4.1", &usage(1_000_000, 1_000_000, 0)), Some(9.0));
         assert_eq!(prices.window("qwen3:30b"), Some(32768));
         assert_eq!(prices.cost("qwen3:30b", &usage(5, 5, 0)), Some(0.0));
+    }
+
+    #[test]
+    fn pages_have_prices_of_their_own() {
+        let prices = Prices::builtin();
+        assert_eq!(prices.page_cost("mistral-ocr-latest", 500), Some(2.0));
+        assert_eq!(prices.page_cost("gpt-4.1", 500), None);
+        let own = prices.with_toml("[pages]\n\"mistral-ocr-latest\" = 1.5\n\"mine\" = 0.0").unwrap();
+        assert_eq!(own.page_cost("mistral-ocr-latest", 1000), Some(1.5));
+        assert_eq!(own.page_cost("mine", 7), Some(0.0));
+        let error = Prices::builtin().with_toml("").unwrap_err().to_string();
+        assert!(error.contains("[models]") && error.contains("[pages]"), "{error}");
     }
 
     #[test]

@@ -38,6 +38,13 @@ impl Quote {
         Self { prompt_tokens: self.prompt_tokens + tokens, ..self }
     }
 
+    /// The same of a call that costs nothing, and is asked as it would be without limits.
+    #[must_use]
+    pub fn free(self) -> Self {
+        let facts = ModelFacts { input: Some(0.0), output: Some(0.0), ..self.facts.unwrap_or_default() };
+        Self { max_output: Some(self.output()), facts: Some(ModelFacts { long_from: None, ..facts }), ..self }
+    }
+
     /// The longest answer to count with.
     pub fn output(&self) -> u32 {
         self.max_output.unwrap_or(UNKNOWN_MAX_OUTPUT)

@@ -4,16 +4,18 @@ use std::time::Duration;
 
 use reqwest::{RequestBuilder, Response};
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::fault::Fault;
 use super::http::chain;
+use super::pricing::Prices;
 use super::redact::quote;
 use super::routing::Route;
 use super::sse::{Event, Parser};
 use super::think::LiveFilter;
 use super::types::Usage;
 use super::wire::Draft;
+use super::{Call, LlmError, Reply};
 
 /// The longest reply that is read, in bytes; far beyond any model's.
 const LARGEST: usize = 64 << 20;
@@ -21,7 +23,8 @@ const LARGEST: usize = 64 << 20;
 /// How long silence is borne.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Until the first words (or reasoning): prompts are read and models loaded in that time.
+    /// Until the first words (or reasoning): prompts are read and models loaded in that time. Also between two
+    /// pieces of an answer while the server keeps the connection alive without saying anything.
     pub first: Duration,
     /// Between two pieces of an answer that has begun.
     pub idle: Duration,
@@ -70,18 +73,19 @@ pub(crate) async fn receive(
         };
         return Err(Fault::of_status(status.as_u16(), &headers, &body, route.key.as_ref()));
     }
-    let mut folder =
-        Folder { draft: Draft::default(), live: LiveFilter::default(), alive: false, route, tell };
+    let mut folder = Folder::new(route, tell);
     let mut response = response;
     if stream {
         // Servers that cannot stream answer whole: the first byte tells, whatever the headers say.
-        let mut head = Vec::new();
-        while head.iter().all(u8::is_ascii_whitespace) {
-            match chunk(&mut response, patience.first, route).await? {
-                Some(bytes) => head.extend_from_slice(&bytes),
+        // Blanks that keep the connection alive while the model works are left out.
+        let since = Instant::now();
+        let head = loop {
+            match chunk(&mut response, patience.first, since, route).await? {
+                Some(bytes) if bytes.trim_ascii().is_empty() => {}
+                Some(bytes) => break bytes,
                 None => return Err(Fault::connection("the answer is empty")),
             }
-        }
+        };
         if !matches!(head.trim_ascii_start().first(), Some(b'{' | b'[' | b'<')) {
             folder.stream(response, &head, patience).await?;
             return Ok(folder.draft);
@@ -97,11 +101,18 @@ struct Folder<'a> {
     draft: Draft,
     live: LiveFilter,
     alive: bool,
+    /// When the model last said or thought anything.
+    stirred: Instant,
     route: &'a Route,
     tell: &'a (dyn Fn(News) + Sync),
 }
 
-impl Folder<'_> {
+impl<'a> Folder<'a> {
+    fn new(route: &'a Route, tell: &'a (dyn Fn(News) + Sync)) -> Self {
+        let (draft, live) = (Draft::default(), LiveFilter::default());
+        Self { draft, live, alive: false, stirred: Instant::now(), route, tell }
+    }
+
     async fn stream(
         &mut self,
         mut response: Response,
@@ -112,19 +123,18 @@ impl Folder<'_> {
         let mut events = parser.feed(head);
         let mut read = head.len();
         loop {
-            for event in events {
-                self.event(&event)?;
-            }
-            if self.draft.ended {
+            if self.take(&events)? {
                 break;
             }
             let stopped = self.draft.finish.is_some();
-            let limit = match (stopped, self.alive) {
-                (true, _) => patience.after.min(patience.idle),
-                (false, true) => patience.idle,
-                (false, false) => patience.first,
+            let now = Instant::now();
+            // Not a byte is one kind of silence; bytes that say nothing (pings, comments) are another.
+            let (limit, since) = match (stopped, self.alive) {
+                (true, _) => (patience.after.min(patience.idle), self.stirred),
+                (false, true) if self.stirred + patience.first > now + patience.idle => (patience.idle, now),
+                (false, _) => (patience.first, self.stirred),
             };
-            match chunk(&mut response, limit, self.route).await {
+            match chunk(&mut response, limit, since, self.route).await {
                 Ok(Some(bytes)) => {
                     read += bytes.len();
                     if read > LARGEST {
@@ -143,9 +153,25 @@ impl Folder<'_> {
                 Err(fault) => return Err(fault),
             }
         }
+        self.close();
+        Ok(())
+    }
+
+    /// Takes events up to the one that ends the answer, whatever came with it; whether it has ended.
+    fn take(&mut self, events: &[Event]) -> Result<bool, Fault> {
+        for event in events {
+            if self.draft.ended {
+                break;
+            }
+            self.event(event)?;
+        }
+        Ok(self.draft.ended)
+    }
+
+    /// Says what was held back in case it was the beginning of a thought.
+    fn close(&mut self) {
         let undecided = self.live.finish();
         self.say(undecided);
-        Ok(())
     }
 
     fn event(&mut self, event: &Event) -> Result<(), Fault> {
@@ -169,12 +195,15 @@ impl Folder<'_> {
         if event.name == "error" {
             return Err(Fault::bad_reply(format!("its stream ended in an error: {}", quote(data, key, 300))));
         }
-        let before = self.draft.usage;
+        let (stopped, before) = (self.draft.finish.is_some(), self.draft.usage);
         let delta = self.draft.event(self.route.wire, &value)?;
         if let Some(usage) = self.draft.usage.filter(|now| Some(*now) != before) {
             (self.tell)(News::Usage(usage, self.draft.cache_writes));
         }
         self.alive |= delta.alive;
+        if delta.alive || self.draft.finish.is_some() != stopped {
+            self.stirred = Instant::now();
+        }
         if !delta.text.is_empty() {
             let shown = self.live.push(&delta.text);
             self.say(shown);
@@ -192,8 +221,12 @@ impl Folder<'_> {
         let body = timeout(patience.first, rest(response, head, self.route))
             .await
             .map_err(|_| Fault::stalled(silence("it did not finish its answer", patience.first)))??;
+        self.body(&body, &kind)
+    }
+
+    fn body(&mut self, body: &[u8], kind: &str) -> Result<(), Fault> {
         let key = self.route.key.as_ref();
-        let value: Value = serde_json::from_slice(&body).map_err(|_| {
+        let value: Value = serde_json::from_slice(body).map_err(|_| {
             let start = quote(&String::from_utf8_lossy(&body[..body.len().min(400)]), key, 120);
             Fault::bad_reply(format!("expected JSON, came {kind}: {start:?}"))
         })?;
@@ -212,9 +245,53 @@ impl Folder<'_> {
     }
 }
 
-/// The next bytes, `None` at the end.
-async fn chunk(response: &mut Response, limit: Duration, route: &Route) -> Result<Option<Vec<u8>>, Fault> {
-    match timeout(limit, response.chunk()).await {
+/// What becomes of an answer that comes in these pieces: the way from bytes to a reply, without a server.
+///
+/// `words` is told of its text as it arrives. Fails as a call does that is not tried again.
+pub fn fold<'a>(
+    call: &Call,
+    route: &Route,
+    stream: bool,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    words: &(dyn Fn(String) + Sync),
+) -> Result<Reply, LlmError> {
+    let tell = |news: News| {
+        if let News::Text(text) = news {
+            words(text);
+        }
+    };
+    let mut folder = Folder::new(route, &tell);
+    let read = || {
+        if !stream {
+            let body: Vec<u8> = pieces.into_iter().flatten().copied().collect();
+            return folder.body(&body, "bytes");
+        }
+        let mut parser = Parser::new();
+        for piece in pieces {
+            if folder.take(&parser.feed(piece))? {
+                break;
+            }
+        }
+        if !folder.draft.ended
+            && let Some(event) = parser.finish()
+        {
+            folder.event(&event)?;
+        }
+        folder.close();
+        Ok(())
+    };
+    let reply = read().and_then(|()| folder.draft.finish(&call.request, route, &Prices::builtin()));
+    reply.map_err(|fault| fault.into_error(route, &call.agent, 1))
+}
+
+/// The next bytes, `None` at the end; they may take `limit` from `since` on.
+async fn chunk(
+    response: &mut Response,
+    limit: Duration,
+    since: Instant,
+    route: &Route,
+) -> Result<Option<Vec<u8>>, Fault> {
+    match timeout_at(since + limit, response.chunk()).await {
         Err(_) => Err(Fault::stalled(silence("its answer stalled", limit))),
         Ok(Err(error)) => Err(broken(error, route)),
         Ok(Ok(bytes)) => Ok(bytes.map(|b| b.to_vec())),

@@ -6,7 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::{Call, Finish, LlmError, LlmErrorKind, Prices, Provider, Quote, Reply, Request, Usage, Watch};
+use super::{
+    Call, CallOptions, Finish, LlmError, LlmErrorKind, Prices, Provider, Quote, Reply, Request, Usage, Watch,
+};
 
 /// What happens to a call.
 #[derive(Debug, Clone)]
@@ -20,6 +22,8 @@ enum Line {
 struct Script {
     lines: HashMap<String, VecDeque<Line>>,
     calls: Vec<Call>,
+    vision: HashMap<String, bool>,
+    unreachable: Vec<String>,
 }
 
 /// Answers by agent, each agent from its own queue, and remembers every call.
@@ -63,6 +67,18 @@ impl ScriptedProvider {
         self.queue(agent, Line::Hang)
     }
 
+    /// `model` takes pictures, or is known not to.
+    pub fn sees(&self, model: &str, vision: bool) -> &Self {
+        self.lock().vision.insert(model.to_owned(), vision);
+        self
+    }
+
+    /// There is no key for `model`.
+    pub fn cannot_reach(&self, model: &str) -> &Self {
+        self.lock().unreachable.push(model.to_owned());
+        self
+    }
+
     /// Every call so far, oldest first.
     pub fn calls(&self) -> Vec<Call> {
         self.lock().calls.clone()
@@ -96,6 +112,14 @@ impl Provider for ScriptedProvider {
 
     fn quote(&self, request: &Request) -> Quote {
         Quote::of(request, self.prices.as_ref())
+    }
+
+    fn vision(&self, model: &str) -> Option<bool> {
+        self.lock().vision.get(model).copied()
+    }
+
+    fn reaches(&self, model: &str, _: &CallOptions) -> bool {
+        !self.lock().unreachable.iter().any(|name| name == model)
     }
 
     fn call<'a>(&'a self, call: &'a Call, watch: &'a dyn Watch) -> BoxFuture<'a, Result<Reply, LlmError>> {
@@ -152,7 +176,7 @@ fn reply(text: &str) -> Reply {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::llm::{CallOptions, Message, Sampling};
+    use crate::llm::{Message, Sampling};
     use tokio_util::sync::CancellationToken;
 
     struct Deaf;
@@ -173,6 +197,7 @@ mod tests {
             },
             options: CallOptions::default(),
             agent: agent.into(),
+            place: crate::llm::Place::default(),
             cancel: CancellationToken::new(),
         }
     }

@@ -53,10 +53,10 @@ pub(super) async fn nested(
     done: &Done,
     lines: &[Line],
 ) -> Result<Vec<PathBuf>> {
-    let (agent, step) = (&done.record.agent, done.record.number);
+    let step = done.record.number;
     let mut written = Vec::new();
     for (index, messages) in done.nested.iter().enumerate() {
-        let name = format!("chats/nested_chat_output_{agent}_step_{step}_attempt_{}.json", index + 1);
+        let name = format!("chats/nested_chat_output_engineer_step_{step}_attempt_{}.json", index + 1);
         let chat = space.root.join(name);
         write(run, &chat, messages, lines).await?;
         written.push(chat);

@@ -2,7 +2,7 @@
 //! a test compares them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::agents::roster::{self, GENERAL, REASONING};
 use crate::agents::turn::Speaker;
 use crate::error::{Error, Result};
+use crate::exec::sandbox::{Mode, Sandbox};
 use crate::llm::{CallOptions, Sampling};
 
 /// Sampling of models that accept it: as near to deterministic as they come.
@@ -115,6 +116,14 @@ config! {
         idea_maker_model: String = GENERAL.into(),
         /// The idea hater's model.
         idea_hater_model: String = REASONING.into(),
+        /// The model of agents that read documentation.
+        camb_context_model: String = GENERAL.into(),
+        /// The plot judge's model.
+        plot_judge_model: String = REASONING.into(),
+        /// Whether new plots are judged.
+        evaluate_plots: bool = false,
+        /// At most this many judgements a step.
+        max_n_plot_evals: usize = 1,
         /// Instructions for the engineer.
         #[serde(deserialize_with = "text")]
         engineer_instructions: String = String::new(),
@@ -137,6 +146,14 @@ config! {
         engineer_model: String = GENERAL.into(),
         /// The researcher's model.
         researcher_model: String = GENERAL.into(),
+        /// The model of agents that read documentation.
+        camb_context_model: String = GENERAL.into(),
+        /// The plot judge's model.
+        plot_judge_model: String = REASONING.into(),
+        /// Whether new plots are judged.
+        evaluate_plots: bool = false,
+        /// At most this many judgements.
+        max_n_plot_evals: usize = 1,
         /// The model of agents without a setting of their own, unless `params` names one.
         default_llm_model: String = GENERAL.into(),
         /// The model that gives a second opinion, unless `params` names one.
@@ -206,6 +223,8 @@ pub struct Params {
     pub default_llm_model: Option<String>,
     /// The model that gives a second opinion.
     pub default_formatter_model: Option<String>,
+    /// The model that judges plots; outranks `plot_judge_model`.
+    pub vlm_model: Option<String>,
     /// Agent name → path of a template that replaces the built-in one.
     pub prompts: BTreeMap<String, PathBuf>,
     /// Agents a plan may use.
@@ -216,6 +235,22 @@ pub struct Params {
     pub script_timeout_seconds: Option<f64>,
     /// Environment variables passed to scripts besides the allow-listed ones.
     pub env_passthrough: Vec<String>,
+    /// How much scripts are confined: `strict`, `default` or `off`.
+    pub sandbox: Mode,
+    /// What scripts may write besides the phase's directory.
+    pub write_paths: Vec<PathBuf>,
+    /// What scripts may read although the sandbox would not let them.
+    pub read_paths: Vec<PathBuf>,
+    /// Whether scripts reach the network; unset: unless the sandbox is strict.
+    pub network: Option<bool>,
+    /// Most memory of a script and all it starts, in GB (10⁹ bytes).
+    pub script_memory_gb: Option<f64>,
+    /// Most that a script may add to the disk, in GB (10⁹ bytes).
+    pub script_disk_gb: Option<f64>,
+    /// Most processes of a script at once.
+    pub script_processes: Option<u64>,
+    /// Whether packages that a script misses are installed for the run.
+    pub allow_install: Install,
     /// Seconds a model call may take over all its tries.
     pub call_deadline_seconds: Option<f64>,
     /// Seconds an agent's turn may take: its call, continuations and repairs together.
@@ -254,6 +289,58 @@ impl Fallbacks {
             Self::None(()) => &[],
         };
         others.iter().filter(|other| *other != model).cloned().collect()
+    }
+}
+
+impl Params {
+    /// The sandbox of scripts in a run's directory.
+    pub(super) fn sandbox(&self, work_dir: &Path) -> Result<Sandbox> {
+        Ok(Sandbox {
+            mode: self.sandbox,
+            work_dir: Some(work_dir.to_owned()),
+            write_paths: self.write_paths.clone(),
+            read_paths: self.read_paths.clone(),
+            network: self.network,
+            memory_bytes: bytes("script_memory_gb", self.script_memory_gb)?,
+            disk_bytes: bytes("script_disk_gb", self.script_disk_gb)?,
+            processes: self.script_processes,
+        })
+    }
+}
+
+fn bytes(setting: &str, gb: Option<f64>) -> Result<Option<u64>> {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // In range, and bytes are whole.
+    match gb {
+        Some(gb) if gb > 0.0 && gb < 1e9 => Ok(Some((gb * 1e9) as u64)),
+        Some(gb) => Err(Error::Configuration(format!(
+            "{setting}={gb}: expected a number of GB above 0, or None for the default"
+        ))),
+        None => Ok(None),
+    }
+}
+
+/// What is done about a package that a script misses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Install {
+    /// Nothing: the engineer uses another one.
+    Never,
+    /// It is installed for the run, if there is a wheel of it: nothing of it runs before the script does.
+    #[default]
+    Wheels,
+    /// Also from source, which runs the package's own code.
+    Sources,
+}
+
+impl<'de> Deserialize<'de> for Install {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Null | Value::Bool(true) => Ok(Self::Wheels),
+            Value::Bool(false) => Ok(Self::Never),
+            Value::String(word) if word == "sources" => Ok(Self::Sources),
+            other => Err(serde::de::Error::custom(format!(
+                "allow_install={other}: expected True (wheels), \"sources\" (packages may also be built) or False"
+            ))),
+        }
     }
 }
 

@@ -17,9 +17,13 @@ use crate::engine::ledger::Total;
 use crate::engine::state::{put_out, share};
 use crate::engine::{Outcome, Phase, PhaseStatus, Run, Section, State};
 use crate::error::{Error, Result};
+use crate::exec::confine;
 use crate::exec::products::Inventory;
 
 const NO_PLAN: &str = "No plan found in context. Run planning phase first.";
+
+/// A plan of more bytes than this is not one of ours.
+const MOST_PLAN: u64 = 16 << 20;
 
 /// The control phase.
 pub struct Control {
@@ -54,10 +58,9 @@ impl Control {
             // The original hands over the formatted text; the file beside it is exact.
             Value::String(text) => {
                 let file = super::workspace::resolve(&state.work_dir())?.join("planning/final_plan.json");
-                match std::fs::read_to_string(&file) {
-                    Ok(saved) => parse::plan(&saved),
-                    Err(_) => parse::plan(&text),
-                }
+                let saved =
+                    confine::read(&file, MOST_PLAN).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+                parse::plan(&saved.unwrap_or(text))
             }
             plan => parse::plan_of(&plan),
         };
@@ -108,6 +111,7 @@ impl Control {
         };
         Briefing {
             task: task.into(),
+            idea: progress.idea.clone(),
             instructions,
             hardware_constraints: text("hardware_constraints"),
             facts,
@@ -125,6 +129,7 @@ impl Control {
         let start = numbers.first().copied().unwrap_or(1);
         let keep = config.params.keep_existing || start > 1;
         let space = Workspace::open(run, &state.work_dir(), "control", keep).await?;
+        config.params.sandbox(&space.work_dir)?.check(&space.root)?;
         let templates = templates(run, &config.params).await?;
         let site = Site {
             space: &space,
@@ -136,8 +141,13 @@ impl Control {
                 ("researcher", &config.researcher_model),
                 ("idea_maker", &config.idea_maker_model),
                 ("idea_hater", &config.idea_hater_model),
+                ("camb_context", &config.camb_context_model),
+                ("classy_context", &config.camb_context_model),
+                ("plot_judge", config.params.vlm_model.as_ref().unwrap_or(&config.plot_judge_model)),
             ],
+            plot_evals: config.evaluate_plots.then_some(config.max_n_plot_evals),
             max_n_attempts: config.max_n_attempts,
+            asks: config.hitl_enabled && run.has_approvals(),
         };
         for directory in ["codebase", "data", "chats", "time", "cost"] {
             space.directory(directory)?;
@@ -350,6 +360,6 @@ impl Phase for Control {
     }
 
     fn execute<'a>(&'a self, run: &'a Run, state: Arc<dyn State>) -> BoxFuture<'a, Result<Outcome>> {
-        Box::pin(async move { self.carry_out(run, &state).await })
+        Box::pin(async move { Box::pin(self.carry_out(run, &state)).await })
     }
 }

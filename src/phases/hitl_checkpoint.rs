@@ -7,14 +7,16 @@ use serde_json::{Map, Value, json};
 
 use super::config::{self, read};
 use super::{reports, workspace};
-use crate::agents::{PlanStep, parse};
-use crate::engine::ledger::Total;
+use crate::agents::{PlanStep, ideas, parse};
 use crate::engine::state::{put_out, share};
-use crate::engine::{Answer, Outcome, Phase, PhaseStatus, Question, Run, Section, State};
+use crate::engine::{Answer, Estimate, Outcome, Phase, PhaseStatus, Question, Run, Section, State};
 use crate::error::Result;
 
 /// How often a question is put again when the answer is none of its options.
 const REPEATS: usize = 2;
+
+/// Questions of a plan that is being carried out, or has been: not all of it is still to come.
+const UNDER_WAY: [&str; 4] = ["before_step", "after_step", "on_error", "after_execution"];
 
 /// The human checkpoint.
 pub struct HitlCheckpoint {
@@ -57,18 +59,38 @@ impl HitlCheckpoint {
             "after_step" => parts.push(format!("Step {} is done. Go on?", current())),
             _ => {}
         }
+        let ideas = state.read(Section::Input, "ideas");
+        if let Some(Value::Array(ideas)) = &ideas {
+            parts.push("\n**Ideas:**".into());
+            let title = |idea: &Value| idea["title"].as_str().unwrap_or("(without a title)").to_owned();
+            parts.extend(
+                ideas.iter().enumerate().map(|(i, idea)| format!("  Idea {}: {}", i + 1, title(idea))),
+            );
+            if let Some(selected) = state.read(Section::Input, "selected_idea") {
+                parts.push(format!("  Selected so far: {}", title(&selected)));
+            }
+        }
         if parts.is_empty() {
             parts.push("Shall the workflow go on?".into());
         }
         let mut snapshot = json!({
             "task": state.task(), "phase_id": state.phase_id(), "checkpoint_type": config.checkpoint_type,
-            "spent": Total::of(&run.ledger().since(0)).to_json(),
         });
         if config.show_plan {
-            snapshot["plan"] = plan().unwrap_or_default();
+            let plan = plan().unwrap_or_default();
+            let done = state.read(Section::Shared, "execution_complete") == Some(json!(true));
+            if !done
+                && !UNDER_WAY.contains(&config.checkpoint_type.as_str())
+                && let Ok(steps) = parse::plan_of(&plan)
+                && let Some(estimate) = Estimate::of_plan(steps.len(), &run.spent())
+            {
+                snapshot["estimate"] = estimate.to_json();
+            }
+            snapshot["plan"] = plan;
         }
-        for (key, section) in [("ideas", Section::Input), ("selected_idea", Section::Input)] {
-            if let Some(value) = state.read(section, key) {
+        for (key, value) in [("ideas", ideas), ("selected_idea", state.read(Section::Input, "selected_idea"))]
+        {
+            if let Some(value) = value {
                 snapshot[key] = value;
             }
         }
@@ -117,7 +139,7 @@ impl HitlCheckpoint {
                         end.change(run, modifications.as_ref()).await?;
                         end.close("modified", user_feedback, modifications)
                     }
-                    _ if modifications.as_ref().and_then(plan_in).is_some() => {
+                    _ if modifications.as_ref().is_some_and(|m| plan_in(m).or(idea_in(m)).is_some()) => {
                         // Approved as edited: what was edited is what follows.
                         end.shared.insert("hitl_approved".into(), json!(true));
                         end.change(run, modifications.as_ref()).await?;
@@ -156,11 +178,11 @@ pub async fn answer(run: &Run, question: Question) -> Result<Answer> {
         let answer = run.ask(question.clone()).await?;
         let Answer::Given { resolution, user_feedback, modifications } = answer else { return Ok(answer) };
         if let Some(option) = option(&resolution, &question.options) {
-            let unusable =
-                modifications.as_ref().and_then(plan_in).and_then(|plan| parse::plan_of(plan).err());
-            match unusable {
-                None => return Ok(Answer::Given { resolution: option, user_feedback, modifications }),
-                Some(error) => said = format!("the changed plan cannot be used: {error}"),
+            match usable(modifications, &question) {
+                Ok(modifications) => {
+                    return Ok(Answer::Given { resolution: option, user_feedback, modifications });
+                }
+                Err(error) => said = error,
             }
         } else {
             said = format!(
@@ -171,6 +193,23 @@ pub async fn answer(run: &Run, question: Question) -> Result<Answer> {
         run.tell("", "warning", json!({"message": format!("{said}; the question stays open")})).await?;
     }
     Ok(Answer::Failed { error: said })
+}
+
+/// What a human changed, with the idea it selects spelt out; the error says what cannot be used.
+fn usable(changes: Option<Value>, question: &Question) -> std::result::Result<Option<Value>, String> {
+    let Some(mut changes) = changes else { return Ok(None) };
+    if let Some(error) = plan_in(&changes).and_then(|plan| parse::plan_of(plan).err()) {
+        return Err(format!("the changed plan cannot be used: {error}"));
+    }
+    // Where no ideas were put before the human, the words are a phase's own.
+    if let (Some(choice), Some(ideas)) = (idea_in(&changes), question.context_snapshot["ideas"].as_array()) {
+        changes["selected_idea"] = ideas::selected(choice, ideas)?;
+    }
+    Ok(Some(changes))
+}
+
+fn idea_in(changes: &Value) -> Option<&Value> {
+    changes.get("selected_idea").filter(|idea| !idea.is_null())
 }
 
 /// The option a word stands for: `approve`, `approved`, `Approve`, ….
@@ -221,14 +260,14 @@ impl End {
     /// Takes a changed plan over: what follows executes it as it was edited.
     async fn change(&mut self, run: &Run, changes: Option<&Value>) -> Result<()> {
         self.shared.insert("user_modifications".into(), json!(changes));
-        self.shared.insert("plan_modified_by_human".into(), json!(true));
         let Some(changes) = changes else { return Ok(()) };
-        if let Some(idea) = changes.get("selected_idea") {
+        if let Some(idea) = idea_in(changes) {
             self.output.insert("selected_idea".into(), idea.clone());
             self.shared.insert("selected_idea".into(), idea.clone());
         }
         let Some(Ok(steps)) = plan_in(changes).map(parse::plan_of) else { return Ok(()) };
         let steps: Vec<PlanStep> = steps;
+        self.shared.insert("plan_modified_by_human".into(), json!(true));
         self.output.insert("final_plan".into(), json!(steps));
         self.shared.insert("plan_steps".into(), json!(steps));
         self.shared.insert("number_of_steps_in_plan".into(), json!(steps.len()));

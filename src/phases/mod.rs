@@ -2,11 +2,14 @@
 
 mod chats;
 pub mod config;
+mod consult;
 pub mod control;
 pub mod hitl_checkpoint;
 pub mod idea_generation;
+mod install;
 pub mod one_shot;
 pub mod planning;
+mod plots;
 mod products;
 mod progress;
 pub mod rehearsal;
@@ -20,6 +23,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
+use crate::agents::ideas::Idea;
 use crate::agents::prompts::{self, Prompt, Templates};
 use crate::agents::turn::Speaker;
 use crate::agents::{StepCase, carry};
@@ -60,6 +64,11 @@ static BUILT_IN: LazyLock<Registry<BuiltIn>> = LazyLock::new(|| {
     registry
 });
 
+/// Whether a type is that of a built-in phase.
+pub fn is_built_in(phase_type: &str) -> bool {
+    BUILT_IN.get(phase_type).is_ok()
+}
+
 /// A built-in phase with this configuration (an object; missing fields take their defaults).
 pub fn build(phase_type: &str, config: Value) -> Result<Box<dyn Phase>> {
     (BUILT_IN.get(phase_type)?.make)(config)
@@ -96,6 +105,23 @@ fn feedback(state: &dyn State) -> Vec<String> {
         all.push(latest);
     }
     all
+}
+
+/// The research idea that was selected for the task, as text; blank when there is none.
+fn idea(state: &dyn State) -> String {
+    let selected = || {
+        let input = state.read(Section::Input, "selected_idea").filter(|idea| !idea.is_null());
+        input.or_else(|| state.read(Section::Shared, "selected_idea"))
+    };
+    match selected() {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text,
+        // A phase of a user's may give ideas another shape: then the idea is told as it is.
+        Some(value) => match serde_json::from_value::<Idea>(value.clone()) {
+            Ok(idea) if !idea.title.trim().is_empty() => idea.text(),
+            _ => value.to_string(),
+        },
+    }
 }
 
 /// The templates of a phase; those a user replaced are told of with their hashes.

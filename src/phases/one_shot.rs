@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::config::{self, Models, read};
 use super::step::Site;
 use super::workspace::{Workspace, clear};
-use super::{chats, feedback, reports, tell_messages, templates};
+use super::{chats, feedback, idea, reports, tell_messages, templates};
 use crate::agents::context::{self, Seed, StepEnd};
 use crate::agents::{Briefing, PlanStep, StepCase, carry, roster};
 use crate::engine::ledger::Total;
@@ -49,6 +49,7 @@ impl OneShot {
             run.observe("the work directory is emptied", move || clear(&work_dir)).await?;
         }
         let space = Workspace::open(run, &state.work_dir(), "", config.params.keep_existing).await?;
+        config.params.sandbox(&space.work_dir)?.check(&space.root)?;
         let templates = templates(run, &config.params).await?;
         let site = Site {
             space: &space,
@@ -60,8 +61,13 @@ impl OneShot {
                 ("researcher", &config.researcher_model),
                 ("idea_maker", ""),
                 ("idea_hater", ""),
+                ("camb_context", &config.camb_context_model),
+                ("classy_context", &config.camb_context_model),
+                ("plot_judge", config.params.vlm_model.as_ref().unwrap_or(&config.plot_judge_model)),
             ],
+            plot_evals: config.evaluate_plots.then_some(config.max_n_plot_evals),
             max_n_attempts: config.max_n_attempts,
+            asks: false,
         };
         let mut context = context::initial(&Seed {
             task: task.clone(),
@@ -69,6 +75,8 @@ impl OneShot {
             max_n_attempts: config.max_n_attempts,
             researcher_filename: config.researcher_filename.clone(),
             work_dir: space.root.display().to_string(),
+            evaluate_plots: config.evaluate_plots,
+            max_n_plot_evals: config.max_n_plot_evals,
             ..Seed::default()
         });
         context::one_shot(&mut context, agent.name);
@@ -80,6 +88,7 @@ impl OneShot {
         let case = StepCase {
             briefing: Briefing {
                 task: task.clone(),
+                idea: idea(state.as_ref()),
                 facts: run.facts().await?,
                 feedback: feedback(state.as_ref()),
                 ..Briefing::default()
@@ -122,6 +131,8 @@ impl OneShot {
             n_attempts: done.failed_tries,
             images: images.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
             codebase: carry::outlines(&done.record.scripts),
+            plot_rounds: done.judged.rounds,
+            judgement: done.judged.last.clone(),
         };
         let records = if done.failure.is_none() { vec![done.record.clone()] } else { Vec::new() };
         context::step_ends(&mut context, &records, &end);

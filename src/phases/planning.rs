@@ -56,8 +56,10 @@ impl Planning {
         for agent in &agents {
             roster::find(agent).map_err(crate::Error::Configuration)?;
         }
+        let idea = super::idea(state.as_ref());
         let briefing = Briefing {
             task: task.clone(),
+            idea: idea.clone(),
             instructions: config.plan_instructions.clone(),
             hardware_constraints: config.hardware_constraints.clone(),
             facts: run.facts().await?,
@@ -152,6 +154,9 @@ impl Planning {
             work_dir: space.root.display().to_string(),
             ..Seed::default()
         });
+        if !idea.trim().is_empty() {
+            planned.insert("improved_main_task".into(), json!(format!("{task}\n\n{idea}")));
+        }
         context::planned(&mut planned, &plans, &reviews);
         planned.insert("needed_agents".into(), json!(agents));
         context::cost(&mut planned, json!(costs.rows), &costs.path.display().to_string());

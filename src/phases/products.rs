@@ -16,7 +16,11 @@ pub(super) async fn products(
     let (known, record) = (known.to_vec(), record.clone());
     let step = move |file: &FileFacts| {
         let before = known.iter().find(|product| product.path == file.path);
-        let description = before.and_then(|product| product.description.clone());
+        let description = if record.rejected.contains(&file.path) {
+            Some("rejected by the plot judge, and made anew".to_owned())
+        } else {
+            before.and_then(|product| product.description.clone())
+        };
         (
             before.map_or(record.number, |product| product.step),
             description.or_else(|| described(&file.path, &record)),

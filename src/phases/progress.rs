@@ -8,12 +8,16 @@ use super::config::{self, Files};
 use super::products::products;
 use super::step::Done;
 use super::workspace::Workspace;
-use super::{chats, feedback, reports};
+use super::{chats, feedback, idea, reports};
 use crate::agents::context::{self, Seed, StepEnd};
 use crate::agents::{PlanStep, Product, StepRecord, carry, formats, parse, summary};
 use crate::engine::ledger::Line;
 use crate::engine::{Run, Section, State};
 use crate::error::Result;
+use crate::exec::confine;
+
+/// A chat of more bytes than this is not one of ours.
+const MOST_CHAT: u64 = 256 << 20;
 
 /// Where the steps stand.
 pub(super) struct Progress {
@@ -22,6 +26,7 @@ pub(super) struct Progress {
     pub(super) products: Vec<Product>,
     pub(super) context: Map<String, Value>,
     pub(super) feedback: Vec<String>,
+    pub(super) idea: String,
     pub(super) results: Vec<Value>,
     pub(super) messages: Vec<Value>,
     images: Vec<String>,
@@ -49,6 +54,8 @@ impl Progress {
             engineer_instructions: config.engineer_instructions.clone(),
             researcher_instructions: config.researcher_instructions.clone(),
             researcher_filename: config.params.researcher_filename.clone().unwrap_or_default(),
+            evaluate_plots: config.evaluate_plots,
+            max_n_plot_evals: config.max_n_plot_evals,
             ..Seed::default()
         };
         let mut context = context::initial(&seed);
@@ -57,6 +64,8 @@ impl Progress {
         }
         context.insert("work_dir".into(), json!(space.root));
         context.insert("max_n_attempts".into(), json!(config.max_n_attempts));
+        context.insert("evaluate_plots".into(), json!(config.evaluate_plots));
+        context.insert("max_n_plot_evals".into(), json!(config.max_n_plot_evals));
         context.insert("number_of_steps_in_plan".into(), json!(plan.len()));
         // The plan that is executed, also when a human has edited it since it was made.
         let told = context.get("final_plan").and_then(Value::as_str).and_then(|text| parse::plan(text).ok());
@@ -72,6 +81,7 @@ impl Progress {
             plan,
             products: Vec::new(),
             feedback: feedback(state),
+            idea: idea(state),
             results: Vec::new(),
             messages: Vec::new(),
             images: images.unwrap_or_default(),
@@ -106,6 +116,8 @@ impl Progress {
             n_attempts: done.failed_tries,
             images: self.images.clone(),
             codebase: carry::outlines(self.records.iter().flat_map(|record| &record.scripts)),
+            plot_rounds: done.judged.rounds,
+            judgement: done.judged.last.clone(),
         };
         context::step_ends(&mut self.context, &self.records, &end);
         let messages = done.transcript.messages().to_vec();
@@ -165,11 +177,18 @@ fn earlier(
         }
         let chat = space.root.join(format!("chats/chat_history_step_{number}.json"));
         let Some(messages) =
-            std::fs::read(chat).ok().and_then(|b| serde_json::from_slice::<Vec<Value>>(&b).ok())
+            confine::read(&chat, MOST_CHAT).ok().and_then(|b| serde_json::from_slice::<Vec<Value>>(&b).ok())
         else {
             continue;
         };
-        let wanted = ["engineer_nest", "researcher_response_formatter", "idea_maker_nest", "idea_hater_nest"];
+        let wanted = [
+            "engineer_nest",
+            "researcher_response_formatter",
+            "idea_maker_nest",
+            "idea_hater_nest",
+            "camb_response_formatter",
+            "classy_response_formatter",
+        ];
         let last =
             messages.iter().rev().find(|m| m["name"].as_str().is_some_and(|name| wanted.contains(&name)));
         if let Some(content) = last.and_then(|m| m["content"].as_str()) {

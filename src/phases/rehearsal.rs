@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Result;
-use crate::exec::{Check, ExecError, Execution, Exit, Facts, Runner, Script};
+use crate::exec::sandbox::Confinement;
+use crate::exec::{Check, ExecError, Execution, Exit, Facts, Package, Runner, Script};
 use crate::journal::{Effect, Entry, Record};
 use crate::llm::{Call, Finish, LlmError, Part, Prices, Provider, Quote, Reply, Request, Usage, Watch};
 
@@ -146,9 +147,27 @@ impl<R: Runner> Runner for Unrun<R> {
         _: &'a (dyn Fn(&str) + Send + Sync),
         _: &'a CancellationToken,
     ) -> BoxFuture<'a, Result<Execution, ExecError>> {
-        let output = "(what the script prints)\n".into();
-        let done = Execution { exit: Exit::Code(0), output, truncated: false, seconds: 0.0, peak_rss: None };
-        Box::pin(ready(Ok(done)))
+        Box::pin(ready(Ok(done("(what the script prints)\n"))))
+    }
+
+    fn install<'a>(
+        &'a self,
+        _: &'a Package,
+        _: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<Execution, ExecError>> {
+        Box::pin(ready(Ok(done(""))))
+    }
+}
+
+fn done(output: &str) -> Execution {
+    let confinement = Confinement::default();
+    Execution {
+        exit: Exit::Code(0),
+        output: output.into(),
+        truncated: false,
+        seconds: 0.0,
+        peak_rss: None,
+        confinement,
     }
 }
 

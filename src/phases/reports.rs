@@ -49,6 +49,17 @@ pub async fn times(run: &Run, directory: &Path, stem: &str, fields: &[(&str, f64
     Ok(path)
 }
 
+/// Writes what holds for scripts, and what could not be enforced; gives the path, unless nothing ran yet.
+pub fn sandbox(run: &Run, directory: &Path) -> Result<Option<PathBuf>> {
+    let confinement = run.confinement();
+    if confinement.mode.is_empty() {
+        return Ok(None);
+    }
+    let path = directory.join("sandbox.json");
+    json(&path, &confinement, 2)?;
+    Ok(Some(path))
+}
+
 /// What a cost report says, and where it is.
 pub struct Costs {
     /// The report's file.

@@ -5,7 +5,6 @@ use serde_json::json;
 use super::config;
 use super::hitl_checkpoint::answer;
 use super::progress::Progress;
-use crate::engine::ledger::Total;
 use crate::engine::{Answer, Question, Run, State};
 use crate::error::Result;
 
@@ -48,14 +47,13 @@ pub(super) async fn after_step(
         Some(reason) => format!("{reason}\nTry step {number} of {of} again, leave it out, or stop here?"),
     };
     let summary = progress.results.last().map(|result| result["summary"].clone());
-    let spent = Total::of(&run.ledger().since(0)).to_json();
     let question = Question {
         run_id: String::new(),
         step_id: format!("{}_step_{number}", state.phase_id()),
         checkpoint_type: kind.into(),
         context_snapshot: json!({
             "task": state.task(), "step": number, "number_of_steps": of, "sub_task": sub_task,
-            "summary": summary, "error": failure, "spent": spent,
+            "summary": summary, "error": failure,
         }),
         message,
         options: options.iter().map(|option| (*option).to_owned()).collect(),

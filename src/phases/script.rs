@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::config::{self, Params};
+use super::reports;
 use super::workspace::Workspace;
 use crate::agents::diagnosis;
 use crate::engine::Run;
@@ -44,20 +45,27 @@ impl Bench<'_> {
             timeout_seconds: self.params.script_timeout_seconds,
             env_passthrough: self.params.env_passthrough.clone(),
             log_path: log.clone(),
+            sandbox: self.params.sandbox(&self.space.work_dir)?,
         };
         self.space.directory("data")?;
         let before = self.space.look(run, "files before the script", Workspace::inventory).await?;
         (about["file"], about["code"]) = (json!(file), json!(code));
         let execution = run.execute(self.agent, &script, about).await?;
         let changed = move |space: &Workspace| {
+            let touched = space.restore()?;
             let now = space.inventory()?;
             let changed = now.changed_since(&before).into_iter().map(|file| file.path.clone());
             // The log is ours, not the script's.
             let paths = changed.filter(|path| !path.starts_with("logs/")).collect();
-            Ok((paths, now.incomplete))
+            Ok((paths, now.incomplete, touched))
         };
-        let (files, unseen): (Vec<String>, Vec<String>) =
+        let (files, unseen, touched): (Vec<String>, Vec<String>, bool) =
             self.space.look(run, "files that a script wrote", changed).await?;
+        if touched {
+            let message =
+                format!("{file} changed or removed the record of the run's files; it was written anew");
+            run.tell(self.agent, "warning", json!({"message": message})).await?;
+        }
         if !unseen.is_empty() {
             let message = format!(
                 "not all files of the working directory can be listed as products: {}",
@@ -66,7 +74,9 @@ impl Bench<'_> {
             run.tell(self.agent, "warning", json!({"message": message})).await?;
         }
         // At once: a run that breaks off here leaves no product that a later one takes for the user's.
-        self.space.record(files.iter().map(|file| root.join(file)).chain([log.clone()]))?;
+        let sandbox = reports::sandbox(run, &self.space.directory("logs")?)?;
+        let ours = [log.clone()].into_iter().chain(sandbox);
+        self.space.record(files.iter().map(|file| root.join(file)).chain(ours))?;
         let about = json!({
             "file": file, "success": execution.exit.success(), "exit": diagnosis::ended(&execution.exit),
             "seconds": execution.seconds, "output": execution.output, "code": code, "log_path": log,

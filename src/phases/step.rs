@@ -1,10 +1,12 @@
 //! One step of a plan: an engineer's tries at a script, a researcher's notes, or ideas.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::config::{Models, Params};
+use super::install::Installer;
+use super::plots::Judged;
 use super::products::products;
 use super::script::{Bench, Ran};
 use super::workspace::{Workspace, write};
@@ -15,7 +17,7 @@ use crate::agents::transcript::{self, At, Transcript};
 use crate::agents::turn::Speaker;
 use crate::agents::{
     FailedAttempt, IdeaCase, ScriptRecord, StepCase, StepRecord, carry, formats, notes, numbers, parse, plan,
-    suspect,
+    roster, suspect,
 };
 use crate::engine::Run;
 use crate::engine::ledger::Total;
@@ -35,10 +37,14 @@ pub(super) struct Site<'a> {
     pub(super) templates: &'a Templates,
     pub(super) params: &'a Params,
     pub(super) models: Models<'a>,
-    /// The configuration's models of engineer, researcher, idea_maker, idea_hater.
-    pub(super) fields: [(&'a str, &'a str); 4],
+    /// The configuration's models, by agent.
+    pub(super) fields: [(&'a str, &'a str); 7],
+    /// At most this many judgements of plots a step; `None` when they are not judged.
+    pub(super) plot_evals: Option<usize>,
     /// `max_n_attempts`: tries beyond the first.
     pub(super) max_n_attempts: usize,
+    /// Whether a human is asked before a package is installed.
+    pub(super) asks: bool,
 }
 
 /// What a step came to.
@@ -48,12 +54,13 @@ pub(super) struct Done {
     /// Nested chats of the engineer's tries, in order.
     pub(super) nested: Vec<Vec<Value>>,
     pub(super) failed_tries: usize,
+    pub(super) judged: Judged,
     /// Why the step failed, when it did.
     pub(super) failure: Option<String>,
 }
 
 impl Site<'_> {
-    fn speaker(&self, agent: &str) -> Speaker {
+    pub(super) fn speaker(&self, agent: &str) -> Speaker {
         let field = self.fields.iter().find(|(name, _)| *name == agent).map_or("", |(_, model)| *model);
         self.models.speaker(agent, field)
     }
@@ -69,7 +76,7 @@ impl Site<'_> {
         let step = case.plan.get(case.step - 1).cloned().unwrap_or_default();
         case.max_attempts = self.max_n_attempts + 1;
         case.carry_budget = Some(carry::budget(run.window(&self.speaker(&step.sub_task_agent).model)));
-        case.network = Some(true);
+        case.network = Some(self.params.sandbox(&self.space.work_dir)?.network());
         let mut done = Done {
             record: StepRecord {
                 number: case.step,
@@ -80,6 +87,7 @@ impl Site<'_> {
             transcript: Transcript::new(&format!("{label}_{}", case.step)),
             nested: Vec::new(),
             failed_tries: 0,
+            judged: Judged::default(),
             failure: None,
         };
         done.transcript.task(task);
@@ -89,7 +97,7 @@ impl Site<'_> {
         let worked = match step.sub_task_agent.as_str() {
             "researcher" => self.research(run, &mut case, &mut done).await,
             "idea_maker" | "idea_hater" => self.ideas(run, &mut case, &mut done).await,
-            _ => self.engineer(run, case, at, &mut done).await,
+            _ => self.compute(run, case, at, &mut done).await,
         };
         match worked {
             Ok(()) => {}
@@ -114,16 +122,33 @@ impl Site<'_> {
         Ok(done)
     }
 
+    /// An engineer's step, or one that reads for the engineer.
+    async fn compute(&self, run: &Run, mut case: StepCase, at: At<'_>, done: &mut Done) -> Result<()> {
+        if let Some(library) = roster::library(&at.step.sub_task_agent) {
+            case.guidance = Some(self.consult(run, &case, library, done).await?);
+            // What was read is for the engineer: at once, where the plan has no step of its own for that.
+            let later = case.plan.get(case.step..).unwrap_or_default();
+            if later.iter().any(|step| step.sub_task_agent == "engineer") {
+                return Ok(());
+            }
+        }
+        self.engineer(run, case, at, done).await
+    }
+
     async fn engineer(&self, run: &Run, mut case: StepCase, at: At<'_>, done: &mut Done) -> Result<()> {
         let speaker = self.speaker("engineer");
         case.timeout_seconds = self.params.script_timeout_seconds;
         case.writable = vec!["the working directory".into()];
+        case.writable.extend(self.params.write_paths.iter().map(|path| path.display().to_string()));
+        let mut installer = Installer::new(self.asks);
         let bullets = at.step.bullet_points.clone();
         // Neither an earlier step's script nor a file of the user's is ever overwritten.
         let earlier = case.records.iter().flat_map(|r| r.scripts.iter().map(|s| PathBuf::from(&s.file)));
         let taken: Vec<PathBuf> = earlier.chain(self.space.foreign().map(PathBuf::from)).collect();
         let mut symptoms = 0;
         let mut advised = false;
+        // A script whose plots are being mended: it has done the step's work.
+        let mut kept: Option<ScriptRecord> = None;
         for turn in 1.. {
             let here = run.at_turn(turn);
             let prompt = fitted(&here, &speaker, &mut case, |case| self.templates.engineer(case)).await?;
@@ -157,14 +182,14 @@ impl Site<'_> {
                 );
                 (failure.ended, failure.diagnosis) = ("it was not run".into(), complaint);
             } else {
-                let Ran { execution, files, log } = {
+                let (Ran { execution, files, log }, missing) = {
                     let about = json!({"attempt": case.failures.len() + 1, "attempts": case.max_attempts});
                     let bench = Bench { space: self.space, params: self.params, agent: "engineer" };
-                    bench.run(&here, &attempt.file, &attempt.code, about).await?
+                    installer.run(&bench, &here, &attempt.file, &attempt.code, about).await?
                 };
                 let output = clean::clean(&execution.output);
                 let success = execution.exit.success();
-                interrupted = matches!(execution.exit, Exit::Timeout(_) | Exit::Cancelled);
+                interrupted = matches!(execution.exit, Exit::Timeout(_) | Exit::Limit(_) | Exit::Cancelled);
                 let executor = formats::executor(success, &output);
                 let executed = formats::executed(&attempt.file, &attempt.code, &executor);
                 done.nested.push(transcript::nested(&formatted, &executor));
@@ -187,6 +212,15 @@ impl Site<'_> {
                     };
                     done.record.scripts.retain(|s| s.file != script.file);
                     done.record.scripts.push(script.clone());
+                    case.plots = self.judge(&here, &case, &script, &files, done).await?;
+                    if case.plots.is_some() {
+                        kept = (status == Status::Finished).then_some(script);
+                        case.suspect = None;
+                        case.second_opinion = None;
+                        case.failures.clear();
+                        case.max_attempts = self.max_n_attempts + 1 - done.failed_tries;
+                        continue;
+                    }
                     match status {
                         Status::Remaining(what) if case.done_here.len() + 1 < MAX_SCRIPTS => {
                             case.done_here.retain(|s| s.file != script.file);
@@ -225,6 +259,9 @@ impl Site<'_> {
                         case.documents.extend((!told.is_empty()).then_some(told));
                     }
                     failure.diagnosis = diagnosis.to_string();
+                    if let Some(why) = missing {
+                        failure.diagnosis = format!("{} {why}", failure.diagnosis);
+                    }
                 }
                 failure.output = output;
             }
@@ -242,6 +279,14 @@ impl Site<'_> {
             let error = diagnosis::error_line(&failure.output).filter(|_| !interrupted);
             let reason = error.map_or(failure.diagnosis.clone(), str::to_owned);
             case.failures.push(failure);
+            if let Some(script) = kept.take_if(|_| last) {
+                done.record.rejected.clear();
+                let text = format!("# filename: {}\n{}", script.file, script.code);
+                confine::write(&self.space.root, Path::new(&script.file), &text)?;
+                let message =
+                    format!("the plots of {} are accepted as they are: mending them failed", script.file);
+                return here.tell("engineer", "warning", json!({"message": message})).await;
+            }
             if last {
                 done.transcript.control(at, "failed");
                 done.failure = Some(reason);
@@ -310,7 +355,7 @@ impl Site<'_> {
         let field = self.params.default_formatter_model.clone().unwrap_or_default();
         let speaker = self.models.speaker("second_opinion", &field);
         let prompt = self.templates.second_opinion(case).map_err(template)?;
-        match speaker.text(run, &prompt).await {
+        match speaker.text(&run.tolerant(), &prompt).await {
             Ok(text) => Ok(Some(text)),
             Err(Error::Model { error, .. }) if error.kind != LlmErrorKind::Cancelled => {
                 let message = format!("there is no second opinion on this failure: {error}");
@@ -324,8 +369,21 @@ impl Site<'_> {
     async fn research(&self, run: &Run, case: &mut StepCase, done: &mut Done) -> Result<()> {
         let here = run.at_turn(1);
         let speaker = self.speaker("researcher");
-        let prompt = fitted(&here, &speaker, case, |case| self.templates.researcher(case)).await?;
-        let answer = speaker.text(&here, &prompt).await?;
+        let pictures = self.pictures(&here, case, &speaker).await?;
+        let prompt = fitted(&here, &speaker, case, |case| self.templates.researcher(case, &pictures)).await?;
+        let answer = if pictures.is_empty() {
+            speaker.text(&here, &prompt).await?
+        } else {
+            match speaker.text(&here.tolerant(), &prompt).await {
+                Err(Error::Model { error, .. }) if error.kind == LlmErrorKind::BadRequest => {
+                    let message = format!("the researcher is asked again without pictures: {error}");
+                    here.tell("researcher", "warning", json!({"message": message})).await?;
+                    let prompt = self.templates.researcher(case, &[]).map_err(template)?;
+                    speaker.text(&here, &prompt).await?
+                }
+                answer => answer?,
+            }
+        };
         let foreign = self.space.foreign().map(str::to_owned);
         let taken: Vec<String> = case.taken_notes.iter().cloned().chain(foreign).collect();
         let (file, body) = notes::notes(&answer, case.notes_file.as_deref(), &taken);

@@ -4,20 +4,23 @@
 //! `.previous/<run id>/`; files of the user stay where they are. The record is a hint in
 //! `.cmbagent-run.json`: paths in it that leave the directory are ignored.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::engine::Run;
 use crate::error::{Error, Result};
+use crate::exec::confine;
 use crate::exec::products::{Inventory, images, inventory};
 
 const HINT: &str = ".cmbagent-run.json";
 const PREVIOUS: &str = ".previous";
+/// A record of more bytes than this is not one of ours.
+const MOST_HINT: u64 = 64 << 20;
 
 /// Which run worked here last, and what it made.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -45,7 +48,8 @@ pub struct Workspace {
     pub work_dir: PathBuf,
     /// The phase's directory, absolute: where scripts run.
     pub root: PathBuf,
-    run_id: String,
+    /// What the run has made so far; the file is written from it.
+    hint: Arc<Mutex<Hint>>,
     /// What was there before the run and is not its own.
     foreign: Arc<Inventory>,
 }
@@ -64,7 +68,8 @@ impl Workspace {
         if let Some(aside) = aside {
             run.tell("", "set_aside", json!(aside)).await?;
         }
-        Ok(Self { work_dir, root, run_id, foreign: Arc::new(foreign) })
+        let hint = known(&work_dir, &run_id);
+        Ok(Self { work_dir, root, hint, foreign: Arc::new(foreign) })
     }
 
     /// Looks at it as it is now, as an observation of the run.
@@ -105,7 +110,7 @@ impl Workspace {
     /// Makes a directory below the phase's.
     pub fn directory(&self, below: &str) -> Result<PathBuf> {
         let path = self.root.join(below);
-        make(&path)?;
+        enter(&path)?;
         Ok(path)
     }
 
@@ -120,11 +125,8 @@ impl Workspace {
     /// Notes which files this run has made, for a later run in the same directory. A file that was
     /// there before stays the user's, also when a script has changed it.
     pub fn record(&self, files: impl IntoIterator<Item = PathBuf>) -> Result<()> {
-        let mut hint = read_hint(&self.work_dir);
-        let mut news = hint.run_id != self.run_id;
-        if news {
-            hint = Hint { run_id: self.run_id.clone(), ..Hint::default() };
-        }
+        let mut hint = self.hint.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut news = false;
         for file in files {
             let below = file.strip_prefix(&self.root).map(|path| path.to_string_lossy().into_owned());
             if below.is_ok_and(|path| self.foreign.files.contains_key(&path)) {
@@ -136,13 +138,25 @@ impl Workspace {
         }
         if news { write_hint(&self.work_dir, &hint) } else { Ok(()) }
     }
+
+    /// Writes the record anew if a script has changed it; says whether one had.
+    pub fn restore(&self) -> Result<bool> {
+        let hint = self.hint.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = encoded(&hint)?;
+        let there = confine::read(&self.work_dir.join(HINT), MOST_HINT);
+        let intact = there.is_ok_and(|bytes| bytes == wanted);
+        if !intact {
+            write_hint(&self.work_dir, &hint)?;
+        }
+        Ok(!intact)
+    }
 }
 
 /// The run's directory and the phase's, absolute and made.
 fn places(work_dir: &str, below: &str) -> Result<(PathBuf, PathBuf)> {
     let work_dir = resolve(work_dir)?;
     let root = if below.is_empty() { work_dir.clone() } else { work_dir.join(below) };
-    make(&root)?;
+    enter(&root)?;
     Ok((work_dir, root))
 }
 
@@ -206,17 +220,44 @@ fn make(path: &Path) -> Result<()> {
     })
 }
 
+/// Makes a directory below a work directory; a link that a script left on the way is refused.
+fn enter(path: &Path) -> Result<()> {
+    confine::directory(path).map(drop).map_err(|e| Error::WorkDir(e.to_string()))
+}
+
 fn read_hint(work_dir: &Path) -> Hint {
     // Only a hint: one that is missing or damaged means that nothing is known.
-    fs::read(work_dir.join(HINT))
+    confine::read(&work_dir.join(HINT), MOST_HINT)
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or_default()
 }
 
 fn write_hint(work_dir: &Path, hint: &Hint) -> Result<()> {
-    let text = serde_json::to_vec_pretty(hint).map_err(|e| Error::WorkDir(e.to_string()))?;
-    write(&work_dir.join(HINT), &text)
+    write(&work_dir.join(HINT), &encoded(hint)?)
+}
+
+fn encoded(hint: &Hint) -> Result<Vec<u8>> {
+    serde_json::to_vec_pretty(hint).map_err(|e| Error::WorkDir(e.to_string()))
+}
+
+/// What this process knows of a run in a directory: scripts may change the file, not this.
+fn known(work_dir: &Path, run_id: &str) -> Arc<Mutex<Hint>> {
+    type Known = BTreeMap<(PathBuf, String), Weak<Mutex<Hint>>>;
+    static KNOWN: Mutex<Known> = Mutex::new(BTreeMap::new());
+    let mut all = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|_, hint| hint.strong_count() > 0);
+    let key = (work_dir.to_owned(), run_id.to_owned());
+    if let Some(hint) = all.get(&key).and_then(Weak::upgrade) {
+        return hint;
+    }
+    let mut hint = read_hint(work_dir);
+    if hint.run_id != run_id {
+        hint = Hint { run_id: run_id.into(), ..Hint::default() };
+    }
+    let hint = Arc::new(Mutex::new(hint));
+    all.insert(key, Arc::downgrade(&hint));
+    hint
 }
 
 /// Deletes what is in a work directory and keeps the directory; links are removed, not followed.
@@ -242,18 +283,10 @@ pub fn clear(work_dir: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes a file whole or not at all: readers never see half of it.
+/// Writes a file whole or not at all: readers never see half of it. A link that a script left on the way
+/// is refused.
 pub fn write(path: &Path, contents: &[u8]) -> Result<()> {
-    let fail = |e: std::io::Error| Error::WorkDir(format!("{} cannot be written: {e}", path.display()));
-    if let Some(parent) = path.parent() {
-        make(parent)?;
-    }
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let draft = path.with_file_name(format!(".{name}.{}.tmp", uuid::Uuid::new_v4().simple()));
-    fs::write(&draft, contents).and_then(|()| fs::rename(&draft, path)).map_err(|e| {
-        let _ = fs::remove_file(&draft);
-        fail(e)
-    })
+    confine::replace(path, contents).map_err(|e| Error::WorkDir(e.to_string()))
 }
 
 /// Whether a run whose first phase works below `prefix` makes this earlier product anew. The plan that
@@ -279,7 +312,7 @@ fn set_aside(work_dir: &Path, hint: &Hint, prefix: &str) -> Result<Option<Aside>
         }
         let to = shelf.join(product);
         if let Some(parent) = to.parent() {
-            make(parent)?;
+            enter(parent)?;
         }
         fs::rename(&from, &to).map_err(|e| {
             Error::WorkDir(format!(
@@ -308,7 +341,7 @@ mod tests {
     fn open(work_dir: &str, below: &str, run_id: &str, keep: bool) -> Workspace {
         let (work_dir, root) = places(work_dir, below).unwrap();
         let foreign = Arc::new(survey(&work_dir, &root, run_id, keep).unwrap().0);
-        Workspace { work_dir, root, run_id: run_id.into(), foreign }
+        Workspace { hint: known(&work_dir, run_id), work_dir, root, foreign }
     }
 
     fn names(space: &Workspace) -> Vec<String> {
@@ -379,6 +412,42 @@ mod tests {
         assert_eq!(fs::read_dir(&work).unwrap().count(), 0);
         assert!(kept.exists());
         assert!(clear("/").unwrap_err().to_string().contains("refusing to empty /"));
+    }
+
+    #[test]
+    fn a_record_that_a_script_changed_is_written_anew() {
+        let temp = tempfile::tempdir().unwrap();
+        let space = open(temp.path().to_str().unwrap(), "", "run-1", false);
+        let product = put(&space.work_dir.clone(), "a.csv");
+        space.record([product]).unwrap();
+        let file = space.work_dir.join(HINT);
+        let before = fs::read(&file).unwrap();
+        assert!(!space.restore().unwrap());
+        let elsewhere = put(temp.path(), "elsewhere");
+        for tamper in [
+            Box::new(|| fs::write(&file, r#"{"run_id": "run-0", "products": ["theirs.csv"]}"#).unwrap())
+                as Box<dyn Fn()>,
+            Box::new(|| fs::remove_file(&file).unwrap()),
+            Box::new(|| {
+                fs::remove_file(&file).unwrap();
+                std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
+            }),
+        ] {
+            tamper();
+            assert!(space.restore().unwrap());
+            assert_eq!(fs::read(&file).unwrap(), before);
+        }
+        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "elsewhere");
+    }
+
+    #[test]
+    fn a_link_in_place_of_a_phases_directory_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let work = temp.path().join("work");
+        fs::create_dir(&work).unwrap();
+        std::os::unix::fs::symlink(temp.path(), work.join("control")).unwrap();
+        let told = places(work.to_str().unwrap(), "control").unwrap_err().to_string();
+        assert!(told.contains("symbolic link") && told.contains("control"), "{told}");
     }
 
     #[test]

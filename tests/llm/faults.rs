@@ -171,9 +171,24 @@ async fn silence_before_the_first_words_is_borne_longer() {
 }
 
 #[tokio::test]
+async fn bytes_that_say_nothing_are_silence() {
+    for (text, again) in
+        [("", "\n"), ("", ": ping\n\n"), (HALF, ": ping\n\n"), (HALF, "event: ping\ndata:\n\n")]
+    {
+        let server = Server::start(vec![endless(text, again), says("good")]).await;
+        let mut provider = provider(&server);
+        provider.patience.first = Duration::from_millis(150);
+        let (result, log) = run(&provider, &call("gpt-4.1")).await;
+        assert_eq!(result.unwrap().text, "good");
+        assert!(log.retries.lock().unwrap()[0].0.contains("stalled within 0.15 s"), "{text:?} {again:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_stopped_is_whole_even_if_the_stream_hangs() {
     let stop = json!({"choices": [{"index": 0, "delta": {"content": "done"}, "finish_reason": "stop"}]});
-    for script in [stalled(&data(&stop)), torn(&data(&stop)), stream(&data(&stop))] {
+    let stop = data(&stop);
+    for script in [stalled(&stop), torn(&stop), stream(&stop), endless(&stop, ": ping\n\n")] {
         let server = Server::start(vec![script]).await;
         let mut provider = provider(&server);
         provider.patience.after = Duration::from_millis(20);

@@ -58,6 +58,20 @@ fn image(model: &str) -> Call {
     image
 }
 
+/// As the plot judge is asked: each picture after its name, and a structured answer.
+fn plots(model: &str) -> Call {
+    let mut plots = structured(model);
+    let shown = |name: &str, media_type: &str| {
+        let name = Part::Text { text: format!("{name}:") };
+        [name, Part::Image { media_type: media_type.into(), base64: "iVBORw0KGgo=".into() }]
+    };
+    let mut parts = vec![Part::Text { text: "Judge these plots.".into() }];
+    parts.extend(shown("data/fit_1.png", "image/png"));
+    parts.extend(shown("data/photo.jpg", "image/jpeg"));
+    plots.request.messages = vec![Message { role: Role::User, parts }];
+    plots
+}
+
 fn reasoning(model: &str) -> Call {
     let mut reasoning = call(model);
     reasoning.request.sampling =
@@ -109,6 +123,7 @@ async fn cases(provider: &str, model: &str, reasoning_model: &str) {
     case(provider, "plain", plain(model)).await;
     case(provider, "structured", structured(model)).await;
     case(provider, "image", image(model)).await;
+    case(provider, "plots", plots(model)).await;
     case(provider, "reasoning", reasoning(reasoning_model)).await;
     case(provider, "whole", whole(model)).await;
 }

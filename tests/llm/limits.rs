@@ -1,6 +1,8 @@
 //! How answers end, and what they count and cost.
 
-use cmbagent::llm::{Finish, LlmErrorKind as Kind, Message};
+use std::sync::Arc;
+
+use cmbagent::llm::{CallOptions, Finish, HttpProvider, LlmErrorKind as Kind, Message, Prices, Provider};
 use serde_json::{Value, json};
 
 use super::server::*;
@@ -133,4 +135,22 @@ async fn a_provider_that_is_down_is_left_alone() {
     assert!(refused.message.contains("left alone after 12 failed tries"), "{}", refused.message);
     assert!(log.retries.lock().unwrap().is_empty());
     assert_eq!(server.seen().len(), 12, "nothing was sent");
+}
+
+#[tokio::test]
+async fn what_a_model_takes_and_whether_it_can_be_reached_is_known_without_asking_it() {
+    let without = HttpProvider::new(Arc::new(NoKey), Arc::new(|_| None), Arc::new(Prices::builtin()));
+    for (model, vision) in
+        [("gpt-4.1-2025-04-14", Some(true)), ("o3-mini-2025-01-31", Some(false)), ("qwen3:30b", None)]
+    {
+        assert_eq!(without.vision(model), vision, "{model}");
+        assert!(!without.reaches(model, &CallOptions::default()), "{model}");
+    }
+    let with = provider_at("http://127.0.0.1:9", Arc::new(OneKey));
+    assert!(with.reaches("claude-sonnet-4-5", &CallOptions::default()));
+    let prices = Prices::builtin().with_toml("[models]\n\"qwen3:30b\" = { vision = true }").unwrap();
+    let told = HttpProvider::new(Arc::new(NoKey), Arc::new(|_| None), Arc::new(prices));
+    assert_eq!(told.vision("qwen3:30b"), Some(true));
+    let local = CallOptions { base_url: Some("http://127.0.0.1:9".into()), ..CallOptions::default() };
+    assert!(told.reaches("qwen3:30b", &local));
 }

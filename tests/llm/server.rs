@@ -6,8 +6,8 @@ use std::time::Duration;
 use cmbagent::llm::retry::RetryPolicy;
 use cmbagent::llm::routing::Env;
 use cmbagent::llm::{
-    Call, CallOptions, HttpProvider, Keys, LlmError, Message, Patience, Prices, Provider, Reply, Request,
-    Sampling, Watch,
+    Call, CallOptions, HttpProvider, Keys, LlmError, Message, Patience, Place, Prices, Provider, Reply,
+    Request, Sampling, Watch,
 };
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -26,6 +26,8 @@ pub(crate) enum Step {
     Drip(Vec<u8>),
     /// Nothing until the client goes.
     Hang,
+    /// The same bytes over and over until the client goes.
+    Repeat(Vec<u8>),
 }
 
 pub(crate) type Script = Vec<Step>;
@@ -54,6 +56,13 @@ pub(crate) fn stream(text: &str) -> Script {
 pub(crate) fn stalled(text: &str) -> Script {
     let mut script = stream(text);
     script.push(Step::Hang);
+    script
+}
+
+/// A stream that begins so and then repeats something for ever.
+pub(crate) fn endless(text: &str, again: &str) -> Script {
+    let mut script = stream(text);
+    script.push(Step::Repeat(again.into()));
     script
 }
 
@@ -172,13 +181,14 @@ async fn read(socket: &mut TcpStream) -> Option<Seen> {
     let headers: Vec<(String, String)> = lines
         .map(|l| l.split_once(':').map(|(n, v)| (n.to_lowercase(), v.trim().to_owned())).unwrap())
         .collect();
-    let length: usize = headers.iter().find(|(n, _)| n == "content-length").unwrap().1.parse().unwrap();
+    let length: usize =
+        headers.iter().find(|(n, _)| n == "content-length").map_or(0, |(_, v)| v.parse().unwrap());
     let mut body = bytes[end + 4..].to_vec();
     while body.len() < length {
         let n = socket.read(&mut buffer).await.unwrap();
         body.extend_from_slice(&buffer[..n]);
     }
-    Some(Seen { target, headers, body: serde_json::from_slice(&body).unwrap() })
+    Some(Seen { target, headers, body: serde_json::from_slice(&body).unwrap_or_default() })
 }
 
 async fn play(socket: &mut TcpStream, script: &[Step], left: &Notify) {
@@ -193,6 +203,11 @@ async fn play(socket: &mut TcpStream, script: &[Step], left: &Notify) {
                 for byte in bytes {
                     let _ = socket.write_all(&[*byte]).await;
                     tokio::task::yield_now().await;
+                }
+            }
+            Step::Repeat(bytes) => {
+                while socket.write_all(bytes).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
             Step::Hang => {
@@ -250,7 +265,7 @@ pub(crate) fn provider_at(url: &str, keys: Arc<dyn Keys>) -> HttpProvider {
     let url = url.to_owned();
     let env: Env = Arc::new(move |name| match name {
         "OPENAI_BASE_URL" => Some(format!("{url}/v1")),
-        "ANTHROPIC_BASE_URL" | "GEMINI_BASE_URL" => Some(url.clone()),
+        "ANTHROPIC_BASE_URL" | "GEMINI_BASE_URL" | "MISTRAL_BASE_URL" => Some(url.clone()),
         _ => None,
     });
     let mut provider = HttpProvider::new(keys, env, Arc::new(Prices::builtin()));
@@ -276,6 +291,7 @@ pub(crate) fn call(model: &str) -> Call {
         },
         options: CallOptions::default(),
         agent: "engineer".into(),
+        place: Place::default(),
         cancel: CancellationToken::new(),
     }
 }

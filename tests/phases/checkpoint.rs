@@ -121,7 +121,33 @@ async fn the_question_shows_the_plan_and_what_was_spent() {
     assert_eq!(asked.run_id, "run-1");
     let snapshot = &asked.context_snapshot;
     assert_eq!((&snapshot["plan"], &snapshot["spent"]["calls"]), (&steps, &json!(1)));
+    assert_eq!((&snapshot["estimate"]["calls"], &snapshot["estimate"]["cost"]), (&json!(2), &Value::Null));
     assert_eq!(snapshot["context"]["number_of_steps_in_plan"], 2);
+}
+
+#[tokio::test]
+async fn only_a_plan_that_is_still_to_come_is_estimated() {
+    let steps = plan(&[("engineer", "fit", "use the data")]);
+    let estimated = |config: Value, shared: Value| {
+        let mut stage = Stage::asking([given("approve")]);
+        stage.shared = shared.as_object().cloned().unwrap_or_default();
+        async move {
+            ask(&stage, config).await.completed();
+            let shown = &stage.humans.as_ref().unwrap().asked()[0].context_snapshot;
+            assert_eq!(shown["spent"]["calls"], 0);
+            shown.get("estimate").is_some()
+        }
+    };
+    let planned = json!({"plan_steps": steps});
+    assert!(estimated(json!({}), planned.clone()).await);
+    assert!(estimated(json!({"checkpoint_type": "custom"}), planned.clone()).await);
+    for kind in ["before_step", "after_step", "on_error", "after_execution"] {
+        assert!(!estimated(json!({"checkpoint_type": kind}), planned.clone()).await, "{kind}");
+    }
+    let done = json!({"plan_steps": steps, "execution_complete": true});
+    assert!(!estimated(json!({"checkpoint_type": "custom"}), done).await);
+    assert!(!estimated(json!({"show_plan": false}), planned).await);
+    assert!(!estimated(json!({}), json!({})).await);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::os::unix::fs::symlink;
 
 use cmbagent::engine::{Answer, RunStatus};
 use cmbagent::exec::Exit;
+use cmbagent::exec::sandbox::Mode;
 use cmbagent::exec::scripted::Scripted;
 use serde_json::{Value, json};
 
@@ -330,4 +331,54 @@ async fn files_that_cannot_be_listed_are_told_of() {
     let warnings = stage.warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("directories deep"), "{warnings:?}");
+}
+
+#[tokio::test]
+async fn a_missing_package_is_installed_and_the_same_script_runs_again_without_a_call() {
+    let stage = Stage::new();
+    let missing = "ModuleNotFoundError: No module named 'sklearn'";
+    stage.engineer("fit.py", "import sklearn", raised(missing));
+    stage.ends(Scripted::success("installed scikit-learn==1.5")).ends(fine());
+    let ended = stage.control(&one(), json!({})).await.completed();
+    assert_eq!((attempts(&ended), stage.models.calls().len()), (json!(0), 1));
+    assert_eq!(stage.scripts("control"), ["codebase/fit.py", "codebase/fit.py"]);
+    let [package] = &stage.runner.installed()[..] else { panic!("{:?}", stage.runner.installed()) };
+    assert_eq!((package.name.as_str(), package.sources), ("scikit-learn", false));
+    assert_eq!(stage.heard.of("install_finished")[0]["success"], true);
+}
+
+#[tokio::test]
+async fn a_package_that_cannot_be_had_is_tried_once_and_named_to_the_engineer() {
+    let missing = || raised("ModuleNotFoundError: No module named 'emcee'");
+    for allowed in [true, false] {
+        let stage = Stage::new();
+        stage.engineer("fit.py", "import emcee", missing());
+        if allowed {
+            stage.ends(Scripted::failure("ERROR: No matching distribution found for emcee"));
+        }
+        stage.engineer("fit.py", "import emcee as e", missing());
+        stage.engineer("fit.py", "fit()", fine());
+        let config = json!({"params": {"allow_install": allowed}});
+        let ended = stage.control(&one(), config).await.completed();
+        assert_eq!((attempts(&ended), stage.runner.installed().len()), (json!(2), usize::from(allowed)));
+        let prompt = &stage.prompts("engineer")[1];
+        assert!(prompt.contains("The package emcee is not installed."), "{prompt}");
+        assert_eq!(prompt.contains("No matching distribution"), allowed, "{prompt}");
+    }
+}
+
+#[tokio::test]
+async fn the_sandbox_of_scripts_is_what_the_settings_say() {
+    let stage = Stage::new();
+    stage.engineer("fit.py", "fit()", fine());
+    let params = json!({
+        "sandbox": "strict", "network": true, "read_paths": ["/usr"], "script_memory_gb": 2.5,
+        "script_processes": 7,
+    });
+    stage.control(&one(), json!({"params": params})).await.completed();
+    let sandbox = stage.executed()[0].script.sandbox.clone();
+    assert_eq!((sandbox.mode, sandbox.network()), (Mode::Strict, true));
+    assert_eq!((sandbox.memory_bytes, sandbox.processes), (Some(2_500_000_000), Some(7)));
+    assert_eq!(sandbox.work_dir, Some(stage.root()));
+    assert!(stage.prompts("engineer")[0].contains("Network: yes"));
 }

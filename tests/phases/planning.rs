@@ -167,7 +167,7 @@ async fn the_plan_and_its_files_have_the_names_and_shapes_that_callers_read() {
         ("planner_append_instructions", json!("be short")),
         ("plan_reviewer_append_instructions", json!("be short")),
         ("hardware_constraints", json!("a laptop")),
-        ("needed_agents", json!(["engineer", "researcher", "idea_maker", "idea_hater"])),
+        ("needed_agents", json!(cmbagent::agents::roster::step_agents())),
         ("work_dir", json!(stage.root().join("planning"))),
     ] {
         assert_eq!(context[key], value, "{key}");

@@ -9,10 +9,12 @@ use cmbagent::engine::{Answer, Outcome, Phase, Run, State};
 use cmbagent::error::Result;
 use cmbagent::exec::scripted::Scripted;
 use cmbagent::journal::{Effect, Entry, Journal, MemoryJournal, Position, Record};
+use cmbagent::llm::LlmErrorKind;
 use cmbagent::phases;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
+use super::plots::{judged, png};
 use super::stage::{Ended, Humans, Stage, given, given_with, plan, planned, script};
 
 /// A journal that takes so many records and then fails: the process is gone.
@@ -40,48 +42,114 @@ impl Journal for Cut {
     }
 }
 
-/// The same run for every test here: a plan, a failed try, a step done again, notes.
-fn answers() -> Vec<(&'static str, String)> {
-    let steps = plan(&[("engineer", "fit", "use the data"), ("researcher", "write", "be brief")]);
-    vec![
-        ("planner", planned(&steps)),
-        ("engineer", script("fit.py", "bad()")),
-        ("engineer", script("fit.py", "good()")),
-        ("engineer", script("fit.py", "better()")),
-        ("researcher", "<!-- filename: n.md -->\n# N\nThe slope is 1.25.".into()),
-    ]
+/// A run to be cut: what models, scripts and humans say in it, and its phases.
+struct Play {
+    answers: fn() -> Vec<(&'static str, String)>,
+    scripts: fn() -> Vec<Scripted>,
+    humans: fn() -> Vec<Answer>,
+    phases: fn() -> Vec<(&'static str, Value)>,
+    stage: fn() -> Stage,
 }
 
-fn scripts() -> Vec<Scripted> {
-    let fine = |plot: &str| Scripted::success("slope = 1.25\n").writing(format!("data/{plot}.png"), "png");
-    vec![Scripted::failure("ValueError: no\n").writing("data/half.csv", "x\n1\n"), fine("one"), fine("two")]
-}
+/// An answer that is none: the model cannot be reached.
+const DOWN: &str = "down";
 
-fn humans() -> Vec<Answer> {
-    vec![given_with("redo", "be robust", Value::Null), given("continue"), given("continue")]
-}
+/// A plan, a failed try, a step done again, notes.
+const STEPS: Play = Play {
+    answers: || {
+        let steps = plan(&[("engineer", "fit", "use the data"), ("researcher", "write", "be brief")]);
+        vec![
+            ("planner", planned(&steps)),
+            ("engineer", script("fit.py", "bad()")),
+            ("engineer", script("fit.py", "good()")),
+            ("engineer", script("fit.py", "better()")),
+            ("researcher", "<!-- filename: n.md -->\n# N\nThe slope is 1.25.".into()),
+        ]
+    },
+    scripts: || {
+        let fine =
+            |plot: &str| Scripted::success("slope = 1.25\n").writing(format!("data/{plot}.png"), "png");
+        let bad = Scripted::failure("ValueError: no\n").writing("data/half.csv", "x\n1\n");
+        vec![bad, fine("one"), fine("two")]
+    },
+    humans: || vec![given_with("redo", "be robust", Value::Null), given("continue"), given("continue")],
+    phases: || {
+        vec![("planning", json!({"n_plan_reviews": 0})), ("control", json!({"hitl_after_each_step": true}))]
+    },
+    stage: Stage::new,
+};
+
+/// An idea that a human rewrites, documentation, a plot that is mended and one whose judge fails, notes
+/// with pictures.
+const IDEA: Play = Play {
+    answers: || {
+        let steps = plan(&[
+            ("camb_context", "read", "spectra"),
+            ("engineer", "plot", "save a figure"),
+            ("engineer", "plot more", "save a figure"),
+            ("researcher", "write", "be brief"),
+        ]);
+        let ideas = |titles: &[&str]| {
+            json!({"ideas": titles.iter().map(|title| json!({"title": title})).collect::<Vec<_>>()})
+                .to_string()
+        };
+        vec![
+            ("idea_maker", ideas(&["A", "B"])),
+            ("idea_maker", ideas(&["A"])),
+            ("planner", planned(&steps)),
+            ("camb_context", "Call get_results.".into()),
+            ("engineer", script("one.py", "plot(l)")),
+            ("plot_judge", judged(&[("data/one.png", "the peak is at 22")])),
+            ("engineer", script("one.py", "plot(ell)")),
+            ("engineer", script("two.py", "plot()")),
+            ("plot_judge", DOWN.into()),
+            ("researcher", "<!-- filename: n.md -->\n# N\nThe slope is 1.25.".into()),
+        ]
+    },
+    scripts: || {
+        let plot =
+            |name: &str| Scripted::success("slope = 1.25\n").writing(format!("data/{name}.png"), png());
+        vec![plot("one"), plot("one_again"), plot("two")]
+    },
+    humans: || vec![given_with("modify", "", json!({"selected_idea": "C\nquite another"}))],
+    phases: || {
+        vec![
+            ("idea_generation", json!({"n_ideas": 2, "n_reviews": 0})),
+            ("hitl_checkpoint", json!({"checkpoint_type": "custom"})),
+            ("planning", json!({"n_plan_reviews": 0, "max_plan_steps": 4})),
+            ("control", json!({"evaluate_plots": true})),
+        ]
+    },
+    stage: || {
+        let stage = super::consult::stage();
+        stage.models.sees("gpt-4.1-2025-04-14", true).sees("o3-mini-2025-01-31", false);
+        stage
+    },
+};
 
 /// A stage with what is still to be said, run and answered after these records.
-fn stage(records: &[Record]) -> Stage {
+fn stage(play: &Play, records: &[Record]) -> Stage {
     let done = |wanted: Effect| {
         let of = |r: &&Record| matches!(&r.entry, Entry::Finished { effect, .. } if *effect == wanted);
         records.iter().filter(of).count()
     };
-    let mut stage = Stage::new();
-    for (agent, text) in answers().into_iter().skip(done(Effect::Call)) {
-        stage.say(agent, &text);
+    let mut stage = (play.stage)();
+    for (agent, text) in (play.answers)().into_iter().skip(done(Effect::Call)) {
+        if text == DOWN {
+            stage.models.fail(agent, LlmErrorKind::Server, DOWN);
+        } else {
+            stage.say(agent, &text);
+        }
     }
-    for ends in scripts().into_iter().skip(done(Effect::Execute)) {
+    for ends in (play.scripts)().into_iter().skip(done(Effect::Execute)) {
         stage.ends(ends);
     }
-    stage.humans = Some(Arc::new(Humans::new(humans().into_iter().skip(done(Effect::Ask)))));
+    stage.humans = Some(Arc::new(Humans::new((play.humans)().into_iter().skip(done(Effect::Ask)))));
     stage
 }
 
-async fn play(stage: &Stage) -> Ended {
-    let planning = json!({"n_plan_reviews": 0});
-    let control = json!({"hitl_after_each_step": true});
-    stage.run(&[("planning", planning), ("control", control)]).await
+async fn perform(play: &Play, stage: &Stage) -> Ended {
+    stage.run(&(play.phases)()).await
 }
 
 /// All files below a directory, but for the hidden ones.
@@ -122,44 +190,57 @@ fn events(records: &[Record]) -> Vec<String> {
 
 #[tokio::test]
 async fn a_finished_run_replays_without_an_effect_and_without_an_event() {
-    let first = stage(&[]);
-    let before = play(&first).await.completed();
-    let records = first.journal.records(1).unwrap();
-    let expected = essence(&first, &before);
+    for play in [STEPS, IDEA] {
+        let first = stage(&play, &[]);
+        let before = perform(&play, &first).await.completed();
+        let records = first.journal.records(1).unwrap();
+        let expected = essence(&first, &before);
 
-    let mut again = stage(&records);
-    again.temp = first.temp.clone();
-    again.journal = Arc::new(MemoryJournal::replaying(records.clone()));
-    let after = play(&again).await.completed();
-    assert_eq!(essence(&again, &after), expected);
-    assert!(again.models.calls().is_empty() && again.executed().is_empty());
-    assert!(again.humans.as_ref().unwrap().asked().is_empty());
-    let told: Vec<String> = again.heard.numbered().into_iter().map(|(_, kind)| kind).collect();
-    assert_eq!(told, ["run_resumed", "run_finished"]);
-    let effects = |records: &[Record]| {
-        records.iter().filter(|r| matches!(r.entry, Entry::Started { .. } | Entry::Finished { .. })).count()
-    };
-    assert_eq!(effects(&again.journal.records(1).unwrap()), effects(&records));
+        let mut again = stage(&play, &records);
+        again.temp = first.temp.clone();
+        again.journal = Arc::new(MemoryJournal::replaying(records.clone()));
+        let after = perform(&play, &again).await.completed();
+        assert_eq!(essence(&again, &after), expected);
+        assert!(again.models.calls().is_empty() && again.executed().is_empty());
+        assert!(again.documents.asked().is_empty());
+        assert!(again.humans.as_ref().unwrap().asked().is_empty());
+        let told: Vec<String> = again.heard.numbered().into_iter().map(|(_, kind)| kind).collect();
+        assert_eq!(told, ["run_resumed", "run_finished"]);
+        let effects = |records: &[Record]| {
+            let effect = |r: &&Record| matches!(r.entry, Entry::Started { .. } | Entry::Finished { .. });
+            records.iter().filter(effect).count()
+        };
+        assert_eq!(effects(&again.journal.records(1).unwrap()), effects(&records));
+    }
 }
 
 #[tokio::test]
 async fn a_run_cut_anywhere_comes_to_the_same_and_tells_nothing_twice() {
-    let whole = stage(&[]);
-    let ended = play(&whole).await.completed();
+    cut_everywhere(&STEPS).await;
+}
+
+#[tokio::test]
+async fn a_run_with_ideas_documentation_and_plots_cut_anywhere_comes_to_the_same() {
+    cut_everywhere(&IDEA).await;
+}
+
+async fn cut_everywhere(play: &Play) {
+    let whole = stage(play, &[]);
+    let ended = perform(play, &whole).await.completed();
     let expected = essence(&whole, &ended);
     let told = events(&whole.journal.records(1).unwrap());
     let records = whole.journal.records(1).unwrap().len();
     for cut in 0..records {
         let kept = Arc::new(MemoryJournal::default());
-        let mut first = stage(&[]);
+        let mut first = stage(play, &[]);
         first.journal = Arc::new(Cut { kept: kept.clone(), left: AtomicUsize::new(cut) });
-        assert!(matches!(play(&first).await.status, Err(Error::Journal(_))), "cut after {cut}");
+        assert!(matches!(perform(play, &first).await.status, Err(Error::Journal(_))), "cut after {cut}");
         assert_eq!(kept.records(1).unwrap().len(), cut);
 
-        let mut second = stage(&kept.records(1).unwrap());
+        let mut second = stage(play, &kept.records(1).unwrap());
         second.temp = first.temp.clone();
         second.journal = Arc::new(MemoryJournal::replaying(kept.records(1).unwrap()));
-        let ended = play(&second).await.completed();
+        let ended = perform(play, &second).await.completed();
         let found = essence(&second, &ended);
         for (key, value) in expected.as_object().unwrap() {
             assert_eq!(found[key], *value, "{key}: cut after {cut}");
@@ -170,7 +251,7 @@ async fn a_run_cut_anywhere_comes_to_the_same_and_tells_nothing_twice() {
         let calls = first.models.calls().len() + second.models.calls().len();
         let scripts = first.executed().len() + second.executed().len();
         assert!(
-            calls <= answers().len() + 1 && scripts <= 4,
+            calls <= (play.answers)().len() + 1 && scripts <= (play.scripts)().len() + 1,
             "cut after {cut}: {calls} calls, {scripts} scripts"
         );
         assert_eq!((second.models.left(), second.runner.left()), (0, 0));
@@ -179,9 +260,9 @@ async fn a_run_cut_anywhere_comes_to_the_same_and_tells_nothing_twice() {
 
 #[tokio::test]
 async fn a_journal_of_another_workflow_is_refused() {
-    let first = stage(&[]);
-    play(&first).await.completed();
-    let mut again = stage(&[]);
+    let first = stage(&STEPS, &[]);
+    perform(&STEPS, &first).await.completed();
+    let mut again = stage(&STEPS, &[]);
     again.temp = first.temp.clone();
     again.journal = Arc::new(MemoryJournal::replaying(first.journal.records(1).unwrap()));
     let ended = again.run(&[("hitl_checkpoint", json!({}))]).await;
@@ -190,10 +271,10 @@ async fn a_journal_of_another_workflow_is_refused() {
 
 #[tokio::test]
 async fn another_attempt_at_the_same_run_acts_and_tells_anew() {
-    let first = stage(&[]);
-    play(&first).await.completed();
+    let first = stage(&STEPS, &[]);
+    perform(&STEPS, &first).await.completed();
     let told = first.heard.numbered().len();
-    let mut again = stage(&[]);
+    let mut again = stage(&STEPS, &[]);
     again.temp = first.temp.clone();
     again.journal = first.journal.clone();
     let planning = phases::build("planning", json!({"n_plan_reviews": 0})).unwrap();

@@ -16,6 +16,7 @@ use cmbagent::error::Result;
 use cmbagent::exec::scripted::{Executed, Scripted, ScriptedRunner};
 use cmbagent::exec::{Check, Function};
 use cmbagent::journal::{Journal, MemoryJournal};
+use cmbagent::library::ScriptedDocuments;
 use cmbagent::llm::{Call, Finish, LlmErrorKind, Part, Provider, Reply, ScriptedProvider, Usage};
 use cmbagent::phases;
 use futures_util::future::BoxFuture;
@@ -33,7 +34,10 @@ pub(crate) const BROKEN: &str = "print(((";
 pub(crate) struct Stage {
     pub(crate) temp: Arc<tempfile::TempDir>,
     pub(crate) models: Arc<ScriptedProvider>,
+    /// What is asked in place of the scripted models.
+    pub(crate) provider: Option<Arc<dyn Provider>>,
     pub(crate) runner: Arc<ScriptedRunner>,
+    pub(crate) documents: Arc<ScriptedDocuments>,
     pub(crate) humans: Option<Arc<Humans>>,
     pub(crate) heard: Arc<Heard>,
     pub(crate) journal: Arc<dyn Journal>,
@@ -100,7 +104,9 @@ impl Stage {
         Self {
             temp: Arc::new(directory()),
             models: Arc::default(),
+            provider: None,
             runner: Arc::new(ScriptedRunner::default().with_check(check)),
+            documents: Arc::default(),
             humans: None,
             heard: Arc::default(),
             journal: Arc::new(MemoryJournal::default()),
@@ -164,7 +170,7 @@ impl Stage {
     }
 
     pub(crate) fn new_run(&self) -> Run {
-        self.run_with(self.models.clone())
+        self.run_with(self.provider.clone().unwrap_or_else(|| self.models.clone()))
     }
 
     /// A run that a phase of another run makes.
@@ -186,6 +192,7 @@ impl Stage {
         Services {
             provider,
             runner: self.runner.clone(),
+            documents: self.documents.clone(),
             approvals,
             listener: self.heard.clone(),
             clock: self.clock.clone(),

@@ -8,6 +8,7 @@ from typing import Any
 
 from cmbagent.approvals.auto import AutoApprovalManager
 from cmbagent.approvals.console import ConsoleApprovalManager, running_kernel
+from cmbagent.approvals.queue import QueueApprovalManager
 from cmbagent.errors import ConfigurationError
 
 VARIABLE = "CMBAGENT_HITL"
@@ -17,8 +18,9 @@ VARIABLE = "CMBAGENT_HITL"
 def default_manager() -> Any:
     """Return the manager of a workflow that was given none.
 
-    The environment variable `CMBAGENT_HITL` decides: `ask` asks at the terminal or notebook, `approve` and
-    `reject` answer so. Unset, an interactive terminal or notebook is asked.
+    The environment variable `CMBAGENT_HITL` decides: `ask` asks at the terminal or notebook, `queue` waits
+    for an answer from elsewhere, such as `cmbagent approve`, and `approve` and `reject` answer so. Unset, an
+    interactive terminal or notebook is asked.
 
     Returns:
         The manager; `None` when nobody can be asked: checkpoints then approve themselves and say so.
@@ -31,8 +33,10 @@ def default_manager() -> Any:
         return AutoApprovalManager(word)
     if word == "ask":
         return ConsoleApprovalManager()
+    if word == "queue":
+        return QueueApprovalManager()
     if word:
-        raise ConfigurationError(f"{VARIABLE}={word!r} is not known; expected ask, approve or reject")
+        raise ConfigurationError(f"{VARIABLE}={word!r} is not known; expected ask, queue, approve or reject")
     return ConsoleApprovalManager() if is_interactive() else None
 
 

@@ -15,15 +15,14 @@ from typing import Any
 
 from cmbagent import _loop
 from cmbagent.approvals import plan as plans
+from cmbagent.approvals import words
 from cmbagent.approvals.editor import edit_in_editor, editor_command
 from cmbagent.approvals.request import ApprovalRequest, ApprovalResult, option_of
-from cmbagent.display import usage_text
 from cmbagent.errors import ConfigurationError
 
 _SLICE_SECONDS = 0.1
 # One conversation at a time: two runs of a process share the terminal.
 _TERMINAL = threading.Lock()
-_PLAN_BLOCK = re.compile(r"\n*\*\*Plan:\*\*\n(?:  Step \d+: .*\n?)*")
 
 
 class ConsoleApprovalManager:
@@ -141,11 +140,11 @@ class ConsoleApprovalManager:
             while True:
                 word = self._choose(request, ask)
                 changes = self._change(request, ask) if word == "modify" else None
-                words = None
+                said = None
                 if word not in ("approve", "continue"):
-                    words = ask("your words (empty for none) > ")
+                    said = ask("your words (empty for none) > ")
                 try:
-                    return request.accept(word, words, changes)
+                    return request.accept(word, said, changes)
                 except ConfigurationError as error:
                     self._show(f"{error}\n")
 
@@ -168,8 +167,7 @@ class ConsoleApprovalManager:
                 return None
             self._show(f"The plan is now:\n{plans.table(steps, _width())}\n")
             return {"plan": steps}
-        ideas = request.context_snapshot.get("ideas")
-        if isinstance(ideas, list) and ideas:
+        if ideas := words.ideas(request):
             return self._choose_idea(ideas, ask)
         return None
 
@@ -210,39 +208,40 @@ class ConsoleApprovalManager:
 
     def _choose_idea(self, ideas: list[Any], ask: Callable[[str], str]) -> dict[str, Any] | None:
         while True:
-            said = ask(f"which idea, 1 to {len(ideas)} (empty: as selected) > ").strip()
+            said = ask(
+                f"which idea, 1 to {len(ideas)}, or one in your own words (empty: as selected) > "
+            ).strip()
             if not said:
                 return None
-            if said.isdigit() and 1 <= int(said) <= len(ideas):
+            if not said.lstrip("-").isdigit():
+                return {"selected_idea": said}
+            if 1 <= int(said) <= len(ideas):
                 return {"selected_idea": ideas[int(said) - 1]}
             self._show(f"Please answer with a number from 1 to {len(ideas)}.\n")
 
 
 def describe(request: ApprovalRequest) -> str:
     """Return a question as text: message, plan or ideas, what was spent, what may come."""
-    steps, message = request.plan, request.message.strip()
-    parts = [_PLAN_BLOCK.sub("\n", message).strip() if steps else message]
-    if steps:
-        parts.append(plans.table(steps, _width()))
-    ideas = request.context_snapshot.get("ideas")
-    for number, idea in enumerate(ideas if isinstance(ideas, list) else [], 1):
-        parts.append(f"  {number}. {idea.get('title', idea) if isinstance(idea, dict) else idea}")
+    message = words.message(request)
+    parts = [message]
+    if request.plan:
+        parts.append(plans.table(request.plan, _width()))
+    parts += [f"  {number}. {_idea(idea)}" for number, idea in enumerate(words.ideas(request), 1)]
+    selected = request.context_snapshot.get("selected_idea")
+    if isinstance(selected, dict) and selected.get("title"):
+        parts.append(f"Selected so far: {selected['title']}")
     for name in ("summary", "error"):
         text = request.context_snapshot.get(name)
         if isinstance(text, str) and text.strip() and text.strip() not in message:
             parts.append(f"{name.capitalize()}:\n{text.strip()}")
-    if request.spent is not None:
-        parts.append(f"Spent so far: {_calls(request.spent.get('calls', 0))}, {usage_text(request.spent)}")
-    if (estimate := request.estimate) is not None:
-        cost = estimate.get("cost")
-        price = "at a cost that cannot be told" if cost is None else f"${cost:.4f}"
-        parts.append(f"Still to come (estimate): about {_calls(estimate['calls'])}, {price}")
-        parts.append(f"  ({estimate['basis']})")
-    return "\n" + _CONTROL.sub("", "\n".join(parts)) + "\n"
+    return "\n" + _CONTROL.sub("", "\n".join([*parts, *words.money(request)])) + "\n"
 
 
-def _calls(count: Any) -> str:
-    return f"{count} model call{'' if count == 1 else 's'}"
+def _idea(idea: Any) -> str:
+    if not isinstance(idea, dict):
+        return str(idea)
+    text = f"{idea.get('title', '')}\n{idea.get('description') or ''}".strip()
+    return text.replace("\n", "\n     ")
 
 
 # What a model wrote may not steer the terminal.

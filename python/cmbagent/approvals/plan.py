@@ -9,7 +9,7 @@ from typing import Any
 
 from cmbagent.errors import ConfigurationError
 
-AGENTS = ("engineer", "researcher", "idea_maker", "idea_hater")
+AGENTS = ("engineer", "researcher", "idea_maker", "idea_hater", "camb_context", "classy_context")
 """The agents a step may be given to."""
 
 Steps = list[dict[str, Any]]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cmbagent._repr import short_repr
 from cmbagent.approvals import plan as plans
 from cmbagent.errors import ConfigurationError
 
@@ -35,7 +36,7 @@ class ApprovalRequest:
         run_id: the run that asks.
         step_id: the place in the run that asks: a phase's id, or `{phase_id}_step_{n}`.
         checkpoint_type: why it asks, such as `after_planning`, `after_step`, `on_error`.
-        context_snapshot: what to decide upon: `task`, `spent`, and for a plan `plan`.
+        context_snapshot: what to decide upon: `task`, `spent`, and for a plan `plan` and `estimate`.
         message: the question in words.
         options: the words that count as answers.
         id: the question's own id.
@@ -50,6 +51,14 @@ class ApprovalRequest:
     options: list[str]
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     created_at: float = field(default_factory=time.time)
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+    def _repr_html_(self) -> str:
+        from cmbagent import _pages
+
+        return _pages.request_html(self)
 
     @property
     def plan(self) -> list[dict[str, Any]]:
@@ -71,21 +80,10 @@ class ApprovalRequest:
 
         Returns:
             `calls`, `cost` in dollars (`None` where prices are not known) and `basis`, which says how it was
-            reckoned; `None` when the question is not about a plan as a whole.
+            reckoned; `None` when the question is not about a plan that is still to be carried out.
         """
-        given = self.context_snapshot.get("estimate")
-        if isinstance(given, Mapping):
-            return dict(given)
-        steps = len(self.plan)
-        if not steps or self.checkpoint_type in ("before_step", "after_step", "on_error"):
-            return None
-        spent = self.spent or {}
-        calls, cost = spent.get("calls"), spent.get("cost")
-        basis, price = "one model call a step, more when a script fails", None
-        if calls and cost is not None and not spent.get("unpriced_models"):
-            price = cost / calls * steps
-            basis += f"; priced like the average of the {calls} calls so far"
-        return {"calls": steps, "cost": price, "basis": basis}
+        estimate = self.context_snapshot.get("estimate")
+        return dict(estimate) if isinstance(estimate, Mapping) else None
 
     def accept(
         self, resolution: Any, user_feedback: str | None = None, modifications: Any = None

@@ -133,9 +133,6 @@ class WebSocketApprovalManager:
     def _send(self, request: ApprovalRequest) -> None:
         if self.ws_send_event is None:
             raise ConnectionError("ws_send_event is None; a manager that was pickled lost its connection")
-        context = _jsonable(request.context_snapshot)
-        if request.estimate is not None:
-            context["estimate"] = request.estimate
         sent = self.ws_send_event(
             "approval_requested",
             {
@@ -146,7 +143,7 @@ class WebSocketApprovalManager:
                 "message": request.message,
                 "options": request.options,
                 "checkpoint_type": request.checkpoint_type,
-                "context": context,
+                "context": _jsonable(request.context_snapshot),
             },
         )
         if inspect.iscoroutine(sent):

@@ -104,8 +104,9 @@ class PhaseContext:
 
         `await context.run.call(prompt, agent="reader", schema={…})`, `await context.run.execute(code)`,
         `await context.run.ask(message, options)` and `await context.run.observe(what, function)` are
-        recorded, limited and cancelled like those of the built-in phases. A phase that is executed on its
-        own gets a run of its own.
+        recorded, limited and cancelled like those of the built-in phases, and so are `download(url, path)`
+        and `read_pdf(path)`; `report_costs(directory)` and `report_times(directory, times)` write what
+        such phases write. A phase that is executed on its own gets a run of its own.
         """
         from cmbagent import _core, _current
 
@@ -143,7 +144,8 @@ class PhaseContext:
         Raises:
             ConfigurationError: `output_data["shared"]` is no mapping.
         """
-        shared = (self.output_data or {}).get("shared") or {}
+        shared = {} if self.output_data is None else self.output_data.get("shared")
+        shared = {} if shared is None else shared
         if not isinstance(shared, Mapping):
             raise ConfigurationError(
                 f"output_data['shared'] of {self.phase_id} must be a dict of items for later phases, "

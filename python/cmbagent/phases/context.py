@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from cmbagent._jsonable import jsonable
 from cmbagent._repr import short_repr
 from cmbagent.errors import ConfigurationError
 from cmbagent.phases.base import PhaseContext, PhaseResult
@@ -75,8 +76,8 @@ class WorkflowContext:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
 
     def to_json(self) -> str:
-        """Return `to_dict()` as JSON; what JSON cannot hold is written as its text."""
-        return json.dumps(self.to_dict(), indent=2, default=str)
+        """Return `to_dict()` as JSON; what JSON cannot hold is written as its text, endless things as `…`."""
+        return json.dumps(jsonable(self.to_dict()), indent=2)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the context to a file that `load` reads.
@@ -152,7 +153,8 @@ class WorkflowContext:
         phase_id, output = result.context.phase_id, result.context.output_data
         if result.timing:
             self.phase_timings[phase_id] = result.timing.get("total", 0)
-        if not output:
+        # Whatever a phase put out: an array or a table has no truth value.
+        if output is None or (isinstance(output, Sized) and len(output) == 0):
             return
         self.metadata[phase_id] = output
         if not isinstance(output, Mapping):
@@ -163,17 +165,22 @@ class WorkflowContext:
         self._take_plan(output, shared)
         self._take_steps(output, shared)
         self._take_approval(phase_id, output)
-        self.output_files.extend(f for f in output.get("output_files") or [] if f not in self.output_files)
+        files = output.get("output_files")
+        if isinstance(files, list | tuple):
+            self.output_files.extend(file for file in files if file not in self.output_files)
 
     def _take_plan(self, output: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
-        changed = output.get("modifications") or shared.get("user_modifications")
-        edited = changed.get("plan") if isinstance(changed, Mapping) else None
-        steps = edited or shared.get("plan_steps") or output.get("final_plan")
-        if isinstance(steps, list):
+        changes = (output.get("modifications"), shared.get("user_modifications"))
+        edited = [each.get("plan") for each in changes if isinstance(each, Mapping)]
+        plans = [*edited, shared.get("plan_steps"), output.get("final_plan")]
+        steps = next((each for each in plans if isinstance(each, list) and each), None)
+        if steps is not None:
             self.plan, self.total_steps = steps, len(steps)
         elif shared.get("plan") is not None:
             self.plan = shared["plan"]
-        self.plan_file_path = output.get("plan_file_path") or self.plan_file_path
+        path = output.get("plan_file_path")
+        if isinstance(path, str | os.PathLike) and str(path):
+            self.plan_file_path = str(path)
 
     def _take_steps(self, output: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
         results = output.get("step_results")
@@ -193,5 +200,5 @@ class WorkflowContext:
             return
         outcome = {k: output.get(k) for k in ("approval_status", "user_feedback", "modifications")}
         self.approvals.append({"phase_id": phase_id, **outcome})
-        if outcome["user_feedback"]:
+        if isinstance(outcome["user_feedback"], str) and outcome["user_feedback"]:
             self.user_feedback.append(outcome["user_feedback"])

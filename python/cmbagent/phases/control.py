@@ -26,10 +26,13 @@ class ControlPhaseConfig(PhaseConfig):
         retrieve_assistant_model: kept for older programs; no agent uses it.
         idea_maker_model: model that makes ideas.
         idea_hater_model: model that criticises them.
-        camb_context_model: kept for older programs; no agent uses it.
-        plot_judge_model: kept for older programs; no agent uses it.
+        camb_context_model: model of `camb_context` and `classy_context`.
+        plot_judge_model: model that judges plots; where it is known to take no pictures, the engineer's
+            does, or one of a provider that there is a key for. `params["vlm_model"]` outranks it.
         engineer_instructions: the user's wishes for the engineer.
         researcher_instructions: the user's wishes for the researcher.
+        evaluate_plots: have a model that takes pictures judge new plots; the engineer mends what it finds.
+        max_n_plot_evals: how many scripts' plots are judged in a step at most; later ones are accepted.
     """
 
     phase_type: str = "control"
@@ -49,6 +52,8 @@ class ControlPhaseConfig(PhaseConfig):
     plot_judge_model: str = "o3-mini-2025-01-31"
     engineer_instructions: str = ""
     researcher_instructions: str = ""
+    evaluate_plots: bool = False
+    max_n_plot_evals: int = 1
 
 
 class ControlPhase(BuiltinPhase):

@@ -263,6 +263,7 @@ class HITLControlPhase(Phase):
         own = fresh(context)
         own.shared_state["all_hitl_feedback"] = [*all_feedback(context), *progress.words]
         names = "max_rounds max_n_attempts engineer_model researcher_model idea_maker_model idea_hater_model"
+        names += " camb_context_model plot_judge_model evaluate_plots max_n_plot_evals"
         names += " engineer_instructions researcher_instructions model_overrides"
         params = {**config.params, "preloaded_plan": progress.plan, "fail_softly": True}
         if progress.context is not None:

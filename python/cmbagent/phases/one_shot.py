@@ -17,16 +17,17 @@ class OneShotPhaseConfig(PhaseConfig):
         max_rounds: upper limit of model calls.
         max_n_attempts: how often failing code is tried again.
         agent: who does the task.
-        evaluate_plots: kept for older programs; plots are not judged by a model.
+        evaluate_plots: have a model that takes pictures judge new plots; the engineer mends what it finds.
         model: model of `agent`, unless `model_overrides` names one.
         engineer_model: model that writes code.
         researcher_model: model that writes text.
         web_surfer_model: kept for older programs; no agent uses it.
-        plot_judge_model: kept for older programs; no agent uses it.
-        camb_context_model: kept for older programs; no agent uses it.
+        plot_judge_model: model that judges plots; where it is known to take no pictures, the engineer's
+            does, or one of a provider that there is a key for. `params["vlm_model"]` outranks it.
+        camb_context_model: model of `camb_context` and `classy_context`.
         default_llm_model: model of agents without a setting of their own.
         default_formatter_model: model that gives a second opinion when two attempts fail alike.
-        max_n_plot_evals: kept for older programs, as `evaluate_plots`.
+        max_n_plot_evals: how many scripts' plots are judged at most; later ones are accepted.
         researcher_filename: name of the researcher's file; empty lets the text's heading decide.
         clear_work_dir: kept for older programs; a phase deletes nothing, the function `one_shot` does.
     """

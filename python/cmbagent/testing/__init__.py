@@ -16,7 +16,7 @@ misbehaves, is the script::
 Nothing beyond the standard library is used.
 """
 
-from cmbagent.testing.replies import Fault, Reply, code, ideas, notes, plan, review, step
+from cmbagent.testing.replies import Fault, Reply, code, ideas, judgement, notes, plan, review, step
 from cmbagent.testing.server import ModelServer, ScriptError
 from cmbagent.testing.wire import Call
 
@@ -28,6 +28,7 @@ __all__ = [
     "ScriptError",
     "code",
     "ideas",
+    "judgement",
     "notes",
     "plan",
     "review",

@@ -158,6 +158,21 @@ def ideas(*items: Mapping[str, str] | tuple[str, str]) -> dict[str, Any]:
     return {"ideas": [{name: each.get(name, "") for name in fields} for each in made]}
 
 
+def judgement(*plots: str | tuple[str, ...]) -> dict[str, Any]:
+    """The plot judge's answer.
+
+    Args:
+        plots: A plot's name where it may stay, or a tuple ``(name, problem, …)`` where it is to be mended.
+
+    """
+    made = []
+    for each in plots:
+        name, *problems = (each,) if isinstance(each, str) else each
+        verdict = "retry" if problems else "continue"
+        made.append({"plot": name, "criteria": [], "problems": problems, "fixes": [], "verdict": verdict})
+    return {"plots": made}
+
+
 def code(
     source: str,
     filename: str | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ class Call:
         provider: ``openai``, ``anthropic`` or ``gemini``: the wire format.
         system: The system prompt.
         prompt: All text of the user's side, in order, with a blank line between the parts.
+        pictures: The pictures of the user's side, as bytes, in order.
         body: The request's JSON.
         headers: The headers in lower case; those that carry keys read ``***``.
         path: The path without its query.
@@ -47,6 +49,7 @@ class Call:
     provider: Provider
     system: str
     prompt: str
+    pictures: list[bytes]
     body: dict[str, Any]
     headers: dict[str, str]
     path: str
@@ -97,7 +100,23 @@ def read(
         prompt = _texts([each for each in turns if each.get("role") == "user"], "content")
     opening = _AGENT.match(system)
     agent = opening.group(1) if opening else ""
-    return Call(agent, model, provider, system, prompt, body, mask(headers), path, stream, at, number)
+    pictures = _pictures(body.get("contents" if provider == "gemini" else "messages", []))
+    return Call(
+        agent, model, provider, system, prompt, pictures, body, mask(headers), path, stream, at, number
+    )
+
+
+def _pictures(turns: list[Any]) -> list[bytes]:
+    found: list[bytes] = []
+    for turn in turns:
+        parts = turn.get("parts") or turn.get("content") or []
+        for part in parts if isinstance(parts, list) else []:
+            # One key a wire format; what it holds is Base64, behind `data:image/png;base64,` in OpenAI's.
+            data = part.get("inlineData", {}).get("data") or part.get("image_url", {}).get("url")
+            data = data or (part["source"]["data"] if part.get("type") == "image" else "")
+            if data:
+                found.append(base64.b64decode(data.rpartition(",")[2]))
+    return found
 
 
 def _texts(turns: list[Any], key: str) -> str:

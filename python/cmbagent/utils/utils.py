@@ -45,6 +45,8 @@ default_agents_llm_model = {
     "idea_hater": _REASONER,
     "plot_judge": _REASONER,
     "aas_keyword_finder": _REASONER,
+    "aaai_keywords_finder": _WRITER,
+    "list_keywords_finder": _WRITER,
     "task_improver": _REASONER,
     "perplexity": _REASONER,
     "summarizer_response_formatter": _REASONER,

@@ -20,12 +20,14 @@ from cmbagent.workflows.composer import (
 # Three submodules bear the name of the function they hold. Importing them first sets the attribute to the
 # module, and these imports then set it to the function, for good: later imports find the module loaded.
 from cmbagent.workflows.control import control
+from cmbagent.workflows.conversation import human_in_the_loop
 from cmbagent.workflows.deep_research import deep_research
 from cmbagent.workflows.hitl_workflow import (
     hitl_error_recovery_workflow,
     hitl_interactive_workflow,
     hitl_planning_only_workflow,
 )
+from cmbagent.workflows.ideas import idea_generation, idea_to_execution
 from cmbagent.workflows.one_shot import one_shot
 from cmbagent.workflows.planning_control import planning_and_control, planning_and_control_context_carryover
 from cmbagent.workflows.utils import clean_work_dir, load_context, load_plan
@@ -48,6 +50,9 @@ __all__ = [
     "hitl_error_recovery_workflow",
     "hitl_interactive_workflow",
     "hitl_planning_only_workflow",
+    "human_in_the_loop",
+    "idea_generation",
+    "idea_to_execution",
     "list_workflows",
     "load_context",
     "load_plan",

@@ -10,9 +10,11 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from cmbagent import _core
 from cmbagent.errors import ConfigurationError, WorkDirError
 from cmbagent.utils import resolve_work_dir
 from cmbagent.workflows._limits import check_names
+from cmbagent.workflows._tape import Tape
 from cmbagent.workflows.composer import WorkflowDefinition, WorkflowExecutor
 from cmbagent.workflows.utils import clean_work_dir, load_context, load_plan, plan_steps
 
@@ -47,6 +49,20 @@ def set_aside(function: Callable[..., Any], extra: Mapping[str, Any], known: Col
         )
 
 
+def known_agent(name: str) -> str:
+    """Return the name of an agent that a task can be given to.
+
+    Raises:
+        ConfigurationError: there is no such agent; the text names the nearest.
+    """
+    able = [agent["name"] for agent in _core.roster() if agent["can_step"]]
+    if name in able:
+        return name
+    near = difflib.get_close_matches(str(name), able, n=2, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ConfigurationError(f"Unknown agent: {name}.{hint} A task can be given to: {', '.join(able)}")
+
+
 def text(value: str | None) -> str:
     """Return a text argument; `None` is the same as empty."""
     return "" if value is None else str(value)
@@ -62,19 +78,25 @@ def file_name(value: str | None) -> str:
     return "" if any(c.isspace() for c in name) else name
 
 
-def prepare_work_dir(work_dir: str | os.PathLike[str] | None, clear: bool, restart_at_step: int = -1) -> str:
+def prepare_work_dir(
+    work_dir: str | os.PathLike[str] | None,
+    clear: bool,
+    restart_at_step: int = -1,
+    tape: Tape = Tape(),  # noqa: B008 (it cannot be changed)
+) -> str:
     """Make the work directory, and empty it if that was asked for.
 
     Args:
         work_dir: the caller's argument; `None` means the default directory.
         clear: only `True` itself deletes anything.
         restart_at_step: the caller's argument; going on from a step needs what is there.
+        tape: what is not to be deleted.
 
     Returns:
         The absolute path.
 
     Raises:
-        ConfigurationError: clearing and restarting were asked for at once.
+        ConfigurationError: clearing and restarting were asked for at once, or the tape would be deleted.
         WorkDirError: the directory cannot be made.
     """
     place = resolve_work_dir(work_dir)
@@ -83,6 +105,7 @@ def prepare_work_dir(work_dir: str | os.PathLike[str] | None, clear: bool, resta
             raise ConfigurationError(
                 "clear_work_dir=True would delete what restart_at_step goes on from; leave one of them out"
             )
+        tape.keep_from(place)
         clean_work_dir(place)
     try:
         Path(place).mkdir(parents=True, exist_ok=True)
@@ -180,6 +203,8 @@ def run_phases(
     verbose: bool | None = None,
     metadata: Mapping[str, Any] | None = None,
     shared_state: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    tape: Tape = Tape(),  # noqa: B008 (it cannot be changed)
     resume: bool = False,
     limits: Mapping[str, Any] | None = None,
 ) -> WorkflowExecutor:
@@ -198,7 +223,10 @@ def run_phases(
         approval_manager,
         shared_state,
         verbose=verbose,
-        options=limits,
+        options={**(options or {}), **(limits or {})},
+        record=tape.record,
+        replay=tape.replay,
+        strict=tape.strict,
     )
     executor.context.metadata.update({k: v for k, v in (metadata or {}).items() if v is not None})
     if resume:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from cmbagent import _core, _current
+from cmbagent.approvals import QueueApprovalManager, default_manager
+from cmbagent.display import make_display
 from cmbagent.errors import ConfigurationError, JournalError
 from cmbagent.store import RunInfo, Store, StoreLike, open_store, real
 from cmbagent.workflows._limits import without_limits
@@ -61,9 +63,11 @@ def hidden_paths(value: Any, path: str = "") -> list[str]:
 def describe(executor: WorkflowExecutor) -> dict[str, Any]:
     """Say what a later life needs to make the executor again; no key is in it."""
     keys = executor.api_keys
-    secrets = frozenset(v for v in keys.values() if isinstance(v, str) and len(v) > 5) if isinstance(
-        keys, Mapping
-    ) else frozenset()
+    secrets = (
+        frozenset(v for v in keys.values() if isinstance(v, str) and len(v) > 5)
+        if isinstance(keys, Mapping)
+        else frozenset()
+    )
     private = {k: v for k, v in executor.initial_shared_state.items() if not str(k).startswith("_")}
     return {
         "workflow": masked(executor.workflow.to_dict(), secrets),
@@ -72,9 +76,11 @@ def describe(executor: WorkflowExecutor) -> dict[str, Any]:
         "limits": executor.limits,
         "rates": executor.rates,
         "initial_shared_state": masked(private, secrets),
+        "tape": {"record": executor.record, "replay": executor.replay, "strict": executor.strict},
         "package": _core.__version__,
         "python": platform.python_version(),
         "argv": sys.argv[:1],
+        "origin": executor._origin,
     }
 
 
@@ -140,10 +146,13 @@ def begin(executor: WorkflowExecutor) -> _core.Journal | None:
         parent=None if above is None else above.run_id,
         root=None if above is None else above.root_id,
         guards=guards,
-        rewind=resuming,
+        # One that was deleted meanwhile is not begun again.
+        rewind=resuming or executor._resuming,
     )
     if resuming and journal.attempt is not None:
         executor._attempt = journal.attempt
+        if executor._from_phase is not None:
+            journal.rewind(executor._from_phase)
     return journal
 
 
@@ -169,8 +178,12 @@ def load(
     info = opened.find(wanted) if run_id is None else opened.run(run_id)
     if info.about.get("imported"):
         raise ConfigurationError(
-            f"run {info.id} was imported: it can be shown and replayed, not resumed, for what it would load is "
-            "somebody else's"
+            f"run {info.id} was imported: it can be shown and replayed, not resumed, for what it would load "
+            "is somebody else's"
+        )
+    if info.helper:
+        raise ConfigurationError(
+            f"run {info.id} was made by the function {info.workflow_id}; call that again, it is not resumed"
         )
     about, lost = opened._core.about(info.id)
     hidden = hidden_paths(about)
@@ -189,6 +202,17 @@ def without_hidden(value: Any) -> Any:
     if isinstance(value, list):
         return [without_hidden(item) for item in value if item != SECRET]
     return value
+
+
+def tell_how_to_go_on(executor: WorkflowExecutor, why: str) -> None:
+    """Say on standard error how the run is resumed, when it is kept and its display is not turned off.
+
+    The command line has words of its own, and says them always.
+    """
+    words = executor._resume_words
+    if executor.durable and (words or make_display(executor.verbose) is not None):
+        sys.stderr.write(f"{why}. To go on: {words or resume_call(executor)}\n")
+        sys.stderr.flush()
 
 
 def resume_call(executor: WorkflowExecutor) -> str:
@@ -236,11 +260,15 @@ def executor_of(
 
     Raises:
         ConfigurationError: there is no such run.
-        JournalError: another process runs it, or something has changed and `force` is not set; `run` raises it.
+        JournalError: another process runs it, or something has changed and `force` is not set; both are
+            raised by `run`.
     """
     from cmbagent.workflows.composer import WorkflowDefinition
 
     opened, info, about = load(work_dir, store, run_id=run_id)
+    if approval_manager is None and any(not asked["settled"] for asked in opened.questions(info.id)):
+        # What a human was asked is not approved by itself now, for want of a terminal.
+        approval_manager = default_manager() or QueueApprovalManager()
     executor = cls(
         workflow or WorkflowDefinition.from_dict(about["workflow"]),
         about["task"],
@@ -257,6 +285,7 @@ def executor_of(
             **(about.get("limits") or {}),
             **(limits or {}),
         },
+        **about["tape"],
     )
     executor.context.run_id = info.id
     executor._resuming, executor._forced = True, force

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cmbagent import _core, _current, _events, _loop, _pages
+from cmbagent import _core, _current, _events, _loop, _pages, _preempt
 from cmbagent._background import BackgroundRun, warn_where_nobody_can_answer
 from cmbagent._stream import EventLog, EventStream
 from cmbagent.approvals import default_manager
@@ -17,8 +18,9 @@ from cmbagent.phases import PhaseRegistry, PhaseResult, WorkflowContext
 from cmbagent.store import open_store
 from cmbagent.utils import get_api_keys_from_env, resolve_work_dir
 from cmbagent.workflows import _limits, _resume
-from cmbagent.workflows._resume import ResumeMethod
 from cmbagent.workflows._interactive import INTERACTIVE_WORKFLOWS
+from cmbagent.workflows._resume import ResumeMethod
+from cmbagent.workflows._tape import Tape
 
 if TYPE_CHECKING:
     import os
@@ -160,13 +162,19 @@ class WorkflowExecutor:
             `cmbagent.store.Store`; `None` is the user's own store, `":memory:"` keeps nothing.
         options: settings for every phase's `config.params` that the phase does not set itself, such as
             `script_timeout_seconds`, `env_passthrough`, `agent_llm_configs`, `prompts`, `allowed_agents`,
-            `model_fallbacks`, `call_deadline_seconds`, `turn_deadline_seconds`; also the run's limits
-            (`max_cost`, …, `on_limit`, `cheaper_model`, `unpriced`) and `rates`, see `docs/limits.md`.
+            `model_fallbacks`, `call_deadline_seconds`, `turn_deadline_seconds`, and
+            those of `docs/sandbox.md`: `sandbox`, `write_paths`, `read_paths`, `network`, `allow_install`,
+            `script_memory_gb`, `script_disk_gb`, `script_processes`; also the
+            run's limits (`max_cost`, …, `on_limit`, `cheaper_model`, `unpriced`) and `rates`, see
+            `docs/limits.md`.
         max_cost: the run's limit in dollars, as all limits for its phases and nested runs together; a phase
             has limits of its own in its `config.params`.
         max_tokens: the run's limit in tokens, of prompts and answers.
         max_llm_calls: the run's limit of model calls.
         max_wall_seconds: the run's limit in seconds; waiting for humans does not count.
+        record: a new file in which every model call is written down, see `docs/replay.md`.
+        replay: a file written so: calls are answered from it, without a model, a key or a network.
+        strict: whether a request that differs from the recorded one is an error; else it is a warning.
 
     Attributes:
         phases: the phases, built.
@@ -178,8 +186,10 @@ class WorkflowExecutor:
             after an exception. `get_status()["status"]` knows more.
 
     Raises:
-        ValueError: a phase's type is not registered, or a limit cannot be used.
+        ValueError: a phase's type is not registered, a limit cannot be used, or `record`, `replay` and
+            `strict` do not go together.
         TypeError: `workflow` is no definition, or a phase's config has a field that the phase does not know.
+        FileNotFoundError: there is no file to replay.
     """
 
     def __init__(
@@ -199,6 +209,9 @@ class WorkflowExecutor:
         max_tokens: int | None = None,
         max_llm_calls: int | None = None,
         max_wall_seconds: float | None = None,
+        record: str | os.PathLike[str] | None = None,
+        replay: str | os.PathLike[str] | None = None,
+        strict: bool = False,
     ) -> None:
         if isinstance(workflow, (str, Mapping)):
             raise TypeError(
@@ -219,6 +232,7 @@ class WorkflowExecutor:
             "max_wall_seconds": max_wall_seconds,
         }
         self.options, self.limits, self.rates = _limits.split(options, given)
+        self.record, self.replay, self.strict = Tape.of(record, replay, strict)
         self.phases: list[Phase] = [
             PhaseRegistry.create_from_dict(copy_containers(p)) for p in workflow.phases
         ]
@@ -245,6 +259,9 @@ class WorkflowExecutor:
         self._journal: _core.Journal | None = None
         self._resuming = False
         self._forced = False
+        self._resume_words: str | None = None
+        self._from_phase: int | None = None
+        self._origin: dict[str, Any] = {}
         self._log = EventLog()
 
     def __repr__(self) -> str:
@@ -265,6 +282,7 @@ class WorkflowExecutor:
             RuntimeError: a phase failed: `Phase {type} failed: {reason}`.
             OverLimitError: the next call would exceed a limit; the run can be resumed with a higher one. It is
                 a `RuntimeError`, too.
+            ConfigurationError: the tape cannot be read, or there is another file to record to.
             RunStoppedError: the run was cancelled, by `cancel()` or because `should_continue` said no; it is
                 a `RuntimeError`, too.
             Exception: whatever a phase of the user's raised, unchanged.
@@ -272,15 +290,18 @@ class WorkflowExecutor:
         _loop.ensure_not_forked()
         self.outcome = None
         log = self._fresh_log()
-        if self.rates:
-            _core.set_rates(self.rates)
-        self._journal = _resume.begin(self)
-        self._resuming = False
         try:
+            if self.rates:
+                _core.set_rates(self.rates)
+            self._journal = _resume.begin(self)
+            self._resuming = False
             with _loop.heartbeat():
                 run = _core.run_workflow(self)
                 self._attempt += 1
                 self.outcome = await run
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            _resume.tell_how_to_go_on(self, "Interrupted")
+            raise
         finally:
             if self._journal is not None:
                 self._journal.release()
@@ -305,8 +326,10 @@ class WorkflowExecutor:
             for info in earlier
             if info.workflow_id == self.workflow.id and info.parent is None and not info.about.get("imported")
         ]
-        # Several tasks may share a directory; an unfinished one of another task is worth a word, not a new run.
-        wanted = [info for info in own if info.task == self.task] or [i for i in own if i.status != "completed"]
+        # Several tasks may share a directory; but an unfinished one of another task is worth a word.
+        wanted = [info for info in own if info.task == self.task] or [
+            i for i in own if i.status != "completed"
+        ]
         if not wanted:
             return False
         self.context.run_id = wanted[0].id
@@ -337,9 +360,12 @@ class WorkflowExecutor:
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed; the run was cancelled.
+            SystemExit: with status 75, after SIGTERM or SIGUSR1 reached the main thread that waits here, when
+                the program leaves them to the system and the run is kept: another process can resume it.
             Exception: as for `run`.
         """
-        return _loop.run_sync(self.run, self._describe)
+        with _preempt.heeded(self):
+            return _loop.run_sync(self.run, self._describe)
 
     def start(self) -> BackgroundRun[WorkflowContext]:
         """Do what `run` does, in the background: a notebook's cell, or the script, goes on at once.
@@ -413,9 +439,9 @@ class WorkflowExecutor:
             `workflow_id`, `run_id`, `current_phase` (0-based), `total_phases`, `phase_results` (per phase
             that ran:
             `phase_id`, `phase_type`, `status`, `error`), `skipped` (indexes) once a phase was skipped, and
-            `status` once a run has begun: `running`, `paused` (from `pause` on), `stopping` (after `stop` or
-            `cancel`), or how it ended: `completed`, `stopped`, `cancelled`, `failed`, `paused`,
-            `waiting_approval`.
+            `status` once a run has begun: `running`, `waiting_approval` (while a human is asked), `paused`
+            (from `pause` on), `stopping` (after `stop` or `cancel`), or how it ended: `completed`, `stopped`,
+            `cancelled`, `failed`, `interrupted`, `paused`, `waiting_approval`.
         """
         status: dict[str, Any] = {
             "workflow_id": self.workflow.id,
@@ -446,6 +472,11 @@ class WorkflowExecutor:
         index, separator, phase_type = rest.partition("_")
         known = prefix == "phase" and separator and index.isdigit()
         return phase_type if known else result.context.phase_id
+
+    @property
+    def durable(self) -> bool:
+        """Whether the run that was begun last is kept in a store, so that it can be resumed."""
+        return self._journal is not None
 
     def _describe(self) -> str:
         index = self.current_phase_index

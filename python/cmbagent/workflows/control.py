@@ -9,7 +9,8 @@ from typing import Any
 from cmbagent.errors import ConfigurationError
 from cmbagent.utils import default_agents_llm_model
 from cmbagent.workflows import _calls
-from cmbagent.workflows.results import Result, control_result, whole_control_times
+from cmbagent.workflows._tape import Tape
+from cmbagent.workflows.results import RunResult, control_result, whole_control_times
 from cmbagent.workflows.utils import load_plan, plan_steps
 
 _MODELS = default_agents_llm_model
@@ -40,10 +41,16 @@ def control(
     api_keys: Any = None,
     callbacks: Any = None,
     verbose: bool | None = None,
+    evaluate_plots: bool = False,
+    max_n_plot_evals: int = 1,
+    options: Mapping[str, Any] | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
     resume: bool = False,
     limits: Mapping[str, Any] | None = None,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Carry out a plan without planning.
 
     Args:
@@ -60,12 +67,19 @@ def control(
         retrieve_assistant_model: kept for older programs; no agent uses it.
         idea_maker_model: model that makes ideas.
         idea_hater_model: model that criticises them.
-        plot_judge_model: kept for older programs; no agent uses it.
+        plot_judge_model: model that judges plots; where it takes no pictures, the engineer's does, or one
+            of a provider that there is a key for.
         work_dir: where files go; `None` means `cmbagent_output` in the current directory.
         clear_work_dir: `True` deletes the contents of `work_dir` first; nothing is deleted without it.
         api_keys: provider name → key, or any object that can be subscripted so; `None` reads the environment.
         callbacks: see `cmbagent.callbacks`.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        evaluate_plots: have a model that takes pictures judge new plots; the engineer mends what it finds.
+        max_n_plot_evals: how many scripts' plots are judged in a step at most; later ones are accepted.
+        options: settings for every phase, see `WorkflowExecutor`.
+        record: a new file in which every model call is written down, see `docs/replay.md`.
+        replay: a file written so: calls are answered from it, without a model, a key or a network.
+        strict: whether a request that differs from the recorded one is an error; else it is a warning.
         resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
             error has ended; one that is completed gives its results again.
         limits: what the run may take, such as `{"max_cost": 2.0, "max_llm_calls": 50}`, and how fast; see
@@ -91,7 +105,8 @@ def control(
         steps = plan_steps(plan, "the given plan")
     else:
         steps = plan_steps(load_plan(plan), os.fspath(plan))
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir)
+    tape = Tape.of(record, replay, strict)
+    place = _calls.prepare_work_dir(work_dir, clear_work_dir, tape=tape)
     settings = {
         "max_rounds": max_rounds,
         "max_n_attempts": max_n_attempts,
@@ -102,6 +117,8 @@ def control(
         "idea_maker_model": idea_maker_model,
         "idea_hater_model": idea_hater_model,
         "plot_judge_model": plot_judge_model,
+        "evaluate_plots": evaluate_plots,
+        "max_n_plot_evals": max_n_plot_evals,
         "engineer_instructions": _calls.text(engineer_instructions),
         "researcher_instructions": _calls.text(researcher_instructions),
         "params": {
@@ -119,6 +136,8 @@ def control(
         api_keys=api_keys,
         callbacks=callbacks,
         verbose=verbose,
+        options=options,
+        tape=tape,
         resume=resume,
         limits=limits,
         shared_state={"planning_context": {"hardware_constraints": _calls.text(hardware_constraints)}},

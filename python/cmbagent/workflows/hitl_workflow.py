@@ -8,7 +8,7 @@ from typing import Any
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
 from cmbagent.utils import default_llm_model as _default_llm_model
 from cmbagent.workflows import _calls
-from cmbagent.workflows.results import Result
+from cmbagent.workflows.results import RunResult
 
 _MODELS = default_agents_llm_model
 
@@ -35,7 +35,7 @@ def hitl_interactive_workflow(
     clear_work_dir: bool = False,
     callbacks: Any = None,
     approval_manager: Any = None,
-) -> Result:
+) -> RunResult:
     """Plan with a human, then carry the plan out with a human.
 
     Args:
@@ -116,7 +116,7 @@ def hitl_planning_only_workflow(
     clear_work_dir: bool = False,
     callbacks: Any = None,
     approval_manager: Any = None,
-) -> Result:
+) -> RunResult:
     """Plan with a human, then carry the plan out without questions.
 
     The parameters are those of `hitl_interactive_workflow`.
@@ -171,7 +171,7 @@ def hitl_error_recovery_workflow(
     clear_work_dir: bool = False,
     callbacks: Any = None,
     approval_manager: Any = None,
-) -> Result:
+) -> RunResult:
     """Plan and carry the plan out without questions, until a step fails.
 
     The parameters are those of `hitl_interactive_workflow`, and `n_plan_reviews`, how often the plan is
@@ -230,7 +230,7 @@ def _run(
     callbacks: Any,
     approval_manager: Any,
     histories: tuple[str, ...],
-) -> Result:
+) -> RunResult:
     place = _calls.prepare_work_dir(work_dir, clear)
     executor = _calls.run_phases(
         workflow_id,
@@ -243,7 +243,7 @@ def _run(
         approval_manager=approval_manager,
     )
     shared = executor.context.shared_state
-    return Result(
+    return RunResult(
         final_context=executor.context.to_dict(),
         phase_timings=executor.context.phase_timings,
         work_dir=place,

@@ -9,10 +9,11 @@ from typing import Any
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
 from cmbagent.utils import default_llm_model as _default_llm_model
 from cmbagent.workflows import _calls
-from cmbagent.workflows.results import Result, one_shot_result
+from cmbagent.workflows._tape import Tape
+from cmbagent.workflows.results import RunResult, one_shot_result
 
 _MODELS = default_agents_llm_model
-_IGNORED = _calls.MASSGEN_ARGUMENTS | _calls.RETRIEVAL_ARGUMENTS | {"inject_wrong_plot", "evaluate_plots"}
+_IGNORED = _calls.MASSGEN_ARGUMENTS | _calls.RETRIEVAL_ARGUMENTS | {"inject_wrong_plot"}
 
 
 def one_shot(
@@ -37,10 +38,14 @@ def one_shot(
     initial_agent: str | None = None,
     model: str | None = None,
     verbose: bool | None = None,
+    options: Mapping[str, Any] | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
     resume: bool = False,
     limits: Mapping[str, Any] | None = None,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Have one agent do a task at once.
 
     Args:
@@ -50,21 +55,27 @@ def one_shot(
         engineer_model: model of the engineer.
         researcher_model: model of the researcher.
         web_surfer_model: kept for older programs; no agent uses it.
-        plot_judge_model: kept for older programs; no agent uses it.
-        camb_context_model: kept for older programs; no agent uses it.
+        plot_judge_model: model that judges plots; where it takes no pictures, the engineer's does, or one
+            of a provider that there is a key for.
+        camb_context_model: model of `camb_context` and `classy_context`.
         default_llm_model: model of agents without a setting of their own.
         default_formatter_model: model that gives a second opinion when two attempts fail alike.
         researcher_filename: name of the researcher's file; `None`, or a sentence, lets the agent choose.
-        agent: who does the task, `engineer` or `researcher`.
+        agent: who does the task: `engineer`, `researcher`, `idea_maker`, `idea_hater`; `camb_context` and
+            `classy_context` read the library's documentation, then the engineer goes on.
         work_dir: where files go; `None` means `cmbagent_output` in the current directory.
         api_keys: provider name → key, or any object that can be subscripted so; `None` reads the environment.
         clear_work_dir: `True` deletes the contents of `work_dir` first.
-        evaluate_plots: kept for older programs; `True` is answered with a warning, plots are not judged.
-        max_n_plot_evals: kept for older programs, as `evaluate_plots`.
+        evaluate_plots: have a model that takes pictures judge new plots; the engineer mends what it finds.
+        max_n_plot_evals: how many scripts' plots are judged at most; later ones are accepted.
         callbacks: see `cmbagent.callbacks`.
         initial_agent: another name for `agent`.
         model: model of the agent, whichever it is.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        options: settings for every phase, see `WorkflowExecutor`.
+        record: a new file in which every model call is written down, see `docs/replay.md`.
+        replay: a file written so: calls are answered from it, without a model, a key or a network.
+        strict: whether a request that differs from the recorded one is an error; else it is a warning.
         resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
             error has ended; one that is completed gives its results again.
         limits: what the run may take, such as `{"max_cost": 2.0, "max_llm_calls": 50}`, and how fast; see
@@ -84,11 +95,10 @@ def one_shot(
     default_formatter_model = ignored.pop("default_formatter_model", default_formatter_model)
     if not ignored.get("inject_wrong_plot"):
         ignored.pop("inject_wrong_plot", None)
-    if evaluate_plots:
-        ignored["evaluate_plots"] = evaluate_plots
     _calls.set_aside(one_shot, ignored, _IGNORED)
-    agent = initial_agent or agent
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir)
+    agent = _calls.known_agent(initial_agent or agent)
+    tape = Tape.of(record, replay, strict)
+    place = _calls.prepare_work_dir(work_dir, clear_work_dir, tape=tape)
     settings = {
         "max_rounds": max_rounds,
         "max_n_attempts": max_n_attempts,
@@ -115,6 +125,8 @@ def one_shot(
         api_keys=api_keys,
         callbacks=callbacks,
         verbose=verbose,
+        options=options,
+        tape=tape,
         resume=resume,
         limits=limits,
     )

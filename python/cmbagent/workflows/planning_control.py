@@ -9,7 +9,8 @@ from typing import Any
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
 from cmbagent.utils import default_llm_model as _default_llm_model
 from cmbagent.workflows import _calls
-from cmbagent.workflows.results import Result, control_result, whole_control_times
+from cmbagent.workflows._tape import Tape
+from cmbagent.workflows.results import RunResult, control_result, whole_control_times
 
 _MODELS = default_agents_llm_model
 _IGNORED = _calls.MASSGEN_ARGUMENTS | _calls.RETRIEVAL_ARGUMENTS
@@ -50,10 +51,16 @@ def planning_and_control_context_carryover(
     parent_run_id: str | None = None,
     stage_name: str | None = None,
     verbose: bool | None = None,
+    evaluate_plots: bool = False,
+    max_n_plot_evals: int = 1,
+    options: Mapping[str, Any] | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
     resume: bool = False,
     limits: Mapping[str, Any] | None = None,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Plan a task and carry the plan out, each step knowing what the steps before it found.
 
     Args:
@@ -73,8 +80,9 @@ def planning_and_control_context_carryover(
         researcher_model: model of the researcher.
         idea_maker_model: model that makes ideas.
         idea_hater_model: model that criticises them.
-        camb_context_model: kept for older programs; no agent uses it.
-        plot_judge_model: kept for older programs; no agent uses it.
+        camb_context_model: model of `camb_context` and `classy_context`.
+        plot_judge_model: model that judges plots; where it takes no pictures, the engineer's does, or one
+            of a provider that there is a key for.
         web_surfer_model: kept for older programs; no agent uses it.
         retrieve_assistant_model: kept for older programs; no agent uses it.
         default_llm_model: model of agents without a setting of their own.
@@ -91,6 +99,12 @@ def planning_and_control_context_carryover(
         parent_run_id: noted in the run's metadata.
         stage_name: noted in the run's metadata.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        evaluate_plots: have a model that takes pictures judge new plots; the engineer mends what it finds.
+        max_n_plot_evals: how many scripts' plots are judged in a step at most; later ones are accepted.
+        options: settings for every phase, see `WorkflowExecutor`.
+        record: a new file in which every model call is written down, see `docs/replay.md`.
+        replay: a file written so: calls are answered from it, without a model, a key or a network.
+        strict: whether a request that differs from the recorded one is an error; else it is a warning.
         resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
             error has ended; one that is completed gives its results again.
         limits: what the run may take, such as `{"max_cost": 2.0, "max_llm_calls": 50}`, and how fast; see
@@ -108,7 +122,8 @@ def planning_and_control_context_carryover(
         CmbagentError: planning failed, a model could not be reached, or an argument cannot be used.
     """
     _calls.set_aside(planning_and_control_context_carryover, ignored, _IGNORED)
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir, restart_at_step)
+    tape = Tape.of(record, replay, strict)
+    place = _calls.prepare_work_dir(work_dir, clear_work_dir, restart_at_step, tape=tape)
     shared_params = {
         "default_llm_model": default_llm_model,
         "default_formatter_model": default_formatter_model,
@@ -126,6 +141,8 @@ def planning_and_control_context_carryover(
         idea_hater_model=idea_hater_model,
         camb_context_model=camb_context_model,
         plot_judge_model=plot_judge_model,
+        evaluate_plots=evaluate_plots,
+        max_n_plot_evals=max_n_plot_evals,
         web_surfer_model=web_surfer_model,
         retrieve_assistant_model=retrieve_assistant_model,
         engineer_instructions=_calls.text(engineer_instructions),
@@ -162,6 +179,8 @@ def planning_and_control_context_carryover(
         callbacks=callbacks,
         approval_manager=approval_manager,
         verbose=verbose,
+        options=options,
+        tape=tape,
         resume=resume,
         limits=limits,
         metadata={"parent_run_id": parent_run_id, "stage_name": stage_name},
@@ -199,10 +218,14 @@ def planning_and_control(
     clear_work_dir: bool = False,
     callbacks: Any = None,
     verbose: bool | None = None,
+    options: Mapping[str, Any] | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
     resume: bool = False,
     limits: Mapping[str, Any] | None = None,
     **ignored: Any,
-) -> Result:
+) -> RunResult:
     """Plan a task and carry the plan out, reporting the control phase as a whole.
 
     The parameters are those of `planning_and_control_context_carryover`.
@@ -216,7 +239,8 @@ def planning_and_control(
         CmbagentError: planning failed, a model could not be reached, or an argument cannot be used.
     """
     _calls.set_aside(planning_and_control, ignored, _IGNORED)
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir)
+    tape = Tape.of(record, replay, strict)
+    place = _calls.prepare_work_dir(work_dir, clear_work_dir, tape=tape)
     shared_params = {
         "files": "plain",
         "default_llm_model": default_llm_model,
@@ -257,6 +281,8 @@ def planning_and_control(
         api_keys=api_keys,
         callbacks=callbacks,
         verbose=verbose,
+        options=options,
+        tape=tape,
         resume=resume,
         limits=limits,
     )

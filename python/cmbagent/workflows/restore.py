@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections
 import datetime
 import decimal
+import io
 import os
 import pickle
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
 from cmbagent.errors import ConfigurationError, MissingFileError
+from cmbagent.workflows import _opcodes
 
 OPAQUE = "$opaque"
 """Key of the note that stands for a value which could not be kept: `{"$opaque": "module.Type"}`."""
@@ -40,6 +42,25 @@ def _path(*parts: str) -> Path:
     return Path(*parts)
 
 
+def _from_parts(kind: Any) -> Any:
+    # A pickle gives the parts themselves. A number or a range in their place may stand for more than fits.
+    def make(*args: Any) -> Any:
+        if args and not isinstance(args[0], (list, tuple, set, frozenset, dict, str, bytes, bytearray)):
+            raise ConfigurationError(
+                f"the file makes {kind.__name__} of {type(args[0]).__name__}; expected its parts"
+            )
+        return kind(*args)
+
+    return make
+
+
+def _text(*args: Any) -> str:
+    # The text of a container that holds itself many times over may be longer than fits.
+    if args and not isinstance(args[0], (str, bytes)):
+        raise ConfigurationError(f"the file makes str of {type(args[0]).__name__}; expected text")
+    return str(*args)
+
+
 def _bytes(text: str, encoding: str) -> bytes:
     # How pickles of protocol 2 write bytes; other codecs may do anything.
     if encoding != "latin1":
@@ -49,11 +70,17 @@ def _bytes(text: str, encoding: str) -> bytes:
 
 _ALLOWED: dict[tuple[str, str], Any] = {(t.__module__, t.__qualname__): t for t in _HARMLESS}
 _ALLOWED[("_codecs", "encode")] = _bytes
+for _kind in (
+    bytearray, bytes, dict, frozenset, list, set, tuple, collections.OrderedDict, collections.deque,
+):  # fmt: skip
+    _ALLOWED[(_kind.__module__, _kind.__qualname__)] = _from_parts(_kind)
+_ALLOWED[("builtins", "str")] = _text
 for _module in ("pathlib", "pathlib._local"):
     for _name in ("Path", "PosixPath", "PurePath", "PurePosixPath", "WindowsPath", "PureWindowsPath"):
         _ALLOWED[(_module, _name)] = _path
 for _module, _renamed in (("__builtin__", "builtins"),):
     _ALLOWED.update({(_module, n): v for (m, n), v in list(_ALLOWED.items()) if m == _renamed})
+_ALLOWED[("__builtin__", "xrange")] = range
 
 
 class Inert:
@@ -117,8 +144,9 @@ def load_pickle(path: str | os.PathLike[str]) -> Any:
     """
     place = Path(path).expanduser()
     try:
-        with place.open("rb") as file:
-            value = RestrictedUnpickler(file).load()
+        data = place.read_bytes()
+        _opcodes.check(data)
+        value = RestrictedUnpickler(io.BytesIO(data)).load()
     except FileNotFoundError as error:
         raise MissingFileError(f"there is no file {place}") from error
     except ConfigurationError as error:
@@ -128,7 +156,11 @@ def load_pickle(path: str | os.PathLike[str]) -> Any:
         raise
     except Exception as error:  # a damaged pickle may raise nearly anything
         raise ConfigurationError(f"{place} cannot be read; it is damaged or no pickle: {error}") from error
-    return plain(value)
+    try:
+        return plain(value)
+    except ConfigurationError as error:
+        error.add_note(f"while reading {place}")
+        raise
 
 
 def plain(value: Any) -> Any:
@@ -139,6 +171,15 @@ def plain(value: Any) -> Any:
     that occur twice, or contain themselves, do so in the copy as well.
     """
     return _Plain().copy(value, 0)
+
+
+def _hashable(key: Any) -> Any:
+    """Return a key, or its text when it stands for an object that had a hash of its own."""
+    try:
+        hash(key)
+    except TypeError:
+        return repr(key)
+    return key
 
 
 class _Plain:
@@ -180,7 +221,7 @@ class _Plain:
             self._seen[id(value)] = made
             for key, item in value.items():
                 if key not in ("api_keys", "api_key"):
-                    made[self.copy(key, depth)] = self.copy(item, depth)
+                    made[_hashable(self.copy(key, depth))] = self.copy(item, depth)
             return made
         if isinstance(value, (list, collections.deque)):
             items: list[Any] = []
@@ -189,7 +230,10 @@ class _Plain:
             return items
         if isinstance(value, (tuple, set, frozenset, bytearray)):
             base = next(t for t in (tuple, set, frozenset, bytearray) if isinstance(value, t))
-            return base(self.copy(item, depth) for item in value)
+            items_of = (self.copy(item, depth) for item in value)
+            copied = base(map(_hashable, items_of) if isinstance(value, (set, frozenset)) else items_of)
+            self._seen[id(value)] = copied
+            return copied
         return _note(value)
 
     def _inert(self, value: Inert, depth: int) -> Any:

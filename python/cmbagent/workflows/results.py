@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from cmbagent import _core
 
 if TYPE_CHECKING:
     from cmbagent.phases.base import PhaseResult
@@ -20,6 +22,21 @@ class Result(dict[str, Any]):
             raise AttributeError(f"no result named {name!r}; there are {', '.join(map(str, self))}") from None
 
 
+class RunResult(Result):
+    """What a function that runs a workflow returns.
+
+    A notebook shows what came of the run; `print` still shows all of it.
+    """
+
+    def _repr_html_(self) -> str:
+        from cmbagent import _pages
+
+        return _pages.outcome_html(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(f"<{self.get('status') or 'run'}: {', '.join(self)}>")
+
+
 class FinalContext(Result):
     """The state at the end of a run, as callers read it: `[]`, `.get`, `.data`, `.to_dict()`."""
 
@@ -34,37 +51,62 @@ class FinalContext(Result):
 
 
 class AgentInfo(Result):
-    """An agent that took part in a run: `name`, `info` (its description) and `llm_config` (its model)."""
+    """An agent: `name`, `info` (its name and description), `llm_config` (its model), `cost_dict`."""
+
+    @property
+    def agent(self) -> AgentInfo:
+        """The agent itself: programs for earlier versions look through a wrapper here."""
+        return self
 
 
-def agents(models: Mapping[str, str | None]) -> dict[str, AgentInfo]:
-    """Describe agents.
-
-    Args:
-        models: agent name → the model it uses; `None` where it uses none.
-    """
-    return {
-        name: AgentInfo(
-            name=name,
-            info={"name": name, "description": _DESCRIPTIONS.get(name, "")},
-            llm_config={"model": model} if model else None,
-        )
-        for name, model in models.items()
-    }
-
-
-_DESCRIPTIONS = {
-    "engineer": "writes Python scripts, which are run, and mends them",
+# Agents that models have no part in: what they say in a transcript is rendered.
+_RENDERED = {
     "engineer_nest": "runs the engineer's scripts",
     "engineer_response_formatter": "renders the engineer's answers",
-    "researcher": "interprets results and writes text",
     "researcher_response_formatter": "renders the researcher's answers",
+    "planner_response_formatter": "renders the planner's answers",
+    "idea_maker_nest": "keeps the idea maker's lists",
+    "idea_maker_response_formatter": "renders the idea maker's lists",
+    "idea_hater_response_formatter": "renders the idea hater's lists",
+    "executor": "runs scripts",
     "plot_judge": "judges plots",
     "plot_debugger": "says how to mend plots",
 }
 
 
-def control_result(executor: WorkflowExecutor, *, planned: bool) -> Result:
+def agent_names() -> list[str]:
+    """Return the names of all agents, those whose messages are only rendered last."""
+    known = [agent["name"] for agent in _core.roster()]
+    return known + [name for name in _RENDERED if name not in known]
+
+
+def agents(models: Mapping[str, str | None], costs: Iterable[Mapping[str, Any]] = ()) -> dict[str, AgentInfo]:
+    """Describe agents.
+
+    Args:
+        models: agent name → the model it uses; `None` where it uses none.
+        costs: rows of a cost report, for `cost_dict`.
+    """
+    abilities = {agent["name"]: agent["abilities"] for agent in _core.roster()}
+    rows = list(costs)
+    return {
+        name: AgentInfo(
+            name=name,
+            info={"name": name, "description": abilities.get(name) or _RENDERED.get(name, "")},
+            llm_config={"model": model, "config_list": [{"model": model}]} if model else None,
+            cost_dict=_cost_dict([row for row in rows if row.get("Agent") == name.replace("_", " ")]),
+        )
+        for name, model in models.items()
+    }
+
+
+def _cost_dict(rows: list[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    columns = {"Cost": "Cost ($)"}
+    names = ("Agent", "Model", "Cost", "Prompt Tokens", "Completion Tokens", "Total Tokens")
+    return {name: [row.get(columns.get(name, name)) for row in rows] for name in names}
+
+
+def control_result(executor: WorkflowExecutor, *, planned: bool) -> RunResult:
     """Build the result of a run that ended with a control phase.
 
     Args:
@@ -97,7 +139,29 @@ def control_result(executor: WorkflowExecutor, *, planned: bool) -> Result:
     return result
 
 
-def whole_control_times(result: Result) -> Result:
+def idea_result(executor: WorkflowExecutor) -> RunResult:
+    """Build the result of a run that made ideas.
+
+    Args:
+        executor: the executor after its run.
+
+    Returns:
+        `ideas`, `reviews`, `selected_idea` (as a human left it), `chat_history`, `final_context`, and what
+        else the run produced.
+    """
+    phase = _find(executor, "idea_generation")
+    output = phase.output_data if phase else {}
+    selected = executor.context.shared_state.get("selected_idea") or output.get("selected_idea")
+    result = _common(executor, phase)
+    result["chat_history"] = list(phase.chat_history) if phase else []
+    result["ideas"] = output.get("ideas") or []
+    result["reviews"] = output.get("reviews") or []
+    result["selected_idea"] = selected
+    result["final_context"] = FinalContext({**(output.get("final_context") or {}), "selected_idea": selected})
+    return result
+
+
+def whole_control_times(result: RunResult) -> RunResult:
     """Replace the last step's times by those of all steps together."""
     for name in ("initialization_time", "execution_time"):
         times = [step[name] for step in result["step_results"] if name in step]
@@ -106,32 +170,53 @@ def whole_control_times(result: Result) -> Result:
     return result
 
 
-def one_shot_result(executor: WorkflowExecutor, models: Mapping[str, str | None]) -> Result:
+def one_shot_result(
+    executor: WorkflowExecutor, models: Mapping[str, str | None], phase_type: str = "one_shot"
+) -> RunResult:
     """Build the result of a one-shot run.
 
     Args:
         executor: the executor after its run.
         models: the agents to describe, with their models.
+        phase_type: the phase that did the work.
 
     Returns:
         `chat_history`, `final_context`, the agents by name, `initialization_time` and `execution_time` in
         seconds, `status`, `error`, and what else the run produced.
     """
-    phase = _find(executor, "one_shot")
+    phase = _find(executor, phase_type)
     output = phase.output_data if phase else {}
     result = _common(executor, phase)
     result["chat_history"] = list(phase.chat_history or output.get("chat_history") or []) if phase else []
     result["final_context"] = FinalContext(output.get("result") or {})
     result["initialization_time"] = output.get("initialization_time", 0.0)
     result["execution_time"] = output.get("execution_time", 0.0)
-    result.update(agents(models))
+    result.update(agents(models, result["final_context"].get("cost_dataframe") or ()))
     return result
 
 
-def _common(executor: WorkflowExecutor, last: PhaseResult | None) -> Result:
+def conversation_result(executor: WorkflowExecutor, engineer: str, researcher: str) -> RunResult:
+    """Build the result of a conversation: that of a one-shot run, with the messages of all turns.
+
+    Args:
+        executor: the executor after its run.
+        engineer: the engineer's model.
+        researcher: the researcher's model.
+    """
+    models = {
+        "engineer": engineer,
+        "engineer_nest": None,
+        "engineer_response_formatter": None,
+        "researcher": researcher,
+        "researcher_response_formatter": None,
+    }
+    return one_shot_result(executor, models, "conversation")
+
+
+def _common(executor: WorkflowExecutor, last: PhaseResult | None) -> RunResult:
     context = executor.context
     output = last.output_data if last else {}
-    return Result(
+    return RunResult(
         chat_history=[],
         final_context=FinalContext(),
         status=output.get("status") or executor.outcome,

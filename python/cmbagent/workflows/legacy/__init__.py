@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cmbagent.workflows.conversation import human_in_the_loop
+
 # As in `cmbagent.workflows`: two of the submodules bear the name of their function, which the import below
 # keeps.
 from cmbagent.workflows.legacy.control import control
@@ -17,6 +19,7 @@ __all__ = [
     "clean_work_dir",
     "control",
     "deep_research",
+    "human_in_the_loop",
     "load_context",
     "load_plan",
     "one_shot",
