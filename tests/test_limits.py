@@ -10,7 +10,13 @@ import cmbagent
 from cmbagent import _core
 from cmbagent.approvals import AutoApprovalManager
 from cmbagent.cli import app
-from cmbagent.errors import ConfigurationError, ContextLengthError, LimitError, OverLimitError, PhaseFailedError
+from cmbagent.errors import (
+    ConfigurationError,
+    ContextLengthError,
+    LimitError,
+    OverLimitError,
+    PhaseFailedError,
+)
 from cmbagent.phases import Phase, PhaseConfig, PhaseRegistry, PhaseResult, PhaseStatus
 from cmbagent.testing import Fault, code
 from cmbagent.workflows import WorkflowDefinition, WorkflowExecutor, get_workflow, one_shot
@@ -46,7 +52,7 @@ def test_a_run_stops_at_its_limit_and_goes_on_with_a_higher_one(tmp_path):
 
 def test_the_functions_take_limits_and_resume_goes_on(tmp_path, serve):
     server = serve({"engineer": code("print(1)")})
-    with pytest.raises(OverLimitError, match="max_cost=0.000001"):
+    with pytest.raises(OverLimitError, match=r"max_cost=0\.000001"):
         one_shot("add", work_dir=tmp_path, api_keys=KEYS, verbose=False, limits={"max_cost": 1e-6})
     assert server.calls == []
     result = one_shot(

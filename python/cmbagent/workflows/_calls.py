@@ -210,8 +210,8 @@ def run_phases(
 ) -> WorkflowExecutor:
     """Run phases for one of the functions and return the executor with the results.
 
-    `limits` are the executor's, and other options. With `resume`, go on with the newest run of the same workflow in `work_dir` that was not completed; where
-    there is none, begin one.
+    `limits` are the executor's, and other options. With `resume`, go on with the newest run of the same
+    workflow in `work_dir` that was not completed; where there is none, begin one.
     """
     check_names(limits)
     executor = WorkflowExecutor(

@@ -280,8 +280,8 @@ class WorkflowExecutor:
         Raises:
             ValueError: a phase refused its input: `Phase {type} validation failed: […]`.
             RuntimeError: a phase failed: `Phase {type} failed: {reason}`.
-            OverLimitError: the next call would exceed a limit; the run can be resumed with a higher one. It is
-                a `RuntimeError`, too.
+            OverLimitError: the next call would exceed a limit; the run can be resumed with a higher one. It
+                is a `RuntimeError`, too.
             ConfigurationError: the tape cannot be read, or there is another file to record to.
             RunStoppedError: the run was cancelled, by `cancel()` or because `should_continue` said no; it is
                 a `RuntimeError`, too.
