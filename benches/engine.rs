@@ -1,9 +1,12 @@
-//! The engine's own cost a phase, chains of native no-op phases over `MemoryState` and `MemoryJournal`, and what
+//! The engine's own cost a phase, chains of native no-op phases over `MemoryState`, in memory and durable; and what
 //! limits add to a call.
 //!
 //! Prints one JSON object a line; `make bench` runs it after the benchmark of the package.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,7 +17,8 @@ use cmbagent::engine::executor::{MemoryWorkflow, execute};
 use cmbagent::engine::{Control, Limits, run::Services};
 use cmbagent::engine::{Outcome, Phase, PhaseStatus, Run, State};
 use cmbagent::exec::scripted::ScriptedRunner;
-use cmbagent::journal::MemoryJournal;
+use cmbagent::journal::store::Claim;
+use cmbagent::journal::{Journal, MemoryJournal, Store};
 use cmbagent::library::ScriptedDocuments;
 use cmbagent::llm::scripted::ScriptedProvider;
 use cmbagent::llm::{CallOptions, Finish, Message, Prices, Reply, Request, Sampling, Usage};
@@ -24,6 +28,8 @@ use serde_json::json;
 const PHASES: usize = 1000;
 const ROUNDS: usize = 21;
 const MODEL: &str = "gpt-4.1";
+const DURABLE_PHASES: usize = 200;
+const DURABLE_ROUNDS: usize = 11;
 
 struct Nothing;
 
@@ -53,7 +59,7 @@ impl Phase for Nothing {
 const CALLS: usize = 200;
 const PROMPT: usize = 8_000;
 
-/// Seconds of a run's calls, within limits or without.
+/// Microseconds a call of a run, within limits or without.
 fn calls(runtime: &tokio::runtime::Runtime, limits: &Limits) -> f64 {
     let provider = Arc::new(ScriptedProvider::priced(Prices::builtin()));
     let usage = Usage { cost: Some(1e-6), ..Usage::default() };
@@ -86,11 +92,12 @@ fn calls(runtime: &tokio::runtime::Runtime, limits: &Limits) -> f64 {
             run.call("engineer", request.clone(), CallOptions::default()).await.unwrap();
         }
     });
-    begun.elapsed().as_secs_f64()
+    micros(begun, CALLS)
 }
 
 /// What limits of a run and a phase add to a call.
-fn limits(runtime: &tokio::runtime::Runtime) {
+fn limits() {
+    let runtime = &tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let set = json!({"max_cost": 1e6, "max_tokens": 1_000_000_000, "max_llm_calls": 1_000_000, "max_wall_seconds": 1e6});
     let set = Limits::of(&set).unwrap();
     // Turn by turn, so that both see the same machine; the best rounds are those it did not disturb.
@@ -99,45 +106,84 @@ fn limits(runtime: &tokio::runtime::Runtime) {
         without = without.min(calls(runtime, &Limits::default()));
         with = with.min(calls(runtime, &set));
     }
-    #[allow(clippy::cast_precision_loss)]
-    let micros = |seconds: f64| seconds * 1e6 / CALLS as f64;
     println!(
         "{}",
         json!({
-            "name": "limits_per_call", "value": micros(with - without), "unit": "us", "calls": CALLS, "rounds": ROUNDS,
-            "prompt_characters": PROMPT, "call_without": micros(without), "bar": 20.0,
+            "name": "limits_per_call", "value": with - without, "unit": "us", "calls": CALLS, "rounds": ROUNDS,
+            "prompt_characters": PROMPT, "call_without": without, "bar": 20.0,
         })
     );
 }
 
-fn main() {
+/// Microseconds a phase of a chain of so many that is recorded in `journal`.
+fn chain(id: String, journal: Arc<dyn Journal>, number: usize) -> f64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let phases: Vec<Arc<dyn Phase>> = (0..PHASES).map(|_| Arc::new(Nothing) as Arc<dyn Phase>).collect();
-    let mut seconds: Vec<f64> = (0..ROUNDS)
-        .map(|round| {
-            let services = Services {
-                provider: Arc::new(ScriptedProvider::new()),
-                runner: Arc::new(ScriptedRunner::default()),
-                documents: Arc::new(ScriptedDocuments::default()),
-                approvals: Arc::new(Nobody),
-                listener: Arc::new(Unwatched),
-                clock: Arc::new(SystemClock),
-                journal: Arc::new(MemoryJournal::default()),
-            };
-            let run = Run::new(format!("run-{round}"), services, Control::default())
-                .expect("a fresh journal is read");
-            let workflow = MemoryWorkflow::new("task", "work");
-            let begun = Instant::now();
-            runtime.block_on(execute(&run, &phases, &workflow)).unwrap();
-            begun.elapsed().as_secs_f64()
-        })
-        .collect();
-    seconds.sort_by(f64::total_cmp);
-    #[allow(clippy::cast_precision_loss)]
-    let micros = seconds[ROUNDS / 2] * 1e6 / PHASES as f64;
+    let phases: Vec<Arc<dyn Phase>> = (0..number).map(|_| Arc::new(Nothing) as Arc<dyn Phase>).collect();
+    let services = Services {
+        provider: Arc::new(ScriptedProvider::new()),
+        runner: Arc::new(ScriptedRunner::default()),
+        documents: Arc::new(ScriptedDocuments::default()),
+        approvals: Arc::new(Nobody),
+        listener: Arc::new(Unwatched),
+        clock: Arc::new(SystemClock),
+        journal,
+    };
+    let run = Run::new(id, services, Control::default()).expect("a fresh journal is read");
+    let workflow = MemoryWorkflow::new("task", "work");
+    let begun = Instant::now();
+    runtime.block_on(execute(&run, &phases, &workflow)).unwrap();
+    micros(begun, number)
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn micros(begun: Instant, number: usize) -> f64 {
+    begun.elapsed().as_secs_f64() * 1e6 / number as f64
+}
+
+/// Microseconds of a page written to a file and brought to the disk, as a commit needs it.
+fn bare(directory: &Path, number: usize) -> f64 {
+    let mut file = File::create(directory.join("bare")).unwrap();
+    let page = [7; 4096];
+    let begun = Instant::now();
+    for _ in 0..number {
+        file.write_all(&page).unwrap();
+        file.sync_data().unwrap();
+    }
+    micros(begun, number)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    let memory = |round| chain(format!("run-{round}"), Arc::<MemoryJournal>::default(), PHASES);
+    let value = median((0..ROUNDS).map(memory).collect());
     println!(
         "{}",
-        json!({"name": "native_phase", "value": micros, "unit": "us", "phases": PHASES, "rounds": ROUNDS, "bar": 10.0})
+        json!({"name": "native_phase", "value": value, "unit": "us", "phases": PHASES, "rounds": ROUNDS, "bar": 10.0})
     );
-    limits(&runtime);
+    // On the disk that the build is on: in memory there is nothing to wait for.
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let store = Store::open(&place.path().join("store.db")).unwrap();
+    let pairs: Vec<(f64, f64)> = (0..DURABLE_ROUNDS)
+        .map(|round| {
+            let id = format!("run-{round}");
+            let claim = Claim { id: id.clone(), root: id.clone(), about: json!({}), ..Claim::default() };
+            let journal = Arc::new(store.begin(&claim).unwrap());
+            (chain(id, journal, DURABLE_PHASES), bare(place.path(), DURABLE_PHASES))
+        })
+        .collect();
+    let value = median(pairs.iter().map(|(durable, bare)| durable - bare).collect());
+    let sync = median(pairs.iter().map(|(_, bare)| *bare).collect());
+    println!(
+        "{}",
+        json!({
+            "name": "native_durable_phase_beyond_fdatasync", "value": value, "unit": "us", "bar": 150.0,
+            "peer": "write and fdatasync of a page", "peer_value": sync, "phases": DURABLE_PHASES,
+            "rounds": DURABLE_ROUNDS,
+        })
+    );
+    limits();
 }

@@ -13,14 +13,20 @@ from cmbagent.utils import API_KEY_VARIABLES
 from cmbagent.workflows import _calls
 
 
+@pytest.fixture(scope="session", autouse=True)
+def store_of_the_tests(tmp_path_factory):
+    # Beside the tests' directories, for executed code may not reach it; also for what outlives a test.
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("CMBAGENT_STORE", str(tmp_path_factory.getbasetemp() / "store.db"))
+        yield
+
+
 @pytest.fixture(autouse=True)
-def quiet_environment(monkeypatch, tmp_path, tmp_path_factory):
+def quiet_environment(monkeypatch, tmp_path):
     for variable in [*API_KEY_VARIABLES.values(), "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "GEMINI_BASE_URL"]:
         monkeypatch.delenv(variable, raising=False)
     for variable in ("CMBAGENT_CAMB_DOCS", "CMBAGENT_CLASSY_DOCS"):
         monkeypatch.delenv(variable, raising=False)
-    # Beside the tests' directories, for executed code may not reach it.
-    monkeypatch.setenv("CMBAGENT_STORE", str(tmp_path_factory.getbasetemp() / "store.db"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
     # Nothing is installed from anywhere but this machine.
     monkeypatch.setenv("PIP_NO_INDEX", "1")

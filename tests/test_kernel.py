@@ -54,6 +54,19 @@ def test_interrupt_of_a_cell(kernel, serve, tmp_path, what, how):
     assert kernel.run("len([t for t in threading.enumerate() if t.name == 'cmbagent-loop'])").value == "0"
 
 
+@pytest.mark.parametrize("how", ["run_sync", "await"])
+def test_interrupt_of_a_cell_says_how_to_go_on(kernel, serve, tmp_path, how):
+    server = serve({"engineer": Fault.hang()})
+    kernel.serve(server)
+    request = kernel.start(f"ran = make('model', {str(tmp_path)!r})\nran.verbose = None\n{START[how]}")
+    wait_for(lambda: server.calls)
+    kernel.manager.interrupt_kernel()
+    ended = kernel.end(request)
+    assert ended.error == "KeyboardInterrupt"
+    run = kernel.run("ran.context.run_id").value
+    assert ended.text.count(f"Interrupted. To go on: cmbagent.resume({run})\n") == 1
+
+
 def test_interrupt_of_a_phase_that_blocks_its_thread(kernel, tmp_path):
     request = kernel.start(f"make('blocks', {str(tmp_path)!r}).run_sync()")
     assert kernel.printed() == "begun\n"

@@ -262,7 +262,7 @@ def test_fifty_runs_and_twenty_clients_that_stop_and_delete_at_random(tmp_path):
             thread.start()
         for thread in threads:
             thread.join(120)
-        assert faults == []
+        assert faults == [], (tmp_path / "log").read_text()[-3000:]
         left = [run_id for run_id in ids if run_id not in deleted]
         for run_id in left:
             # What was paused last goes on.

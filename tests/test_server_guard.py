@@ -284,3 +284,26 @@ def test_so_many_runs_and_listeners_and_no_more(tmp_path):
         for run_id in ids:
             until(client, run_id)
         until(client, start(client, kind))
+
+
+def test_a_phase_that_never_awaits_holds_up_no_request_but_starts(client, monkeypatch):
+    import threading
+
+    from cmbagent.backend import runner
+
+    gate = threading.Event()
+
+    async def blocking(context):
+        gate.wait(60)
+        return PhaseResult(PhaseStatus.COMPLETED, context)
+
+    monkeypatch.setattr(runner, "START_SECONDS", 0.5)
+    with phase_types(blocking=blocking):
+        kind = workflow(client, "blocking")
+        run_id = start(client, kind)
+        assert status(client, run_id)["status"] in ("pending", "running")
+        answer = client.post(f"{API}/workflows/{kind}/run", json={"task": "t"})
+        assert answer.status_code == 503 and "to_thread" in answer.json()["detail"]
+        gate.set()
+        assert until(client, run_id)["status"] == "completed"
+    assert len(client.get(f"{API}/runs").json()) == 1

@@ -118,8 +118,8 @@ def test_a_store_that_only_others_may_write(stranger):
     place.chmod(0o555)
     status, output, error = elsewhere("runs", env={**os.environ, "CMBAGENT_STORE": str(path)}, **somebody)
     assert (status, output, error.count("\n")) == (4, "", 1)
-    assert error.startswith(f"error: the store of runs at {path} cannot be made: Permission denied")
-    assert "Name another place with store=" in error
+    assert error.startswith(f"error: the store {path} could not be opened (")
+    assert "it cannot be written to: check its permissions and its disk, or name another with store=" in error
 
 
 def test_a_home_that_cannot_be_written(stranger, tmp_path):
@@ -192,3 +192,17 @@ def test_answers_are_checked_before_they_are_kept(store, tmp_path):
     store.answer("r", "q", "Approved", " yes ")
     assert store.questions("r")[0]["answer"]["resolution"] == "approve"
     assert store.questions("r")[0]["answer"]["user_feedback"] == "yes"
+
+
+def test_a_process_that_opens_the_store_again_keeps_its_locks(store, tmp_path):
+    # Closing any handle of a file drops a process's locks on it; another process would then take itself for
+    # the last one and remove the log under this one's feet.
+    first = store._core.begin("r", {"task": "t"}, str(tmp_path))
+    log = Path(f"{store.path}-wal")
+    assert log.exists()
+    for _ in range(3):
+        Store(store.path)
+    status, _, error = elsewhere("runs", env={**os.environ, "CMBAGENT_STORE": str(store.path)})
+    assert (status, error) == (0, "")
+    assert log.exists()
+    first.release()

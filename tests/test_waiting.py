@@ -42,10 +42,7 @@ def test_status_while_a_human_is_asked(tmp_path, store, where):
         (["run_started"], "running"),
         (["run_resumed"], "running"),
         (["run_started", "approval_requested"], "waiting_approval"),
-        (
-            ["run_started", "approval_requested", "approval_requested", "approval_received"],
-            "waiting_approval",
-        ),
+        (["run_started", *["approval_requested"] * 2, "approval_received"], "waiting_approval"),
         (["run_started", "approval_requested", "approval_received"], "running"),
         (["run_started", "approval_requested", "phase_finished"], "running"),
         (["run_started", "approval_requested", "run_paused"], "paused"),

@@ -21,6 +21,9 @@ MEMORY = ":memory:"
 
 StoreLike = Union[str, "os.PathLike[str]", "Store", None]
 
+UNFINISHED = ("pending", "running", "waiting_approval", "paused", "stopping")
+"""The statuses of a run that goes on, or was held."""
+
 
 @dataclass(frozen=True)
 class RunInfo:

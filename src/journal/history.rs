@@ -30,13 +30,16 @@ impl History {
         let mut history = Self::default();
         let mut open: HashMap<Position, Vec<Value>> = HashMap::new();
         let mut agents: HashMap<Position, String> = HashMap::new();
-        let mut before = None;
+        let mut last_at = None;
+        // The step that the record before told to have failed.
+        let mut broken_off: Option<Position> = None;
         for Record { position, entry, at, .. } in records {
             // What precedes the word that the run goes on was a wait for a human, or a time without a life.
             let idle = matches!(&entry, Entry::Status { status, .. } if status == "running");
-            let spent: f64 = before.map_or(0.0, |before: f64| if idle { 0.0 } else { at - before });
+            let spent: f64 = last_at.map_or(0.0, |before: f64| if idle { 0.0 } else { at - before });
             *history.seconds.entry((position.attempt, position.phase)).or_default() += spent.max(0.0);
-            before = Some(at);
+            last_at = Some(at);
+            let before = broken_off.take();
             history.attempt = history.attempt.max(Some(position.attempt));
             if position.phase != Position::NO_PHASE {
                 let last = history.last_try.entry((position.attempt, position.phase)).or_default();
@@ -67,13 +70,18 @@ impl History {
                     if kind == "limit_raised" {
                         history.raised.push(data.clone());
                     }
-                    // The end of a try that did not complete is no end once the try goes on.
-                    let open = kind == "phase_finished" && data["status"] != "completed";
-                    if !once && !open {
+                    // A later life goes on with a phase that broke off, in the midst of a step perhaps, and
+                    // tells of the end that they come to then.
+                    let again = kind == "phase_finished" && data["status"] != "completed";
+                    if again && let Some(step) = before {
+                        history.told.entry(step).and_modify(|told| *told -= 1);
+                    }
+                    if !once && !again {
                         *history.told.entry(position).or_default() += 1;
                     }
                     if kind == "step_finished" {
                         let failed = data["status"] == "failed";
+                        broken_off = failed.then_some(position);
                         history.failed_step = failed.then_some(Position { turn: 0, call: 0, ..position });
                     }
                 }

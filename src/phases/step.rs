@@ -110,8 +110,7 @@ impl Site<'_> {
                     "seconds": run.clock().now() - begun, "summary": "", "error": error.to_string(), "files": [],
                     "usage": Total::of(&run.ledger().since(mark)).to_json(),
                 });
-                // A later life may go on here, and ends the step otherwise.
-                run.announce("step_finished", about)?;
+                run.tell("", "step_finished", about).await?;
                 return Err(error);
             }
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -16,7 +17,10 @@ from cmbagent.backend.progress import ProgressBook
 from cmbagent.backend.runner import Runs
 from cmbagent.backend.settings import Settings
 from cmbagent.errors import ConfigurationError
-from cmbagent.store import RunInfo, Store, StoreLike, _info, open_store
+from cmbagent.store import UNFINISHED, RunInfo, Store, StoreLike, _info, open_store
+
+SETTLE_SECONDS = 5.0
+"""How long a run that has ended may take to be let go by its process."""
 
 KEY_HEADERS = {
     "OPENAI": "x-openai-api-key",
@@ -63,6 +67,20 @@ class Hub:
         if row is None:
             raise HTTPException(404, f"Run '{run_id}' not found")
         return _info(row)
+
+    def settled(self, run_id: str) -> RunInfo:
+        """Return a run; one that has just ended only once its process has let it go.
+
+        Raises:
+            HTTPException: 404, there is none.
+        """
+        give_up = time.monotonic() + SETTLE_SECONDS
+        while True:
+            info = self.run(run_id)
+            held = info.owner is not None or self.runs.live(run_id) is not None
+            if info.status in UNFINISHED or not held or time.monotonic() > give_up:
+                return info
+            time.sleep(0.01)
 
 
 def the_hub(connection: HTTPConnection) -> Hub:

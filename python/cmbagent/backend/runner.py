@@ -7,12 +7,13 @@ import contextlib
 import logging
 import os
 import threading
+import time
 import uuid
 import warnings
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from cmbagent.approvals.elsewhere import ElsewhereApprovalManager
 from cmbagent.backend.settings import Settings
@@ -21,13 +22,15 @@ from cmbagent.store import UNFINISHED, RunInfo, Store
 from cmbagent.utils import get_api_keys_from_env
 from cmbagent.workflows import WorkflowDefinition, WorkflowExecutor
 
-T = TypeVar("T")
 Mode = Literal["now", "after_phase"]
 
 logger = logging.getLogger("cmbagent.server")
 
 START_SECONDS = 30.0
 """How long a run may take to begin."""
+
+BLOCKED_SECONDS = 0.5
+"""How long a run's first step may take before it counts as blocking its loop."""
 
 SHUTDOWN_SECONDS = 10.0
 """How long runs may take to let go when the server ends."""
@@ -48,10 +51,12 @@ class Live:
     Attributes:
         executor: what runs it.
         stopping: how it was told to stop, if it was.
+        error: what it ended with.
     """
 
     executor: WorkflowExecutor
     stopping: Mode | None = None
+    error: Exception | None = None
 
 
 class Runs:
@@ -272,24 +277,27 @@ class Runs:
         for run_id in list(self._live):
             with contextlib.suppress(JournalError):
                 self._remark(run_id, left=True)
-        asyncio.run_coroutine_threadsafe(self._end(), loop).result(SHUTDOWN_SECONDS + 1)
+        try:
+            asyncio.run_coroutine_threadsafe(self._end(), loop).result(SHUTDOWN_SECONDS)
+        except TimeoutError:
+            logger.warning("%d runs did not let go within %g s", self.count(), SHUTDOWN_SECONDS)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(SHUTDOWN_SECONDS)
+        thread.join(0.5)
         self._loop = self._thread = None
 
     async def _end(self) -> None:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=SHUTDOWN_SECONDS)
-            if late:
-                logger.warning("%d runs did not let go within %g s", len(late), SHUTDOWN_SECONDS)
+            await asyncio.wait(self._tasks)
 
     def _keys(self, keys: Mapping[str, str] | None) -> dict[str, str | None]:
         return {**get_api_keys_from_env(), **(keys or {})}
 
     def _remark(self, run_id: str, *, left: bool) -> None:
         about, _ = self.store._core.about(run_id)
+        if about is None:
+            return
         about["origin"] = {**about.get("origin", {}), "left": left}
         self.store._core.describe(run_id, about)
 
@@ -302,12 +310,31 @@ class Runs:
                 )
             self._starting += 1
         try:
-            self._call(self._begin(executor))
+            self._wait(executor)
         finally:
             with self._lock:
                 self._starting -= 1
 
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+    def _wait(self, executor: WorkflowExecutor) -> None:
+        given_up = threading.Event()
+        begun = asyncio.run_coroutine_threadsafe(self._begin(executor, given_up), self._the_loop())
+        limit = time.monotonic() + START_SECONDS
+        while time.monotonic() < limit:
+            try:
+                return begun.result(BLOCKED_SECONDS)
+            except TimeoutError:
+                if begun.done():
+                    return begun.result()
+                # Its first phase computes without awaiting.
+                if executor._journal is not None:
+                    return None
+        given_up.set()
+        raise BusyError(
+            f"no run could begin within {START_SECONDS:g} s: a phase computes without awaiting and holds up "
+            "all runs; have it use asyncio.to_thread"
+        )
+
+    def _the_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -315,17 +342,7 @@ class Runs:
                     target=self._main, args=(self._loop,), name="cmbagent-runs", daemon=True
                 )
                 self._thread.start()
-            loop = self._loop
-        begun = asyncio.run_coroutine_threadsafe(work, loop)
-        try:
-            return begun.result(START_SECONDS)
-        except TimeoutError:
-            if not begun.cancel():
-                return begun.result()
-            raise BusyError(
-                f"no run could begin within {START_SECONDS:g} s: a phase computes without awaiting and holds up all "
-                "runs; have it use asyncio.to_thread"
-            ) from None
+            return self._loop
 
     @staticmethod
     def _main(loop: asyncio.AbstractEventLoop) -> None:
@@ -335,27 +352,28 @@ class Runs:
         finally:
             loop.close()
 
-    async def _begin(self, executor: WorkflowExecutor) -> None:
+    async def _begin(self, executor: WorkflowExecutor, given_up: threading.Event) -> None:
         run_id = executor.context.run_id
+        if given_up.is_set():
+            return
         if run_id in self._live:
             raise StatusError(f"Run '{run_id}' is going on already")
-        self._live[run_id] = Live(executor)
-        task = asyncio.get_running_loop().create_task(self._run(executor))
+        live = self._live[run_id] = Live(executor)
+        task = asyncio.get_running_loop().create_task(self._run(live))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        # The run is in the store once the task has taken its first step.
+        # The run is in the store once the task has taken its first step; one that ends there did not begin.
         await asyncio.sleep(0)
-        if executor._journal is None and task.done():
-            task.result()
+        if task.done() and live.error is not None:
+            raise live.error
 
-    async def _run(self, executor: WorkflowExecutor) -> None:
-        run_id = executor.context.run_id
+    async def _run(self, live: Live) -> None:
+        run_id = live.executor.context.run_id
         try:
-            await executor.run()
+            await live.executor.run()
         except Exception as error:
-            if executor._journal is None:
-                raise
-            # What went wrong is in the run's own record; here it is only worth a line.
+            # What went wrong later is in the run's own record; here it is only worth a line.
+            live.error = error
             logger.info("run %s ended: %s", run_id, type(error).__name__)
         finally:
             del self._live[run_id]
@@ -386,6 +404,8 @@ def told_status(info: RunInfo, live: Live | None = None) -> str:
 
 def resumable(info: RunInfo, live: Live | None = None) -> str:
     """Return whether a run can be taken up: `yes`, `no`, or `needs key`."""
-    if live is not None or not info.resumable:
+    # One that has ended is let go in a moment.
+    going_on = info.status in UNFINISHED and (live is not None or info.owner is not None)
+    if going_on or info.status == "completed" or info.about.get("imported") or info.helper:
         return "no"
     return "needs key" if header_keys(info) else "yes"

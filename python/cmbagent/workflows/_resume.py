@@ -133,7 +133,8 @@ def begin(executor: WorkflowExecutor) -> _core.Journal | None:
     resuming = known is not None and (executor._resuming or above is not None)
     if known is not None and resuming:
         then, _ = store._core.about(executor.context.run_id)
-        changed = differences(then, about)
+        # One that was deleted meanwhile is not found below.
+        changed = differences(then, about) if then else []
         if changed and not executor._forced:
             raise JournalError(
                 f"run {executor.context.run_id} was begun with something else: {'; '.join(changed)} differ. "
@@ -186,6 +187,8 @@ def load(
             f"run {info.id} was made by the function {info.workflow_id}; call that again, it is not resumed"
         )
     about, lost = opened._core.about(info.id)
+    if about is None:
+        raise ConfigurationError(f"run {info.id} was deleted meanwhile; `cmbagent runs` lists those there are")
     hidden = hidden_paths(about)
     if lost or hidden:
         names = ", ".join([*lost, *hidden])

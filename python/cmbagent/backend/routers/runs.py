@@ -166,7 +166,7 @@ def resume_run(
 
     What is finished is not repeated.
     """
-    info = hub.run(run_id)
+    info = hub.settled(run_id)
     if hub.runs.live(run_id) is not None or (info.owner is not None and info.status in UNFINISHED):
         hub.runs.go_on(info)
     else:
@@ -177,7 +177,7 @@ def resume_run(
 @router.post("/runs/{run_id}/retry", summary="Do phases of a run anew")
 def retry_run(run_id: str, body: RetryRequest, hub: TheHub, keys: TheKeys) -> WorkflowRunResponse:
     """Take up a run that has ended, and do a phase and those after it anew."""
-    info = hub.run(run_id)
+    info = hub.settled(run_id)
     begun = hub.progress.of(info).phases
     if body.from_phase > max(begun, default=-1) + 1:
         raise HTTPException(400, f"Run '{run_id}' has not come to phase {body.from_phase} yet")
@@ -192,7 +192,7 @@ def delete_run(
     files: Annotated[bool, Query(description="Delete its work directory, too.")] = False,
 ) -> SuccessResponse:
     """Delete the record of a run that has ended; with `files`, all that it made as well."""
-    info = hub.run(run_id)
+    info = hub.settled(run_id)
     if info.owner is not None:
         raise HTTPException(
             409, f"Cannot delete run with status '{told_status(info, hub.runs.live(run_id))}'; stop it first"
@@ -200,9 +200,8 @@ def delete_run(
     place = Path(info.work_dir)
     if files and not (place.name == run_id and hub.settings.base in place.parents):
         raise HTTPException(403, f"{place} was not made by this server; delete it yourself")
-    for child in [each for each in hub.store.runs() if each.parent == run_id]:
-        hub.store.delete(child.id)
-    hub.store.delete(run_id)
+    for each in hub.store.with_children([info]):
+        hub.store.delete(each.id)
     hub.progress.forget(run_id)
     if files:
         shutil.rmtree(place, ignore_errors=True)

@@ -1,0 +1,141 @@
+"""JSON Schema of phases' configs, and settings checked against it."""
+
+import dataclasses
+import enum
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+
+from cmbagent.phases import Phase, PhaseConfig, PhaseRegistry
+from cmbagent.phases.schema import config_schema, description, problems
+
+if TYPE_CHECKING:
+    from decimal import Decimal as Unseen
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass
+class MineConfig(PhaseConfig):
+    """Settings of mine.
+
+    Attributes:
+        rules: what must hold,
+            one a line.
+        size (int): how many.
+    """
+
+    phase_type: str = "mine"
+    rules: list[str] = field(default_factory=list)
+    size: int = field(default=3, metadata={"minimum": 1, "maximum": 9, "description": "how many, at most 9"})
+    colour: Colour = Colour.RED
+    mode: Literal["fast", "slow"] = "fast"
+    where: Path | None = None
+    weights: dict[str, float] = field(default_factory=lambda: {"a": 1.0})
+    either: int | list[int] = 0
+    hidden: int = field(default=0, init=False)
+
+
+class MinePhase(Phase):
+    """Do it.
+
+    At length.
+    """
+
+    config_class = MineConfig
+    phase_type = "mine"
+    display_name = "Mine"
+
+    async def execute(self, context):
+        raise NotImplementedError
+
+
+def test_a_dataclass_of_a_user_is_described():
+    schema = config_schema(MinePhase)
+    fields = schema["properties"]
+    assert (schema["title"], schema["description"]) == ("MineConfig", "Settings of mine.")
+    assert schema["additionalProperties"] is False
+    assert fields["rules"] == {
+        "type": "array",
+        "items": {"type": "string"},
+        "default": [],
+        "description": "what must hold, one a line.",
+    }
+    assert fields["size"] == {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 9,
+        "default": 3,
+        "description": "how many, at most 9",
+    }
+    assert fields["colour"] == {"enum": ["red", "blue"], "default": "red"}
+    assert fields["mode"] == {"enum": ["fast", "slow"], "default": "fast"}
+    assert fields["where"] == {"type": ["string", "null"], "default": None}
+    assert fields["weights"] == {
+        "type": "object",
+        "additionalProperties": {"type": "number"},
+        "default": {"a": 1.0},
+    }
+    assert fields["either"]["type"] == ["integer", "array"]
+    assert "hidden" not in fields
+    assert fields["timeout_seconds"]["minimum"] == 0 and "description" in fields["enabled"]
+    assert description(MinePhase) == "Do it."
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rules": ["a"], "size": 9, "where": None, "colour": "blue", "weights": {"a": 1}}, []),
+        ({"rules": "a"}, ["rules: expected array, got text"]),
+        ({"rules": [1]}, ["rules: item 1: expected string, got 1"]),
+        ({"size": 10, "mode": "odd"}, ["size: expected at most 9", "mode: expected one of 'fast', 'slow'"]),
+        ({"size": True}, ["size: expected integer, got True"]),
+        ({"weights": {"a": "x"}}, ["weights: 'a': expected number, got text"]),
+        ({"not_known": 1}, []),
+    ],
+)
+def test_settings_are_checked_against_it(settings, said):
+    found = problems(config_schema(MinePhase), settings)
+    assert len(found) == len(said)
+    assert all(fault.startswith(text) for fault, text in zip(found, said, strict=True))
+
+
+@pytest.mark.parametrize("kind", PhaseRegistry.list_all())
+def test_defaults_of_the_package_hold_against_their_own_schema(kind):
+    phase_class = PhaseRegistry.get(kind)
+    schema = config_schema(phase_class)
+    settings = {
+        each.name: getattr(phase_class.config_class(), each.name)
+        for each in dataclasses.fields(phase_class.config_class)
+    }
+    assert problems(schema, settings) == []
+    assert all(entry.get("description") for name, entry in schema["properties"].items()), kind
+    for name, entry in schema["properties"].items():
+        assert name in ("params",) or entry.get("type") or entry.get("enum"), name
+
+
+def test_an_annotation_for_the_type_checker_alone_takes_any_value():
+    @dataclass
+    class LazyConfig(PhaseConfig):
+        phase_type: str = "lazy"
+        amount: "Unseen" = 1
+
+    class Lazy(MinePhase):
+        config_class = LazyConfig
+
+    schema = config_schema(Lazy)
+    assert schema["properties"]["amount"] == {"default": 1}
+    assert problems(schema, {"amount": object()}) == []
+
+
+def test_a_phase_without_a_config_class_takes_anything():
+    class Plain(MinePhase):
+        config_class = None
+
+    assert config_schema(Plain) == {} == config_schema(Plain)
+    assert problems({}, {"anything": 1}) == []
