@@ -1,4 +1,5 @@
-//! The engine's own cost a phase: chains of native no-op phases over `MemoryState`, in memory and durable.
+//! The engine's own cost a phase, chains of native no-op phases over `MemoryState`, in memory and durable; and what
+//! limits add to a call.
 //!
 //! Prints one JSON object a line; `make bench` runs it after the benchmark of the package.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -13,18 +14,20 @@ use cmbagent::engine::approval::Nobody;
 use cmbagent::engine::clock::SystemClock;
 use cmbagent::engine::event::Unwatched;
 use cmbagent::engine::executor::{MemoryWorkflow, execute};
-use cmbagent::engine::{Control, run::Services};
+use cmbagent::engine::{Control, Limits, run::Services};
 use cmbagent::engine::{Outcome, Phase, PhaseStatus, Run, State};
 use cmbagent::exec::scripted::ScriptedRunner;
 use cmbagent::journal::store::Claim;
 use cmbagent::journal::{Journal, MemoryJournal, Store};
 use cmbagent::library::ScriptedDocuments;
 use cmbagent::llm::scripted::ScriptedProvider;
+use cmbagent::llm::{CallOptions, Finish, Message, Prices, Reply, Request, Sampling, Usage};
 use futures_util::future::BoxFuture;
 use serde_json::json;
 
 const PHASES: usize = 1000;
 const ROUNDS: usize = 21;
+const MODEL: &str = "gpt-4.1";
 const DURABLE_PHASES: usize = 200;
 const DURABLE_ROUNDS: usize = 11;
 
@@ -50,6 +53,66 @@ impl Phase for Nothing {
     fn execute<'a>(&'a self, _: &'a Run, state: Arc<dyn State>) -> BoxFuture<'a, cmbagent::Result<Outcome>> {
         Box::pin(async move { Ok(Outcome::new(PhaseStatus::Completed, state)) })
     }
+}
+
+/// Calls a round; their prompts are as long as an engineer's.
+const CALLS: usize = 200;
+const PROMPT: usize = 8_000;
+
+/// Microseconds a call of a run, within limits or without.
+fn calls(runtime: &tokio::runtime::Runtime, limits: &Limits) -> f64 {
+    let provider = Arc::new(ScriptedProvider::priced(Prices::builtin()));
+    let usage = Usage { cost: Some(1e-6), ..Usage::default() };
+    for _ in 0..CALLS {
+        let (text, model) = ("a".into(), MODEL.into());
+        provider.reply("engineer", Reply { text, finish: Finish::Stop, usage, model, id: None });
+    }
+    let services = Services {
+        provider,
+        runner: Arc::new(ScriptedRunner::default()),
+        documents: Arc::new(ScriptedDocuments::default()),
+        approvals: Arc::new(Nobody),
+        listener: Arc::new(Unwatched),
+        clock: Arc::new(SystemClock),
+        journal: Arc::new(MemoryJournal::default()),
+    };
+    let run = Run::new("calls", services, Control::default()).unwrap();
+    let run = run.within(limits.clone()).within_phase(0, "control", limits.clone());
+    let request = Request {
+        model: MODEL.into(),
+        system: String::new(),
+        messages: vec![Message::user("word ".repeat(PROMPT / 5))],
+        schema: None,
+        sampling: Sampling::default(),
+        max_output_tokens: None,
+    };
+    let begun = Instant::now();
+    runtime.block_on(async {
+        for _ in 0..CALLS {
+            run.call("engineer", request.clone(), CallOptions::default()).await.unwrap();
+        }
+    });
+    micros(begun, CALLS)
+}
+
+/// What limits of a run and a phase add to a call.
+fn limits() {
+    let runtime = &tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let set = json!({"max_cost": 1e6, "max_tokens": 1_000_000_000, "max_llm_calls": 1_000_000, "max_wall_seconds": 1e6});
+    let set = Limits::of(&set).unwrap();
+    // Turn by turn, so that both see the same machine; the best rounds are those it did not disturb.
+    let (mut with, mut without) = (f64::INFINITY, f64::INFINITY);
+    for _ in 0..ROUNDS {
+        without = without.min(calls(runtime, &Limits::default()));
+        with = with.min(calls(runtime, &set));
+    }
+    println!(
+        "{}",
+        json!({
+            "name": "limits_per_call", "value": with - without, "unit": "us", "calls": CALLS, "rounds": ROUNDS,
+            "prompt_characters": PROMPT, "call_without": without, "bar": 20.0,
+        })
+    );
 }
 
 /// Microseconds a phase of a chain of so many that is recorded in `journal`.
@@ -122,4 +185,5 @@ fn main() {
             "rounds": DURABLE_ROUNDS,
         })
     );
+    limits();
 }

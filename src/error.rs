@@ -54,9 +54,12 @@ pub enum Error {
     /// A script could not be run at all.
     #[error(transparent)]
     Execution(#[from] ExecError),
-    /// `max_rounds` or another limit was reached.
+    /// `max_rounds` was reached.
     #[error("{0}")]
     Limit(String),
+    /// The next effect would exceed a limit of the run or the phase; a higher one lets a later life go on.
+    #[error("{0}")]
+    OverLimit(String),
     /// The work directory cannot be used.
     #[error("{0}")]
     WorkDir(String),
@@ -100,6 +103,8 @@ pub enum Meaning {
     Failure,
     /// The run was cancelled, and an effect within a custom phase said so.
     Stop,
+    /// A limit of the run or the phase was reached, and an effect within a custom phase said so.
+    Limit,
     /// The task or the whole program is to end: a cancellation, an interrupt, an exit.
     Exit,
 }
@@ -108,7 +113,11 @@ impl Error {
     /// Whether trying the phase again can help: not after a stop, a wrong argument or a missing key.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Configuration(_) | Self::Validation { .. } | Self::Stopped(_) | Self::WorkDir(_) => false,
+            Self::Configuration(_)
+            | Self::Validation { .. }
+            | Self::Stopped(_)
+            | Self::OverLimit(_)
+            | Self::WorkDir(_) => false,
             Self::Model { error, .. } => !matches!(
                 error.kind,
                 crate::llm::LlmErrorKind::MissingKey
@@ -124,12 +133,22 @@ impl Error {
 
     /// Whether it ends the run from outside: nothing failed.
     pub fn is_ending(&self) -> bool {
-        matches!(self, Self::Stopped(_) | Self::Foreign { meaning: Meaning::Stop | Meaning::Exit, .. })
+        matches!(
+            self,
+            Self::Stopped(_)
+                | Self::OverLimit(_)
+                | Self::Foreign { meaning: Meaning::Stop | Meaning::Limit | Meaning::Exit, .. }
+        )
     }
 
     /// Whether it says that the run was cancelled.
     pub fn is_stop(&self) -> bool {
         matches!(self, Self::Stopped(_) | Self::Foreign { meaning: Meaning::Stop, .. })
+    }
+
+    /// Whether it says that a limit of the run or the phase was reached.
+    pub fn is_over_limit(&self) -> bool {
+        matches!(self, Self::OverLimit(_) | Self::Foreign { meaning: Meaning::Limit, .. })
     }
 }
 

@@ -266,7 +266,7 @@ fn prompts_about_documentation_are_the_golden_ones() {
     let templates = Templates::builtin().unwrap();
     let mut step = at_step(1);
     step.plan[0].sub_task_agent = "camb_context".into();
-    step.carry_budget = 60_000;
+    step.carry_budget = Some(60_000);
     let mut case = ConsultCase {
         step,
         library: "camb".into(),

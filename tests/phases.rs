@@ -1,6 +1,8 @@
 //! The built-in phases and the agents' turns over scripted models, scripts, humans and clocks.
 #![allow(clippy::unwrap_used)]
 
+#[path = "phases/budget.rs"]
+mod budget;
 #[path = "phases/checkpoint.rs"]
 mod checkpoint;
 #[path = "phases/consult.rs"]

@@ -60,6 +60,13 @@ class LimitError(CmbagentError, RuntimeError):
     """A limit of the caller's was reached, such as `max_rounds`; the text names the setting."""
 
 
+class OverLimitError(LimitError):
+    """The next call or script would exceed `max_cost`, `max_tokens`, `max_llm_calls` or `max_wall_seconds`.
+
+    The run has stopped and can be resumed with a higher limit.
+    """
+
+
 class ModelError(CmbagentError, RuntimeError):
     """A call to a language model failed.
 

@@ -41,12 +41,11 @@ struct Piece {
     engineer: bool,
 }
 
-/// Tells `records` within `budget` characters (raised to [`MIN_BUDGET`]).
+/// Tells `records` within `budget` characters.
 ///
 /// `outputs_first` puts what engineers' scripts printed before all else, and shortens it last: the report
 /// at the end of a plan is made of it.
 pub fn carry(records: &[StepRecord], budget: usize, outputs_first: bool) -> Carry {
-    let budget = budget.max(MIN_BUDGET);
     let mut pieces: Vec<Piece> = records.iter().flat_map(pieces_of).collect();
     let scripts: Vec<(usize, &ScriptRecord)> =
         records.iter().flat_map(|r| r.scripts.iter().map(move |s| (r.number, s))).collect();
@@ -264,7 +263,8 @@ mod tests {
 
     #[test]
     fn small_steps_are_told_whole() {
-        let told = carry(&[record(1, "a = 1", "print(1)"), record(2, "b = 2", "print(2)")], 0, false);
+        let told =
+            carry(&[record(1, "a = 1", "print(1)"), record(2, "b = 2", "print(2)")], MIN_BUDGET, false);
         for part in ["a = 1", "b = 2", "print(1)", "print(2)"] {
             assert!(told.text.contains(part), "{part}");
         }
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn old_code_gives_way_to_outputs() {
         let code = "x = 1\n".repeat(6_000);
-        let told = carry(&[record(1, "a = 1", &code), record(2, "b = 2", &code)], 0, false);
+        let told = carry(&[record(1, "a = 1", &code), record(2, "b = 2", &code)], MIN_BUDGET, false);
         assert!(told.text.contains("outline of codebase/step_1.py"));
         assert!(told.text.contains("- f1(x)\n    Doc of it."));
         assert!(told.text.contains("code of codebase/step_2.py"));
@@ -287,7 +287,7 @@ mod tests {
     fn only_then_are_outputs_shortened_oldest_first() {
         let output =
             format!("{}sigma8 = 0.811\n{}", "words only\n".repeat(2_000), "words only\n".repeat(2_000));
-        let told = carry(&[record(1, &output, "c"), record(2, &output, "c")], 0, false);
+        let told = carry(&[record(1, &output, "c"), record(2, &output, "c")], MIN_BUDGET, false);
         assert!(told.text.chars().count() <= MIN_BUDGET);
         assert_eq!(told.shortened.len(), 1);
         assert!(told.shortened[0].contains("step 1: output of codebase/step_1.py"), "{:?}", told.shortened);
@@ -304,7 +304,7 @@ mod tests {
             notes_file: Some("n.md".into()),
             ..StepRecord::default()
         };
-        let told = carry(&[notes, record(2, "b = 2", "c")], 0, true);
+        let told = carry(&[notes, record(2, "b = 2", "c")], MIN_BUDGET, true);
         assert!(told.text.find("b = 2") < told.text.find("notes n.md"));
     }
 

@@ -199,8 +199,8 @@ pub struct StepCase {
     pub notes_file: Option<String>,
     /// Names of notes that exist already.
     pub taken_notes: Vec<String>,
-    /// Upper limit of the carry-over in characters; at least 60,000.
-    pub carry_budget: usize,
+    /// Upper limit of the carry-over in characters; `None` is [`carry::MIN_BUDGET`].
+    pub carry_budget: Option<usize>,
     /// Feedback by a human who asked for this step to be done again.
     pub redo: Option<String>,
     /// Docstrings or documentation of the library functions in the last traceback, when there are any.

@@ -210,7 +210,8 @@ impl Templates {
         let now = case.step.step.checked_sub(1).and_then(|i| case.step.plan.get(i));
         let wanted = now.map(|step| format!("{}\n{}", step.sub_task, step.bullet_points.join("\n")));
         let wanted = format!("{}\n{}", case.step.briefing.task, wanted.unwrap_or_default());
-        let text = documents::choose(&case.text, &wanted, case.step.carry_budget);
+        let text =
+            documents::choose(&case.text, &wanted, case.step.carry_budget.unwrap_or(carry::MIN_BUDGET));
         if text.len() != case.text.trim().len() {
             shortened.push(format!("documentation ({})", case.source));
         }
@@ -362,7 +363,7 @@ fn step(case: &StepCase, machine: &str) -> (Value, Vec<String>) {
     let now = case.step.checked_sub(1).and_then(|i| case.plan.get(i));
     // The report at the end of a plan is made of what the scripts printed.
     let report = now.is_some_and(|s| s.sub_task_agent == "researcher") && case.step == case.plan.len();
-    let carried = carry::carry(&case.records, case.carry_budget, report);
+    let carried = carry::carry(&case.records, case.carry_budget.unwrap_or(carry::MIN_BUDGET), report);
     let values = context! {
         plan => listing(&case.plan),
         step => case.step,

@@ -1,5 +1,7 @@
 //! One agent's turn: a call of its model, and the bounded repairs of an answer that cannot be used.
 
+use serde_json::json;
+
 use super::prompts::{self, Prompt};
 use crate::engine::Run;
 use crate::error::Result;
@@ -25,17 +27,41 @@ pub struct Speaker {
     pub max_output_tokens: Option<u32>,
     /// Provider, address and whether to stream, when the agent's configuration says so.
     pub route: CallOptions,
+    /// Seconds a turn may take over all its calls.
+    pub turn_seconds: Option<f64>,
 }
 
 impl Speaker {
     /// Begins a conversation with this prompt.
     pub fn talk<'a>(&'a self, prompt: &'a Prompt) -> Talk<'a> {
+        Talk { speaker: self, system: &prompt.system, messages: vec![Self::said(prompt)], begun: None }
+    }
+
+    /// What a prompt says, its pictures included.
+    fn said(prompt: &Prompt) -> Message {
         let mut message = Message::user(prompt.user.clone());
         message.parts.extend(prompt.pictures.iter().flat_map(|picture| {
             let Picture { name, media_type, base64 } = picture.clone();
             [Part::Text { text: format!("{name}:") }, Part::Image { media_type, base64 }]
         }));
-        Talk { speaker: self, system: &prompt.system, messages: vec![message] }
+        message
+    }
+
+    /// The request that says this.
+    fn request(&self, system: &str, messages: &[Message], schema: Option<&Schema>) -> Request {
+        Request {
+            model: self.model.clone(),
+            system: system.to_owned(),
+            messages: messages.to_vec(),
+            schema: schema.cloned(),
+            sampling: self.sampling.clone(),
+            max_output_tokens: self.max_output_tokens,
+        }
+    }
+
+    /// Tokens by which a prompt is too long for the model.
+    pub fn excess(&self, run: &Run, prompt: &Prompt) -> u64 {
+        run.quote(&self.request(&prompt.system, &[Self::said(prompt)], None)).excess()
     }
 
     /// One answer as text.
@@ -80,6 +106,8 @@ pub struct Talk<'a> {
     speaker: &'a Speaker,
     system: &'a str,
     messages: Vec<Message>,
+    /// When it began, and how long humans had been waited for then.
+    begun: Option<(f64, f64)>,
 }
 
 impl Talk<'_> {
@@ -88,17 +116,54 @@ impl Talk<'_> {
         self.messages.push(Message::user(prompts::repair(&[fault.to_owned()])));
     }
 
-    async fn call(&self, run: &Run, schema: Option<&Schema>) -> Result<Reply> {
-        let Speaker { agent, model, sampling, max_output_tokens, route } = self.speaker;
-        let request = Request {
-            model: model.clone(),
-            system: self.system.to_owned(),
-            messages: self.messages.clone(),
-            schema: schema.cloned(),
-            sampling: sampling.clone(),
-            max_output_tokens: *max_output_tokens,
-        };
-        run.call(agent, request, route.clone()).await
+    async fn call(&mut self, run: &Run, schema: Option<&Schema>) -> Result<Reply> {
+        let route = CallOptions { deadline_seconds: self.seconds_left(run), ..self.speaker.route.clone() };
+        let request = self.fitting(run, schema).await?;
+        run.call(&self.speaker.agent, request, route).await
+    }
+
+    /// Seconds the next call may take.
+    fn seconds_left(&mut self, run: &Run) -> Option<f64> {
+        // What is over is cut at once: a call that is replayed takes no time, and is never refused.
+        const LEAST: f64 = 0.001;
+        let of_call = self.speaker.route.deadline_seconds;
+        let Some(limit) = self.speaker.turn_seconds else { return of_call };
+        let (now, waited) = (run.clock().now(), run.seconds_waiting());
+        let (begun, before) = *self.begun.get_or_insert((now, waited));
+        let left = (limit - (now - begun - (waited - before))).max(LEAST);
+        Some(of_call.map_or(left, |of_call| of_call.min(left)))
+    }
+
+    /// The next request. A conversation that has outgrown the model's window loses its oldest answers; an
+    /// answer that is being continued loses its beginning.
+    async fn fitting(&mut self, run: &Run, schema: Option<&Schema>) -> Result<Request> {
+        let Speaker { agent, model, .. } = self.speaker;
+        let mut request = self.speaker.request(self.system, &self.messages, schema);
+        let mut lost = 0;
+        loop {
+            let excess = run.quote(&request).excess();
+            if excess == 0 || request.messages.len() < 3 {
+                break;
+            }
+            if request.messages.len() > 3 {
+                request.messages.drain(1..3);
+                lost += 2;
+                continue;
+            }
+            let Some(Part::Text { text }) = request.messages[1].parts.first_mut() else { break };
+            let characters = text.chars().count();
+            let less = usize::try_from(excess).unwrap_or(usize::MAX).saturating_mul(3).min(characters);
+            if less == 0 {
+                break;
+            }
+            *text = text.chars().skip(less).collect();
+            lost += 1;
+        }
+        if lost > 0 {
+            let about = json!({"model": model, "shortened": ["earlier answers of the same turn"]});
+            run.tell(agent, "prompt_shortened", about).await?;
+        }
+        Ok(request)
     }
 
     /// The agent's next answer, whole: one that was cut is continued, an empty one asked for again

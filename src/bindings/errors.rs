@@ -14,8 +14,10 @@ use crate::llm::LlmErrorKind;
 pub(super) fn foreign(py: Python<'_>, error: PyErr) -> Error {
     let meaning = if !error.is_instance_of::<PyException>(py) {
         Meaning::Exit
-    } else if is_stop(py, &error) {
+    } else if is_a(py, &error, "RunStoppedError") {
         Meaning::Stop
+    } else if is_a(py, &error, "OverLimitError") {
+        Meaning::Limit
     } else {
         Meaning::Failure
     };
@@ -26,8 +28,8 @@ pub(super) fn foreign(py: Python<'_>, error: PyErr) -> Error {
     Error::Foreign { text, object: Arc::new(error), meaning }
 }
 
-fn is_stop(py: Python<'_>, error: &PyErr) -> bool {
-    let class = py.import(intern!(py, "cmbagent.errors")).and_then(|m| m.getattr("RunStoppedError"));
+fn is_a(py: Python<'_>, error: &PyErr, class: &str) -> bool {
+    let class = py.import(intern!(py, "cmbagent.errors")).and_then(|m| m.getattr(class));
     class.is_ok_and(|class| error.matches(py, class).unwrap_or(false))
 }
 
@@ -81,6 +83,7 @@ fn class_name(error: &Error) -> &'static str {
         Error::Model { error, .. } => model_class(error.kind),
         Error::Execution(_) => "ExecutionError",
         Error::Limit(_) => "LimitError",
+        Error::OverLimit(_) => "OverLimitError",
         Error::Download(_) => "DownloadError",
         Error::WorkDir(_) => "WorkDirError",
         Error::Stopped(_) => "RunStoppedError",

@@ -13,9 +13,13 @@ use super::state::PyState;
 use super::store::PyJournal;
 use super::{convert, errors, services, snapshot, tape};
 use crate::engine::executor::{Workflow, execute};
-use crate::engine::{self, Outcome, Phase, Run, State, Why, workflow};
-use crate::error::Result;
+use crate::engine::limits::NAMES;
+use crate::engine::run::Services;
+use crate::engine::{self, Limits, Outcome, Phase, Run, State, Why, workflow};
+use crate::error::{Error, Result};
 use crate::journal::{Journal, MemoryJournal};
+use crate::llm::traffic;
+use crate::phases::rehearsal::{self, Rehearsal, Unrun};
 
 /// Steers a run from any thread.
 #[pyclass(frozen, module = "cmbagent._core")]
@@ -190,9 +194,22 @@ async fn within<T>(above: Option<&Run>, run: &Run, work: impl Future<Output = T>
     ended
 }
 
-/// Runs a `WorkflowExecutor`'s phases; awaited, it gives the run's final status as a word.
-#[pyfunction]
-pub(super) fn run_workflow(executor: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
+/// An executor's run, ready to go.
+struct Assembled {
+    bridge: Bridge,
+    control: engine::Control,
+    above: Option<Run>,
+    run: Run,
+    phases: Vec<Arc<dyn Phase>>,
+    workflow: PyWorkflow,
+}
+
+/// Puts an executor's run together; `change` may replace its ports.
+fn assemble(
+    executor: &Bound<'_, PyAny>,
+    journal: Arc<dyn Journal>,
+    change: impl FnOnce(&mut Services) -> PyResult<()>,
+) -> PyResult<Assembled> {
     let py = executor.py();
     let bridge = Bridge::default();
     let manager = executor.getattr("approval_manager")?;
@@ -202,15 +219,11 @@ pub(super) fn run_workflow(executor: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
     let current = py.import(intern!(py, "cmbagent._current"))?;
     let keys = current.call_method1(intern!(py, "keys"), (executor.getattr("api_keys")?,))?.unbind();
     let copy = |manager: &Option<Py<PyAny>>| manager.as_ref().map(|m| m.clone_ref(py));
-    let journal = executor.getattr("_journal")?;
-    let journal: Arc<dyn Journal> = match journal.cast::<PyJournal>() {
-        Ok(journal) => journal.get().journal.clone(),
-        Err(_) => Arc::<MemoryJournal>::default(),
-    };
-    let mut services = services::build(py, &bridge, keys, copy(&manager), listener, journal)?;
     let above = current.call_method0("get")?;
     let above = above.cast::<RunHandle>().ok().map(|handle| handle.get().run.clone());
+    let mut services = services::build(py, &bridge, keys, copy(&manager), listener, journal)?;
     services.provider = tape::provider(executor, services.provider, above.as_ref())?;
+    change(&mut services)?;
     let phases: Vec<Arc<dyn Phase>> = executor
         .getattr("phases")?
         .try_iter()?
@@ -225,9 +238,24 @@ pub(super) fn run_workflow(executor: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
     // A part, so that what cancels this attempt leaves the executor fit for another.
     let control = above.as_ref().map_or_else(|| whole.part(), |above| whole.part_within(above.control()));
     let forced: bool = executor.getattr("_forced")?.extract()?;
+    let limits = Limits::of(&convert::to_json(&executor.getattr("limits")?));
+    let limits = limits.map_err(|error| errors::to_exception(py, &error))?;
     let run = py.detach(|| Run::resuming(id, above.as_ref(), services, control.clone(), forced));
-    let run = run.map_err(|error| errors::to_exception(py, &error))?.at_attempt(attempt);
+    let run = run.map_err(|error| errors::to_exception(py, &error))?.at_attempt(attempt).within(limits);
     let workflow = PyWorkflow { executor: executor.clone().unbind(), last: Mutex::default() };
+    Ok(Assembled { bridge, control, above, run, phases, workflow })
+}
+
+/// Runs a `WorkflowExecutor`'s phases; awaited, it gives the run's final status as a word.
+#[pyfunction]
+pub(super) fn run_workflow(executor: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
+    let journal = executor.getattr("_journal")?;
+    let journal: Arc<dyn Journal> = match journal.cast::<PyJournal>() {
+        Ok(journal) => journal.get().journal.clone(),
+        Err(_) => Arc::<MemoryJournal>::default(),
+    };
+    let Assembled { bridge, control, above, run, phases, workflow } =
+        assemble(executor, journal, |_| Ok(()))?;
     Ok(Awaitable::new(bridge, control, async move {
         let ended = within(above.as_ref(), &run, execute(&run, &phases, &workflow)).await;
         Python::attach(|py| match ended {
@@ -235,6 +263,55 @@ pub(super) fn run_workflow(executor: &Bound<'_, PyAny>) -> PyResult<Awaitable> {
             Err(error) => Err(errors::to_exception(py, &error)),
         })
     }))
+}
+
+/// Goes through a `WorkflowExecutor`'s phases without a model and without a script; awaited, it gives the
+/// calls with what each may cost.
+#[pyfunction]
+pub(super) fn rehearse(executor: &Bound<'_, PyAny>, steps: usize, tries: u64) -> PyResult<Awaitable> {
+    let journal = Arc::<MemoryJournal>::default();
+    let prices = Arc::new(services::prices()?);
+    let (known, runner) = (prices.clone(), services::runner(executor.py())?);
+    let Assembled { bridge, control, run, phases, workflow, .. } =
+        assemble(executor, journal.clone(), |services| {
+            services.provider = Arc::new(Rehearsal::new(known, steps));
+            services.runner = Arc::new(Unrun(runner));
+            Ok(())
+        })?;
+    Ok(Awaitable::new(bridge, control, async move {
+        let rehearsed = async {
+            execute(&run, &phases, &workflow).await?;
+            rehearsal::calls(&journal.records(1)?, &prices, tries)
+        };
+        let rehearsed = rehearsed.await;
+        Python::attach(|py| match rehearsed {
+            Ok(calls) => Ok(convert::to_python(py, &Value::Array(calls))?.unbind()),
+            Err(error) => Err(errors::to_exception(py, &error)),
+        })
+    }))
+}
+
+/// Says what is wrong with the limits among some settings, before anything is run.
+#[pyfunction]
+pub(super) fn check_limits(settings: &Bound<'_, PyAny>) -> PyResult<()> {
+    let limits = Limits::of(&convert::to_json(settings));
+    limits.map(drop).map_err(|error| errors::to_exception(settings.py(), &error))
+}
+
+/// The names of the settings that are limits.
+#[pyfunction]
+pub(super) fn limit_names() -> Vec<&'static str> {
+    NAMES.to_vec()
+}
+
+/// Sets how fast this process may ask providers.
+#[pyfunction]
+pub(super) fn set_rates(rates: &Bound<'_, PyAny>) -> PyResult<()> {
+    let read = serde_json::from_value(convert::to_json(rates)).map_err(|error| error.to_string());
+    read.and_then(traffic::set_rates).map_err(|words| {
+        let error = Error::Configuration(format!("rates cannot be used: {words}"));
+        errors::to_exception(rates.py(), &error)
+    })
 }
 
 /// The system workflows as plain dictionaries, in order.

@@ -30,7 +30,9 @@ mod _core {
     #[pymodule_export]
     use super::door::{RunHandle, open_run};
     #[pymodule_export]
-    use super::executor::{Control, run_workflow, system_workflows};
+    use super::executor::{
+        Control, check_limits, limit_names, rehearse, run_workflow, set_rates, system_workflows,
+    };
     #[pymodule_export]
     use super::phase::{config_defaults, execute_builtin, validate_builtin};
     #[pymodule_export]

@@ -14,7 +14,7 @@ use super::bridge::Bridge;
 use super::door::RunHandle;
 use super::state::{PyState, context};
 use super::{convert, errors, services};
-use crate::engine::{Control, Outcome, Phase, PhaseStatus, Run, Settings, State};
+use crate::engine::{Control, Limits, Outcome, Phase, PhaseStatus, Run, Settings, State};
 use crate::error::{Error, Result};
 use crate::journal::MemoryJournal;
 use crate::phases;
@@ -134,7 +134,11 @@ impl Phase for PyPhase {
             // There the setting is the time a human has.
             let waits_for_humans = self.phase_type == "hitl_checkpoint";
             let timeout_seconds = if waits_for_humans { None } else { self.limit(&config)? };
-            Ok(Settings { timeout_seconds, max_retries: self.retries(&config)? })
+            let params = optional(&config, intern!(phase.py(), "params"))?;
+            let limits = params.map(|params| Limits::of(&convert::to_json(&params)));
+            let limits = limits.transpose().map_err(|error| errors::to_exception(phase.py(), &error))?;
+            let limits = limits.unwrap_or_default();
+            Ok(Settings { timeout_seconds, max_retries: self.retries(&config)?, limits })
         })
     }
 

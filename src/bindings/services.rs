@@ -46,17 +46,26 @@ pub(super) fn build(
 ) -> PyResult<Services> {
     start_runtime();
     let environment = routing::process_env();
-    let documents = Arc::new(WebDocuments::new(environment.clone()));
-    let prices = Prices::load(&*environment).map_err(|e| PyValueError::new_err(e.to_string()))?;
+    let keys = Arc::new(PyKeys(api_keys));
     Ok(Services {
-        provider: Arc::new(HttpProvider::new(Arc::new(PyKeys(api_keys)), environment, Arc::new(prices))),
-        runner: Arc::new(Supervised::new(supervisor_command(py)?).recorded_in(journal.file())),
-        documents,
+        documents: Arc::new(WebDocuments::new(environment.clone())),
+        provider: Arc::new(HttpProvider::new(keys, environment, Arc::new(prices()?))),
+        runner: Arc::new(runner(py)?.recorded_in(journal.file())),
         approvals: Arc::new(PyApprovals { manager: approval_manager, bridge: bridge.clone() }),
         listener: Arc::new(PyListener { listener, bridge: bridge.clone() }),
         clock: Arc::new(SystemClock),
         journal,
     })
+}
+
+/// What models cost, as the user knows it.
+pub(super) fn prices() -> PyResult<Prices> {
+    Prices::load(&*routing::process_env()).map_err(|e| PyValueError::new_err(e.to_string()))
+}
+
+/// What runs scripts.
+pub(super) fn runner(py: Python<'_>) -> PyResult<Supervised> {
+    Ok(Supervised::new(supervisor_command(py)?))
 }
 
 /// Loads the compiled module by its path: the supervisor imports nothing else, whatever the

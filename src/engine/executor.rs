@@ -55,6 +55,9 @@ pub async fn execute(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workfl
     };
     let seconds = run.clock().now() - started;
     let (status, error) = match &ended {
+        Err(error) if error.is_over_limit() && !run.control().cancelled() => {
+            (RunStatus::Stopped, Some(error.to_string()))
+        }
         Ok(RunStatus::Completed) if told.is_some() => (RunStatus::Failed, told),
         Ok(status) => (*status, None),
         Err(error) if run.control().why() == Some(Why::Preempted) => {
@@ -207,15 +210,24 @@ fn restore(
             kept.phase_type
         )));
     }
-    for line in &kept.ledger {
-        run.ledger().add(line.clone());
-    }
+    charge_earlier(run, place, phase_try + 1)?;
     let state = begin(last, workflow, &format!("phase_{index}_{kind}"))?;
     let (state, lost) = workflow.restore(state, &kept.state)?;
     here.announce("phase_restored", json!({"display_name": phase.display_name(), "lost": lost}))?;
     let outcome = kept.outcome(state);
     workflow.record(&outcome)?;
     Ok(Some(outcome))
+}
+
+/// Counts what tries of a phase before `until` have cost in earlier lives.
+fn charge_earlier(run: &Run, place: u32, until: u32) -> Result<()> {
+    for phase_try in 0..until {
+        if let Some(kept) = run.at_phase(place, phase_try, "").ended() {
+            let kept: Kept = serde_json::from_value(kept.clone()).map_err(unreadable)?;
+            kept.ledger.into_iter().for_each(|line| run.charge(line));
+        }
+    }
+    Ok(())
 }
 
 fn unreadable(error: serde_json::Error) -> Error {
@@ -248,6 +260,8 @@ async fn perform(
     }
     // Tries of earlier lives that failed and were followed by another are over.
     let first_try = run.history().last_try(run.attempt(), place).unwrap_or(0);
+    let run = &run.within_phase(place, kind, settings.limits.clone());
+    charge_earlier(run, place, first_try)?;
     for phase_try in first_try.. {
         let here = run.at_phase(place, phase_try, kind);
         let mark = run.ledger().mark();
@@ -289,6 +303,7 @@ async fn attempt(
         Ok(outcome) => (outcome.status.as_str(), outcome.error.clone()),
         // Whoever asked for the end knows why.
         Err(error) if error.is_stop() => (RunStatus::Cancelled.as_str(), None),
+        Err(error) if error.is_over_limit() => (RunStatus::Stopped.as_str(), Some(error.to_string())),
         Err(error) => (PhaseStatus::Failed.as_str(), Some(error.to_string())),
     };
     let usage = Total::of(&run.ledger().since(mark)).to_json();
@@ -303,7 +318,7 @@ async fn attempt(
             Err(error)
         }
         // A run that cannot be recorded, or does not fit its record, is not helped by another try.
-        Err(error @ (Error::Stopped(_) | Error::Journal(_))) => Err(error),
+        Err(error @ (Error::Stopped(_) | Error::OverLimit(_) | Error::Journal(_))) => Err(error),
         Err(error) => {
             Ok(Outcome { cause: Some(Arc::new(error.clone())), ..Outcome::failed(state, error.to_string()) })
         }

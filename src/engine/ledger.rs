@@ -15,7 +15,7 @@ pub struct Line {
     pub agent: String,
     /// The model as we asked for it.
     pub model: String,
-    /// What it used; of a call without a known outcome, only the upper bound of its cost.
+    /// What it used; of a call without a known outcome the upper bounds: all its tokens count as the prompt's.
     pub usage: Usage,
     /// Whether the reply is known: a call that a crash or a cancellation cut may have been paid for.
     pub known: bool,
@@ -30,7 +30,8 @@ impl Line {
     /// A call whose reply is not known, from what was recorded when it was sent.
     pub fn unknown(sent: &Value) -> Self {
         let text = |key: &str| sent[key].as_str().unwrap_or_default().to_owned();
-        let usage = Usage { cost: sent["bound"].as_f64(), ..Usage::default() };
+        let prompt_tokens = sent["tokens"].as_u64().unwrap_or_default();
+        let usage = Usage { prompt_tokens, cost: sent["bound"].as_f64(), ..Usage::default() };
         Self { agent: text("agent"), model: text("model"), usage, known: false }
     }
 }

@@ -1,6 +1,8 @@
 //! The engine: a state machine that runs phases and knows neither models nor Python.
 
 pub mod approval;
+mod budget;
+mod call;
 pub mod clock;
 pub mod control;
 mod documents;
@@ -8,6 +10,7 @@ pub mod estimate;
 pub mod event;
 pub mod executor;
 pub mod ledger;
+pub mod limits;
 pub mod phase;
 pub mod registry;
 pub mod run;
@@ -21,6 +24,7 @@ pub use approval::{Answer, Approvals, Question};
 pub use control::{Control, Why};
 pub use estimate::Estimate;
 pub use event::{Event, Listener};
+pub use limits::Limits;
 pub use phase::{Kept, Outcome, Phase, Settings};
 pub use run::Run;
 pub use state::{MemoryState, Section, State};

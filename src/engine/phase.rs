@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ledger::Line;
-use super::{PhaseStatus, Run, State};
+use super::{Limits, PhaseStatus, Run, State};
 use crate::error::{Error, Result};
 
 /// One part of a workflow.
@@ -47,6 +47,8 @@ pub struct Settings {
     pub timeout_seconds: Option<f64>,
     /// How often a failed phase is tried again.
     pub max_retries: u32,
+    /// What the phase may take, all its tries together.
+    pub limits: Limits,
 }
 
 /// What a phase came to.

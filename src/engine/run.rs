@@ -11,22 +11,23 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
+use super::budget::Budget;
+use super::call::Called;
 use super::clock::Clock;
 use super::control::{Control, Why};
 use super::ledger::{Ledger, Line, Total};
 use super::waits::{Wait, Waits};
-use super::watch::CallWatch;
-use super::{Answer, Approvals, Event, Listener, Question, RunStatus};
+use super::{Answer, Approvals, Event, Limits, Listener, Question, RunStatus};
 use crate::error::{Error, Result};
 use crate::exec::sandbox::Confinement;
 use crate::exec::{Check, ExecError, Execution, Exit, Facts, Package, Runner, Script, docstrings};
 use crate::journal::{Demand, Effect, Entry, History, Journal, Position};
 use crate::library::{Document, Documents, Home};
 use crate::llm::place::{Calls, Place};
-use crate::llm::{self, CallOptions, LlmError, LlmErrorKind, Provider, Reply, Request};
+use crate::llm::{self, CallOptions, LlmErrorKind, Provider, Quote, Request};
 
 /// So many events may be on their way to the journal.
 const TOLD_AT_ONCE: u64 = 1000;
@@ -62,13 +63,15 @@ struct Shared {
     control: Control,
     /// Whether it was told that the run is held.
     held: AtomicBool,
-    waits: Waits,
+    waits: Arc<Waits>,
     /// What earlier lives have left.
     history: History,
     /// Events that the journal holds from earlier lives, by place: a replay tells nobody of them again.
     told: Mutex<HashMap<Position, u64>>,
     /// Whether to go on where what was cut short differs from what follows now.
     forced: bool,
+    /// One question about a limit at a time.
+    asking: tokio::sync::Mutex<()>,
     /// What was enforced on the latest script.
     confinement: Mutex<Confinement>,
 }
@@ -94,6 +97,8 @@ pub struct Run {
     approvals: Arc<dyn Approvals>,
     control: Control,
     limits: Vec<Arc<CallLimit>>,
+    /// Those of the runs above, of the run and of the phase, from the outermost inwards.
+    pub(super) budgets: Vec<Arc<Budget>>,
     tolerant: bool,
 }
 
@@ -121,24 +126,21 @@ impl Run {
         let id = id.into();
         let approvals = services.approvals.clone();
         let history = History::of(services.journal.records(1)?);
-        let ledger = Ledger::default();
-        for call in history.unknown_calls() {
-            ledger.add(Line::unknown(call));
-        }
-        Ok(Self {
+        let run = Self {
             shared: Arc::new(Shared {
                 root: above.map_or_else(|| id.clone(), |above| above.root_id().to_owned()),
                 id,
                 services,
-                ledger,
+                ledger: Ledger::default(),
                 facts: tokio::sync::OnceCell::new(),
                 spoken: Calls::default(),
                 control: control.clone(),
                 held: AtomicBool::default(),
-                waits: Waits::default(),
+                waits: Arc::default(),
                 told: Mutex::new(history.told().clone()),
                 history,
                 forced,
+                asking: tokio::sync::Mutex::default(),
                 confinement: Mutex::default(),
             }),
             position: Position::of_attempt(0),
@@ -149,8 +151,75 @@ impl Run {
             approvals,
             control,
             limits: Vec::new(),
+            budgets: above.map(|above| above.budgets.clone()).unwrap_or_default(),
             tolerant: false,
-        })
+        };
+        for (_, call) in run.history().unknown_calls() {
+            run.charge(Line::unknown(call));
+        }
+        for (agent, output) in run.history().abandoned_calls() {
+            if let Some(line) = Called::read(output)?.line(agent) {
+                run.charge(line);
+            }
+        }
+        Ok(run)
+    }
+
+    /// The same run within `limits`; what earlier lives took counts.
+    #[must_use]
+    pub fn within(&self, limits: Limits) -> Self {
+        let seconds = self.history().seconds(self.position.attempt, None);
+        let run = self.with_budget("the run", limits, seconds);
+        // What came before the limits were known.
+        if let Some(own) = run.budgets.last().filter(|_| run.budgets.len() > self.budgets.len()) {
+            self.ledger().since(0).iter().for_each(|line| own.charge(line));
+        }
+        run
+    }
+
+    /// The place of a phase within `limits`, for all its tries.
+    #[must_use]
+    pub fn within_phase(&self, index: u32, phase_type: &str, limits: Limits) -> Self {
+        let place = Position::of_phase(self.position.attempt, index, 0);
+        let seconds = self.history().seconds(place.attempt, Some(index));
+        let run = self.with_budget(&format!("phase {phase_type}"), limits, seconds);
+        if let Some(own) = run.budgets.last().filter(|_| run.budgets.len() > self.budgets.len()) {
+            let here = self
+                .history()
+                .unknown_calls()
+                .iter()
+                .filter(|(at, _)| (at.attempt, at.phase) == (place.attempt, place.phase));
+            here.for_each(|(_, call)| own.charge(&Line::unknown(call)));
+        }
+        run
+    }
+
+    fn with_budget(&self, scope: &str, limits: Limits, seconds: f64) -> Self {
+        let mut run = self.clone();
+        if !limits.is_none() {
+            let (clock, waits) = (self.shared.services.clock.clone(), self.shared.waits.clone());
+            let budget = Budget::new(scope, limits, clock, waits, seconds);
+            for raised in self.history().raised() {
+                budget.recall(raised);
+            }
+            run.budgets.push(Arc::new(budget));
+        }
+        run
+    }
+
+    /// Enters a call's line and counts it against the limits.
+    pub fn charge(&self, line: Line) {
+        self.budgets.iter().for_each(|budget| budget.charge(&line));
+        self.shared.ledger.add(line);
+    }
+
+    pub(super) fn one_question(&self) -> &tokio::sync::Mutex<()> {
+        &self.shared.asking
+    }
+
+    /// What a call will take at most.
+    pub fn quote(&self, request: &Request) -> Quote {
+        self.shared.services.provider.quote(request)
     }
 
     /// The run's id.
@@ -453,6 +522,11 @@ impl Run {
         Self { tolerant: true, ..self.clone() }
     }
 
+    /// Whether a failed call is a result here.
+    pub(super) fn is_tolerant(&self) -> bool {
+        self.tolerant
+    }
+
     /// Counts a call, and fails where it is one too many.
     pub(super) fn count_call(&self) -> Result<()> {
         for limit in &self.limits {
@@ -467,66 +541,17 @@ impl Run {
         Ok(())
     }
 
+    /// The same place, for an effect beside those of the turn: its number is `call`.
+    pub(super) fn beside(&self, call: u32) -> Self {
+        Self { ordinal: Arc::new(AtomicU32::new(call)), ..self.at(|p| p.call = call) }
+    }
+
     pub(super) fn provider(&self) -> &dyn Provider {
         self.shared.services.provider.as_ref()
     }
 
-    /// Calls a model.
-    pub async fn call(&self, agent: &str, request: Request, options: CallOptions) -> Result<Reply> {
-        self.count_call()?;
-        self.hold().await?;
-        let model = request.model.clone();
-        let about = json!({"model": &model, "prompt_characters": request.characters()});
-        self.tell(agent, "call_started", about).await?;
-        let input = serde_json::to_value(&request).map_err(internal)?;
-        let bound = self.shared.services.provider.bound(&request);
-        let place = self.next_call(agent);
-        let sent =
-            json!({"agent": agent, "model": &model, "bound": bound, "place": &place, "request": &input});
-        let called: Called = self
-            .pass(Effect::Call, &input, sent, |control| async move {
-                let cancel = control.token.clone();
-                let call = llm::Call { request, options, agent: agent.into(), place, cancel };
-                let watch = CallWatch::new(self, agent, &call.request.model);
-                let started = self.shared.services.clock.now();
-                let reply = self.shared.services.provider.call(&call, &watch).await;
-                let differences = watch.differences();
-                match reply {
-                    Ok(reply) => {
-                        watch.replied();
-                        let seconds = self.shared.services.clock.now() - started;
-                        Ok(Called::Answered(reply, seconds, differences))
-                    }
-                    Err(error) if self.tolerant && error.kind != LlmErrorKind::Cancelled => {
-                        Ok(Called::Failed(error, differences))
-                    }
-                    Err(error) => {
-                        self.warn_of(agent, differences).await?;
-                        Err(self.model_error(agent, error))
-                    }
-                }
-            })
-            .await?;
-        let (reply, seconds) = match called {
-            Called::Answered(reply, seconds, differences) => {
-                self.warn_of(agent, differences).await?;
-                (reply, seconds)
-            }
-            Called::Failed(error, differences) => {
-                self.warn_of(agent, differences).await?;
-                return Err(self.model_error(agent, error));
-            }
-        };
-        let line = Line::new(agent, &model, reply.usage);
-        let usage = Total::of([&line]);
-        self.shared.ledger.add(line);
-        let about = json!({"model": model, "seconds": seconds, "usage": usage.to_json(), "text": reply.text});
-        self.tell(agent, "call_finished", about).await?;
-        Ok(reply)
-    }
-
     /// The place of this agent's next call here.
-    fn next_call(&self, agent: &str) -> Place {
+    pub(super) fn next_call(&self, agent: &str) -> Place {
         self.shared.spoken.next(Place { agent: agent.into(), ..self.place() })
     }
 
@@ -542,7 +567,7 @@ impl Run {
         self.shared.services.provider.within(&place, own)
     }
 
-    async fn warn_of(&self, agent: &str, differences: Vec<Value>) -> Result<()> {
+    pub(super) async fn warn_of(&self, agent: &str, differences: Vec<Value>) -> Result<()> {
         for difference in differences {
             self.tell(agent, "warning", difference).await?;
         }
@@ -731,6 +756,28 @@ impl Run {
         T: Serialize + DeserializeOwned,
         F: Future<Output = Result<T>>,
     {
+        let prepare = |position| async move {
+            if effect == Effect::Execute {
+                self.in_time(position).await?;
+            }
+            Ok((about, ()))
+        };
+        self.pass_prepared(effect, input, prepare, |control, ()| act(control)).await
+    }
+
+    /// The gate. `prepare` looks at the limits, unless the effect is replayed, and says what is to be
+    /// recorded about it and what `act` needs.
+    pub(super) async fn pass_prepared<T, P, F>(
+        &self,
+        effect: Effect,
+        input: &Value,
+        prepare: impl AsyncFnOnce(Position) -> Result<(Value, P)>,
+        act: impl FnOnce(Control, P) -> F,
+    ) -> Result<T>
+    where
+        T: Serialize + DeserializeOwned,
+        F: Future<Output = Result<T>>,
+    {
         let position = Position { call: self.ordinal.fetch_add(1, Ordering::Relaxed), ..self.position };
         if effect != Effect::Observe {
             self.gate().await?;
@@ -744,8 +791,10 @@ impl Run {
             return serde_json::from_value(output.clone()).map_err(internal);
         }
         let hash = hash(input);
-        if let Some((_, before)) = self.history().cut_short(&position) {
-            self.repeat(effect, *before == hash)?;
+        let before = self.history().cut_short(&position).map(|(_, before)| *before == hash);
+        let (about, prepared) = prepare(position).await?;
+        if let Some(same) = before {
+            self.repeat(effect, same)?;
         }
         let journal = self.journal();
         let clock = self.clock();
@@ -754,7 +803,13 @@ impl Run {
         if effect != Effect::Observe {
             journal.commit().await?;
         }
-        let output = match act(self.control.clone()).await {
+        let act = act(self.control.clone(), prepared);
+        let acted = if effect == Effect::Call || effect == Effect::Execute {
+            self.before_late(act).await
+        } else {
+            act.await
+        };
+        let output = match acted {
             Ok(output) => output,
             Err(error) => {
                 if !error.is_ending() {
@@ -811,7 +866,12 @@ impl Run {
 
     /// Records an event of this life alone and tells the listener: a replay does not come by it again.
     pub fn announce(&self, kind: &str, data: Value) -> Result<()> {
-        self.publish("", kind, data, true).map(drop)
+        self.announce_by("", kind, data)
+    }
+
+    /// The same of an agent.
+    pub fn announce_by(&self, agent: &str, kind: &str, data: Value) -> Result<()> {
+        self.publish(agent, kind, data, true).map(drop)
     }
 
     fn publish(&self, agent: &str, kind: &str, mut data: Value, once: bool) -> Result<u64> {
@@ -852,17 +912,7 @@ impl Run {
     }
 }
 
-/// What came of a call, as it is recorded.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Called {
-    /// The answer, the seconds it took, and where the request differed from a tape's.
-    Answered(Reply, f64, Vec<Value>),
-    /// It failed in a place that goes on from that.
-    Failed(LlmError, Vec<Value>),
-}
-
-fn internal(error: serde_json::Error) -> Error {
+pub(super) fn internal(error: serde_json::Error) -> Error {
     Error::Journal(format!("a record cannot be written or read as JSON: {error}"))
 }
 

@@ -43,7 +43,7 @@ impl Drop for CallWatch<'_> {
     /// A call that was cut has to be paid for as far as it came.
     fn drop(&mut self) {
         if let Some(usage) = self.so_far().take() {
-            self.run.ledger().add(Line::new(self.agent, self.model, usage));
+            self.run.charge(Line::new(self.agent, self.model, usage));
         }
     }
 }

@@ -13,7 +13,10 @@ pub struct History {
     finished: HashMap<Position, (Effect, Value)>,
     ended: HashMap<Position, Value>,
     told: HashMap<Position, u64>,
-    unknown: Vec<Value>,
+    unknown: Vec<(Position, Value)>,
+    abandoned: Vec<(String, Value)>,
+    raised: Vec<Value>,
+    seconds: HashMap<(u32, u32), f64>,
     attempt: Option<u32>,
     last_try: HashMap<(u32, u32), u32>,
     failed_step: Option<Position>,
@@ -26,9 +29,16 @@ impl History {
     pub fn of(records: impl IntoIterator<Item = Record>) -> Self {
         let mut history = Self::default();
         let mut open: HashMap<Position, Vec<Value>> = HashMap::new();
+        let mut agents: HashMap<Position, String> = HashMap::new();
+        let mut last_at = None;
         // The step that the record before told to have failed.
         let mut broken_off: Option<Position> = None;
-        for Record { position, entry, .. } in records {
+        for Record { position, entry, at, .. } in records {
+            // What precedes the word that the run goes on was a wait for a human, or a time without a life.
+            let idle = matches!(&entry, Entry::Status { status, .. } if status == "running");
+            let spent: f64 = last_at.map_or(0.0, |before: f64| if idle { 0.0 } else { at - before });
+            *history.seconds.entry((position.attempt, position.phase)).or_default() += spent.max(0.0);
+            last_at = Some(at);
             let before = broken_off.take();
             history.attempt = history.attempt.max(Some(position.attempt));
             if position.phase != Position::NO_PHASE {
@@ -39,6 +49,8 @@ impl History {
                 Entry::Started { effect, input, about } => {
                     history.failed.remove(&position);
                     if effect == Effect::Call {
+                        let agent = about["agent"].as_str().unwrap_or_default();
+                        agents.insert(position, agent.to_owned());
                         open.entry(position).or_default().push(about);
                     }
                     history.started.insert(position, (effect, input));
@@ -55,6 +67,9 @@ impl History {
                     history.started.remove(&position);
                 }
                 Entry::Event { kind, data, once } => {
+                    if kind == "limit_raised" {
+                        history.raised.push(data.clone());
+                    }
                     // A later life goes on with a phase that broke off, in the midst of a step perhaps, and
                     // tells of the end that they come to then.
                     let again = kind == "phase_finished" && data["status"] != "completed";
@@ -72,16 +87,23 @@ impl History {
                 }
                 Entry::Ended { kept } => drop(history.ended.insert(position, kept)),
                 Entry::Status { .. } => {}
-                Entry::Rewound { to } => history.rewind(to),
+                Entry::Rewound { to } => history.rewind(to, &agents),
             }
         }
-        history.unknown = open.into_values().flatten().collect();
+        let calls = open.into_iter().flat_map(|(at, calls)| calls.into_iter().map(move |call| (at, call)));
+        history.unknown = calls.collect();
         history
     }
 
-    fn rewind(&mut self, to: Position) {
+    fn rewind(&mut self, to: Position, agents: &HashMap<Position, String>) {
         let gone = |at: &Position| at.attempt == to.attempt && at.phase != Position::NO_PHASE && *at >= to;
         self.started.retain(|at, _| !gone(at));
+        let paid = self.finished.iter().filter(|(at, (effect, _))| gone(at) && *effect == Effect::Call);
+        let paid = paid
+            .map(|(at, (_, output))| (*at, (agents.get(at).cloned().unwrap_or_default(), output.clone())));
+        let mut paid: Vec<_> = paid.collect();
+        paid.sort_by_key(|(at, _)| *at);
+        self.abandoned.extend(paid.into_iter().map(|(_, call)| call));
         self.finished.retain(|at, _| !gone(at));
         self.told.retain(|at, _| !gone(at));
         // A phase's end comes after all that is in it, though its position comes first.
@@ -116,8 +138,25 @@ impl History {
     }
 
     /// What is known of calls that were sent and of whose reply nothing is known.
-    pub fn unknown_calls(&self) -> &[Value] {
+    pub fn unknown_calls(&self) -> &[(Position, Value)] {
         &self.unknown
+    }
+
+    /// Agents and results of calls that were rewound: they were paid for all the same.
+    pub fn abandoned_calls(&self) -> &[(String, Value)] {
+        &self.abandoned
+    }
+
+    /// The limits that humans have raised, as the events say.
+    pub fn raised(&self) -> &[Value] {
+        &self.raised
+    }
+
+    /// Seconds that earlier lives took for an execution as a whole, or for one of its phases alone;
+    /// waits for humans do not count.
+    pub fn seconds(&self, attempt: u32, phase: Option<u32>) -> f64 {
+        let wanted = |at: &(u32, u32)| at.0 == attempt && phase.is_none_or(|phase| at.1 == phase);
+        self.seconds.iter().filter(|(at, _)| wanted(at)).map(|(_, seconds)| seconds).sum()
     }
 
     /// The last attempt; `None` of a run without records.
@@ -199,7 +238,8 @@ mod tests {
             (at(0, 0, 1), Entry::Failed { effect: Effect::Call, error: "400".into() }),
             (at(0, 0, 2), started(json!("d"))),
         ]));
-        let mut unknown: Vec<&str> = history.unknown_calls().iter().filter_map(Value::as_str).collect();
+        let mut unknown: Vec<&str> =
+            history.unknown_calls().iter().filter_map(|(_, call)| call.as_str()).collect();
         unknown.sort_unstable();
         assert_eq!(unknown, ["a", "d"]);
         assert!(history.cut_short(&at(0, 0, 0)).is_none());

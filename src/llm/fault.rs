@@ -10,6 +10,7 @@ use super::redact::{MAX_QUOTE, address, quote};
 use super::retry::retry_after;
 use super::routing::Route;
 use super::said::Said;
+use super::traffic::Down;
 use super::{LlmError, LlmErrorKind};
 
 /// A failed try.
@@ -53,6 +54,17 @@ impl Fault {
     /// Silence.
     pub(crate) fn stalled(what: impl Into<String>) -> Self {
         Self::new(LlmErrorKind::Timeout, what, true)
+    }
+
+    /// The provider is left alone for a while; with `fail_fast` another one is asked at once.
+    pub(crate) fn down(down: &Down, fail_fast: bool) -> Self {
+        let what = format!(
+            "it is left alone after {} failed tries in a row, until a single call in {:.0} s shows whether it is up \
+             again",
+            down.failures,
+            down.rest.as_secs_f64().ceil()
+        );
+        Self { wait: Some(down.rest), ..Self::new(LlmErrorKind::Server, what, !fail_fast) }
     }
 
     /// The caller's deadline passed.

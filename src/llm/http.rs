@@ -24,13 +24,17 @@ use super::fault::Fault;
 use super::ocr::Reading;
 use super::pricing::Prices;
 use super::profile::Profile;
+use super::quote::prompt_tokens;
 use super::receive::{News, Patience, receive};
 use super::redact::quote;
 use super::retry::{RetryPolicy, seconds};
 use super::routing::{Env, Route, Wire, route};
 use super::spent::Spent;
+use super::traffic;
 use super::wire::{Ask, body, url};
-use super::{Call, CallOptions, Keys, LlmError, LlmErrorKind, Provider, Reply, Request, Watch, anthropic};
+use super::{
+    Call, CallOptions, Keys, LlmError, LlmErrorKind, Provider, Quote, Reply, Request, Watch, anthropic,
+};
 
 /// Models over HTTP: OpenAI Chat Completions (and all that speaks it), Anthropic Messages, Gemini.
 ///
@@ -104,6 +108,8 @@ impl HttpProvider {
         };
         let client = client(&route.base_url).map_err(|m| local(LlmErrorKind::Connection, m))?;
         let profile = Profile::of(route.wire, request, &route.model, &self.prices);
+        let lane = traffic::lane(&route.base_url, route.wire.name());
+        let tokens = prompt_tokens(request);
         let mut dialect = self.dialect(&route, &profile);
         let learned_before = dialect;
 
@@ -114,7 +120,13 @@ impl HttpProvider {
             let mut spoken = dialect;
             spoken.stream &= call.options.stream.unwrap_or(true);
             let sent = body(route.wire, &Ask { request, model: &route.model, profile, dialect: spoken });
-            let attempt = self.attempt(&client, call, &route, spoken, &sent, notes);
+            let attempt = async {
+                let pass =
+                    lane.enter(tokens).await.map_err(|down| Fault::down(&down, call.options.fail_fast))?;
+                let attempt = self.attempt(&client, call, &route, spoken, &sent, notes).await;
+                pass.end(attempt.as_ref().map(|r| r.usage.completion_tokens).map_err(|fault| fault.kind));
+                attempt
+            };
             let result = match deadline {
                 None => attempt.await,
                 Some(at) => timeout_at(at, attempt).await.unwrap_or_else(|_| {
@@ -218,6 +230,10 @@ impl Provider for HttpProvider {
         self.prices.window(model)
     }
 
+    fn quote(&self, request: &Request) -> Quote {
+        Quote::of(request, Some(&self.prices))
+    }
+
     fn vision(&self, model: &str) -> Option<bool> {
         self.prices.vision(model)
     }
@@ -243,10 +259,6 @@ impl Provider for HttpProvider {
                 .map_err(|_| fail(format!("the reading of {} ended without a result", path.display())))?
         }
         .boxed()
-    }
-
-    fn bound(&self, request: &Request) -> Option<f64> {
-        self.prices.bound(&request.model, request.characters(), request.max_output_tokens)
     }
 
     fn call<'a>(&'a self, call: &'a Call, watch: &'a dyn Watch) -> BoxFuture<'a, Result<Reply, LlmError>> {

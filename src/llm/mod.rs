@@ -7,7 +7,7 @@
 //! * The formats: `openai`, `anthropic`, `gemini`; `wire` is what they share.
 //! * On the way back: `receive`, [`sse`], [`think`]; `fault` when it fails (in the words of `said`), [`retry`] when it may go better.
 //! * Documents: [`fetch`] downloads them, [`ocr`] reads PDFs.
-//! * Beside it: [`pricing`] and [`redact`].
+//! * Beside it: [`pricing`], [`quote`] (what a call will take), [`traffic`] (rates, and providers that are down) and [`redact`].
 
 mod anthropic;
 mod dialect;
@@ -20,6 +20,7 @@ mod openai;
 pub mod place;
 pub mod pricing;
 mod profile;
+pub mod quote;
 mod receive;
 pub mod redact;
 pub mod retry;
@@ -31,6 +32,7 @@ mod spent;
 pub mod sse;
 pub mod tape;
 pub mod think;
+pub mod traffic;
 pub mod types;
 mod wire;
 
@@ -45,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 pub use http::HttpProvider;
 pub use place::Place;
 pub use pricing::Prices;
+pub use quote::Quote;
 pub use receive::{Patience, fold};
 pub use scripted::ScriptedProvider;
 pub use types::{Finish, Message, Part, Reply, Request, Role, Sampling, Schema, Usage};
@@ -61,6 +64,10 @@ pub trait Provider: Send + Sync {
     /// The longest prompt `model` takes in tokens, when known.
     fn window(&self, _model: &str) -> Option<u32> {
         None
+    }
+    /// What a call will take at most, as far as that is known.
+    fn quote(&self, request: &Request) -> Quote {
+        Quote::of(request, None)
     }
     /// Whether `model` takes pictures, when known.
     fn vision(&self, _model: &str) -> Option<bool> {
@@ -84,10 +91,6 @@ pub trait Provider: Send + Sync {
     /// The provider of a run that is made at `place` within this one's and would use `own`: a tape is one for all.
     fn within(&self, _place: &Place, own: Arc<dyn Provider>) -> Arc<dyn Provider> {
         own
-    }
-    /// What a call may cost at most in dollars, when that is known.
-    fn bound(&self, _request: &Request) -> Option<f64> {
-        None
     }
 }
 
@@ -119,6 +122,18 @@ pub struct CallOptions {
     pub stream: Option<bool>,
     /// Seconds one call may take over all its tries.
     pub deadline_seconds: Option<f64>,
+    /// Models to ask in turn when this one cannot be reached.
+    pub fallbacks: Vec<String>,
+    /// Whether not to wait for a provider that is down, since another model is asked then.
+    pub fail_fast: bool,
+}
+
+impl CallOptions {
+    /// The options of a call to another model, which is reached by its own name.
+    #[must_use]
+    pub fn elsewhere(&self) -> Self {
+        Self { stream: self.stream, deadline_seconds: self.deadline_seconds, ..Self::default() }
+    }
 }
 
 /// Where API keys come from; asked only for the provider a call names.
@@ -153,6 +168,13 @@ pub struct LlmError {
     pub status: Option<u16>,
     /// The model that was asked.
     pub model: String,
+}
+
+impl LlmErrorKind {
+    /// Whether another model may well answer: this one's provider is down, too busy or too slow.
+    pub fn is_elsewhere_better(self) -> bool {
+        matches!(self, Self::RateLimit | Self::Server | Self::Connection | Self::Timeout)
+    }
 }
 
 /// Kinds of failed calls; each has its exception class in Python.

@@ -222,20 +222,6 @@ impl Prices {
     pub fn max_output(&self, model: &str) -> Option<u32> {
         self.facts(model)?.max_output
     }
-
-    /// What a call may cost at most in dollars: a prompt of so many characters and the longest answer.
-    ///
-    /// Half as many tokens as characters: twice what English takes, and still more than code does.
-    pub fn bound(&self, model: &str, characters: usize, max_output: Option<u32>) -> Option<f64> {
-        let facts = self.facts(model)?;
-        let answer = max_output.into_iter().chain(facts.max_output).min()?;
-        let usage = Usage {
-            prompt_tokens: characters as u64 / 2,
-            completion_tokens: answer.into(),
-            ..Usage::default()
-        };
-        facts.cost(&usage, usage.prompt_tokens)
-    }
 }
 
 /// A name without `provider/`, and with the maker's spelling where gateways write `claude-opus-4.1`.

@@ -1,11 +1,9 @@
 //! What is known of a model before it is asked: from its name and the table of prices.
 
 use super::pricing::Prices;
+use super::quote::{UNKNOWN_MAX_OUTPUT, fitting, prompt_tokens};
 use super::routing::Wire;
-use super::types::{Part, Request};
-
-/// Anthropic wants a limit for every answer; this one serves models of which the table knows no relative.
-const UNKNOWN_MAX_OUTPUT: u32 = 8_192;
+use super::types::Request;
 
 /// How a model wants to be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +27,8 @@ impl Profile {
         let o_series = wire == Wire::OpenAi && is_o_series(&name);
         let generation = gpt_generation(&name).filter(|_| wire == Wire::OpenAi);
         let reasoning = o_series || generation.is_some_and(|n| n >= 5);
-        let known = facts.max_output.map(|most| fitting(most, facts.window, request));
+        let known = facts.max_output.map(|most| fitting(most, facts.window, prompt_tokens(request)));
+        // Anthropic wants a limit for every answer, also for models of which the table knows nothing.
         let relative = || prices.relative(model).and_then(|r| r.max_output).unwrap_or(UNKNOWN_MAX_OUTPUT);
         let fallback = (wire == Wire::Anthropic).then(relative);
         Self {
@@ -40,17 +39,6 @@ impl Profile {
             max_output: request.max_output_tokens.or(known).or(fallback),
         }
     }
-}
-
-/// The longest answer that fits behind the prompt: servers refuse a limit that does not.
-fn fitting(most: u32, window: Option<u32>, request: &Request) -> u32 {
-    const LEAST: u32 = 1_024;
-    let Some(window) = window else { return most };
-    let images =
-        request.messages.iter().flat_map(|m| &m.parts).filter(|p| matches!(p, Part::Image { .. })).count();
-    // Three characters a token and 1,500 tokens an image err on the long side.
-    let prompt = u32::try_from(request.characters() / 3 + 1_500 * images).unwrap_or(u32::MAX);
-    most.min(window.saturating_sub(prompt).max(LEAST.min(most)))
 }
 
 /// `o1`, `o3-mini`, `o4-mini-2025-04-16`, …

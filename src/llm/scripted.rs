@@ -6,7 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::{Call, CallOptions, Finish, LlmError, LlmErrorKind, Provider, Reply, Usage, Watch};
+use super::{
+    Call, CallOptions, Finish, LlmError, LlmErrorKind, Prices, Provider, Quote, Reply, Request, Usage, Watch,
+};
 
 /// What happens to a call.
 #[derive(Debug, Clone)]
@@ -30,12 +32,18 @@ struct Script {
 #[derive(Debug, Default)]
 pub struct ScriptedProvider {
     script: Mutex<Script>,
+    prices: Option<Prices>,
 }
 
 impl ScriptedProvider {
     /// A provider with nothing to say yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A provider that knows what its models cost.
+    pub fn priced(prices: Prices) -> Self {
+        Self { prices: Some(prices), ..Self::default() }
     }
 
     /// Queues a complete answer of `agent`, with one token for each four characters.
@@ -98,6 +106,14 @@ impl ScriptedProvider {
 }
 
 impl Provider for ScriptedProvider {
+    fn window(&self, model: &str) -> Option<u32> {
+        self.prices.as_ref()?.window(model)
+    }
+
+    fn quote(&self, request: &Request) -> Quote {
+        Quote::of(request, self.prices.as_ref())
+    }
+
     fn vision(&self, model: &str) -> Option<bool> {
         self.lock().vision.get(model).copied()
     }
@@ -160,7 +176,7 @@ fn reply(text: &str) -> Reply {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::llm::{Message, Request, Sampling};
+    use crate::llm::{Message, Sampling};
     use tokio_util::sync::CancellationToken;
 
     struct Deaf;

@@ -253,10 +253,43 @@ pub struct Params {
     pub allow_install: Install,
     /// Seconds a model call may take over all its tries.
     pub call_deadline_seconds: Option<f64>,
+    /// Seconds an agent's turn may take: its call, continuations and repairs together.
+    pub turn_deadline_seconds: Option<f64>,
+    /// Models to ask in turn when one cannot be reached.
+    pub model_fallbacks: Fallbacks,
     /// A step that exhausts its tries ends the phase with `status: "failed"` in its output, not as failed.
     pub fail_softly: bool,
     /// Which files a run leaves.
     pub files: Files,
+}
+
+/// Models to ask in turn when one cannot be reached: for each model its own, or the same for all.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Fallbacks {
+    /// For every model.
+    All(Vec<String>),
+    /// Model → its fallbacks.
+    Each(BTreeMap<String, Vec<String>>),
+    /// None.
+    None(()),
+}
+
+impl Default for Fallbacks {
+    fn default() -> Self {
+        Self::None(())
+    }
+}
+
+impl Fallbacks {
+    fn of(&self, model: &str) -> Vec<String> {
+        let others = match self {
+            Self::All(others) => others.as_slice(),
+            Self::Each(each) => each.get(model).map_or(&[][..], Vec::as_slice),
+            Self::None(()) => &[],
+        };
+        others.iter().filter(|other| *other != model).cloned().collect()
+    }
 }
 
 impl Params {
@@ -392,6 +425,7 @@ impl Models<'_> {
             self.params.default_llm_model.clone().unwrap_or_else(|| own.to_owned())
         };
         let model = self.overrides.get(agent).cloned().or(own.model).or(field).unwrap_or_else(by_default);
+        let fallbacks = self.params.model_fallbacks.of(&model);
         Speaker {
             agent: agent.into(),
             model,
@@ -407,7 +441,10 @@ impl Models<'_> {
                 api_key: own.api_key,
                 stream: own.stream,
                 deadline_seconds: self.params.call_deadline_seconds,
+                fallbacks,
+                fail_fast: false,
             },
+            turn_seconds: self.params.turn_deadline_seconds,
         }
     }
 }

@@ -44,7 +44,7 @@ impl IdeaGeneration {
                 feedback: feedback(state.as_ref()),
                 ..Briefing::default()
             },
-            carry_budget: carry::budget(run.window(&maker.model)),
+            carry_budget: Some(carry::budget(run.window(&maker.model))),
             ..StepCase::default()
         };
         let mut case = IdeaCase { step, n_ideas: Some(config.n_ideas), ..IdeaCase::default() };

@@ -12,6 +12,7 @@ pub mod planning;
 mod plots;
 mod products;
 mod progress;
+pub mod rehearsal;
 pub mod reports;
 mod review;
 pub mod script;
@@ -24,6 +25,8 @@ use serde_json::{Value, json};
 
 use crate::agents::ideas::Idea;
 use crate::agents::prompts::{self, Prompt, Templates};
+use crate::agents::turn::Speaker;
+use crate::agents::{StepCase, carry};
 use crate::engine::registry::Registry;
 use crate::engine::{Phase, Run, Section, State};
 use crate::error::{Error, Result};
@@ -145,6 +148,35 @@ async fn tell_messages(run: &Run, messages: &[Value]) -> Result<()> {
         run.tell(message["name"].as_str().unwrap_or_default(), "message", message.clone()).await?;
     }
     Ok(())
+}
+
+/// A step's prompt that fits the window of the speaker's model: what is told of earlier steps shrinks, by the
+/// rule of [`crate::agents::carry`], until it does. Listeners are told what was shortened.
+async fn fitted(
+    run: &Run,
+    speaker: &Speaker,
+    case: &mut StepCase,
+    render: impl Fn(&StepCase) -> std::result::Result<Prompt, prompts::TemplateError>,
+) -> Result<Prompt> {
+    // A carry-over shorter than this says nothing any more.
+    const LEAST: usize = 500;
+    let mut prompt = render(case).map_err(template)?;
+    let mut smaller = false;
+    while speaker.excess(run, &prompt) > 0 && !case.records.is_empty() {
+        let before = case.carry_budget.unwrap_or(carry::MIN_BUDGET).min(prompt.user.len());
+        if before <= LEAST {
+            break;
+        }
+        smaller = true;
+        case.carry_budget = Some((before * 4 / 5).max(LEAST));
+        prompt = render(case).map_err(template)?;
+    }
+    if smaller {
+        let about = json!({"model": speaker.model, "shortened": prompt.shortened});
+        run.tell(&speaker.agent, "prompt_shortened", about).await?;
+    }
+    tell_shortened(run, &speaker.agent, &prompt).await?;
+    Ok(prompt)
 }
 
 /// Tells listeners what of earlier steps was shortened to fit a prompt.

@@ -10,7 +10,7 @@ use super::plots::Judged;
 use super::products::products;
 use super::script::{Bench, Ran};
 use super::workspace::{Workspace, write};
-use super::{reports, tell_shortened, template};
+use super::{fitted, reports, template};
 use crate::agents::diagnosis::{self, Diagnosis, Kind, Limits};
 use crate::agents::prompts::Templates;
 use crate::agents::transcript::{self, At, Transcript};
@@ -75,7 +75,7 @@ impl Site<'_> {
     ) -> Result<Done> {
         let step = case.plan.get(case.step - 1).cloned().unwrap_or_default();
         case.max_attempts = self.max_n_attempts + 1;
-        case.carry_budget = carry::budget(run.window(&self.speaker(&step.sub_task_agent).model));
+        case.carry_budget = Some(carry::budget(run.window(&self.speaker(&step.sub_task_agent).model)));
         case.network = Some(self.params.sandbox(&self.space.work_dir)?.network());
         let mut done = Done {
             record: StepRecord {
@@ -95,14 +95,14 @@ impl Site<'_> {
         done.transcript.step_begins(at);
         let (begun, mark) = (run.clock().now(), run.ledger().mark());
         let worked = match step.sub_task_agent.as_str() {
-            "researcher" => self.research(run, &case, &mut done).await,
-            "idea_maker" | "idea_hater" => self.ideas(run, &case, &mut done).await,
+            "researcher" => self.research(run, &mut case, &mut done).await,
+            "idea_maker" | "idea_hater" => self.ideas(run, &mut case, &mut done).await,
             _ => self.compute(run, case, at, &mut done).await,
         };
         match worked {
             Ok(()) => {}
             // What was cut short did not fail.
-            Err(error) if error.is_stop() || run.control().cancelled() => return Err(error),
+            Err(error) if error.is_ending() || run.control().cancelled() => return Err(error),
             Err(error) => {
                 let about = json!({
                     "number": at.number, "total": at.of, "sub_task": step.sub_task,
@@ -149,9 +149,8 @@ impl Site<'_> {
         // A script whose plots are being mended: it has done the step's work.
         let mut kept: Option<ScriptRecord> = None;
         for turn in 1.. {
-            let prompt = self.templates.engineer(&case).map_err(template)?;
             let here = run.at_turn(turn);
-            tell_shortened(&here, "engineer", &prompt).await?;
+            let prompt = fitted(&here, &speaker, &mut case, |case| self.templates.engineer(case)).await?;
             let mut talk = speaker.talk(&prompt);
             let mut repairs = 0;
             let (answer, attempt) = loop {
@@ -366,12 +365,11 @@ impl Site<'_> {
         }
     }
 
-    async fn research(&self, run: &Run, case: &StepCase, done: &mut Done) -> Result<()> {
+    async fn research(&self, run: &Run, case: &mut StepCase, done: &mut Done) -> Result<()> {
         let here = run.at_turn(1);
         let speaker = self.speaker("researcher");
         let pictures = self.pictures(&here, case, &speaker).await?;
-        let prompt = self.templates.researcher(case, &pictures).map_err(template)?;
-        tell_shortened(&here, "researcher", &prompt).await?;
+        let prompt = fitted(&here, &speaker, case, |case| self.templates.researcher(case, &pictures)).await?;
         let answer = if pictures.is_empty() {
             speaker.text(&here, &prompt).await?
         } else {
@@ -413,13 +411,19 @@ impl Site<'_> {
     }
 
     /// An idea agent's step: a structured list, kept as the step's notes and as `ideas_*.json`.
-    async fn ideas(&self, run: &Run, case: &StepCase, done: &mut Done) -> Result<()> {
+    async fn ideas(&self, run: &Run, case: &mut StepCase, done: &mut Done) -> Result<()> {
         let here = run.at_turn(1);
         let agent = done.record.agent.clone();
         let speaker = self.speaker(&agent);
-        let ideas = IdeaCase { step: case.clone(), ..IdeaCase::default() };
+        let render = |case: &StepCase| {
+            let ideas = IdeaCase { step: case.clone(), ..IdeaCase::default() };
+            match agent.as_str() {
+                "idea_maker" => self.templates.idea_maker(&ideas),
+                _ => self.templates.idea_hater(&ideas),
+            }
+        };
+        let prompt = fitted(&here, &speaker, case, render).await?;
         let text = if agent == "idea_maker" {
-            let prompt = self.templates.idea_maker(&ideas).map_err(template)?;
             let schema = Schema { name: "ideas".into(), schema: plan::ideas_schema() };
             let (ideas, _) = speaker.structured(&here, &prompt, &schema, parse::ideas).await?;
             let stamp = run.stamp(run.now().await?);
@@ -429,7 +433,6 @@ impl Site<'_> {
             done.transcript.idea_maker(&ideas);
             formats::ideas(&ideas)
         } else {
-            let prompt = self.templates.idea_hater(&ideas).map_err(template)?;
             let schema = Schema { name: "critique".into(), schema: plan::critique_schema() };
             let (critique, _) = speaker.structured(&here, &prompt, &schema, parse::critique).await?;
             done.transcript.idea_hater(&critique);

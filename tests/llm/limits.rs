@@ -119,6 +119,25 @@ async fn thinking_is_no_part_of_the_answer() {
 }
 
 #[tokio::test]
+async fn a_provider_that_is_down_is_left_alone() {
+    let mut scripts: Vec<_> = (0..12).map(|_| error(503, "out of order")).collect();
+    scripts.push(says("good"));
+    let server = Server::start(scripts).await;
+    let provider = provider(&server);
+    for _ in 0..4 {
+        let (result, _) = run(&provider, &call("gpt-4.1")).await;
+        assert_eq!(result.unwrap_err().kind, Kind::Server);
+    }
+    let mut next = call("gpt-4.1");
+    next.options.fail_fast = true;
+    let (result, log) = run(&provider, &next).await;
+    let refused = result.unwrap_err();
+    assert!(refused.message.contains("left alone after 12 failed tries"), "{}", refused.message);
+    assert!(log.retries.lock().unwrap().is_empty());
+    assert_eq!(server.seen().len(), 12, "nothing was sent");
+}
+
+#[tokio::test]
 async fn what_a_model_takes_and_whether_it_can_be_reached_is_known_without_asking_it() {
     let without = HttpProvider::new(Arc::new(NoKey), Arc::new(|_| None), Arc::new(Prices::builtin()));
     for (model, vision) in

@@ -63,12 +63,12 @@ impl Wrapped {
         timeout_seconds: Option<f64>,
         max_retries: u32,
     ) -> Arc<Self> {
+        Self::with(kind, config, Settings { timeout_seconds, max_retries, ..Settings::default() })
+    }
+
+    pub(super) fn with(kind: &str, config: Value, settings: Settings) -> Arc<Self> {
         let inner = Some(phases::build(kind, config).unwrap());
-        Arc::new(Self {
-            inner,
-            settings: Settings { timeout_seconds, max_retries },
-            tries: AtomicU32::new(0),
-        })
+        Arc::new(Self { inner, settings, tries: AtomicU32::new(0) })
     }
 }
 
@@ -104,7 +104,13 @@ impl Phase for Wrapped {
 }
 
 /// The clock of a runtime whose time is paused.
-struct PausedClock(tokio::time::Instant);
+pub(super) struct PausedClock(tokio::time::Instant);
+
+impl PausedClock {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self(tokio::time::Instant::now()))
+    }
+}
 
 impl Clock for PausedClock {
     fn now(&self) -> f64 {

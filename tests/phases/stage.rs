@@ -175,13 +175,23 @@ impl Stage {
         self.run_with(self.provider.clone().unwrap_or_else(|| self.models.clone()))
     }
 
+    /// A run that a phase of another run makes.
+    pub(crate) fn run_above(&self, above: &Run) -> Run {
+        let services = self.services(self.models.clone());
+        Run::resuming("run-2", Some(above), services, self.control.clone(), false).unwrap()
+    }
+
     /// A run with models of another kind.
     pub(crate) fn run_with(&self, provider: Arc<dyn Provider>) -> Run {
+        Run::new(self.run_id.clone(), self.services(provider), self.control.clone()).unwrap()
+    }
+
+    fn services(&self, provider: Arc<dyn Provider>) -> Services {
         let approvals: Arc<dyn Approvals> = match &self.humans {
             Some(humans) => humans.clone(),
             None => Arc::new(Nobody),
         };
-        let services = Services {
+        Services {
             provider,
             runner: self.runner.clone(),
             documents: self.documents.clone(),
@@ -189,8 +199,7 @@ impl Stage {
             listener: self.heard.clone(),
             clock: self.clock.clone(),
             journal: self.journal.clone(),
-        };
-        Run::new(self.run_id.clone(), services, self.control.clone()).unwrap()
+        }
     }
 
     /// Runs these phases, `(type, configuration)` each.

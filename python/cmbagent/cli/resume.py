@@ -26,6 +26,10 @@ def resume(
     force: Annotated[
         bool, typer.Option("--force", help="Go on although something has changed since.")
     ] = False,
+    max_cost: Annotated[float | None, typer.Option(min=0, help="The run's limit in dollars.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=0, help="The run's limit in tokens.")] = None,
+    max_llm_calls: Annotated[int | None, typer.Option(min=0, help="The run's limit of model calls.")] = None,
+    max_wall_seconds: Annotated[float | None, typer.Option(min=0, help="The run's limit in seconds.")] = None,
     yes: Yes = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -35,6 +39,13 @@ def resume(
     What is finished is not repeated. Without an argument the newest run that can be resumed is meant; a
     terminal asks first.
     """
+    limits = {
+        "max_cost": max_cost,
+        "max_tokens": max_tokens,
+        "max_llm_calls": max_llm_calls,
+        "max_wall_seconds": max_wall_seconds,
+    }
+    limits = {name: value for name, value in limits.items() if value is not None}
     told = Told(debug)
     with told:
         store = the_store()
@@ -43,7 +54,7 @@ def resume(
             store.demand(info.id, "resume")
             typer.echo(f"Run {info.id} goes on, in process {info.owner['pid']} on {info.owner['host']}.")
             return
-        told.perform(_executor(store, info, force, quiet), quiet)
+        told.perform(_executor(store, info, force, quiet, limits), quiet)
 
 
 def _newest(store: Store, yes: bool) -> RunInfo:
@@ -60,7 +71,7 @@ def _newest(store: Store, yes: bool) -> RunInfo:
     return found
 
 
-def _executor(store: Store, info: RunInfo, force: bool, quiet: bool) -> Any:
+def _executor(store: Store, info: RunInfo, force: bool, quiet: bool, limits: dict[str, Any]) -> Any:
     from cmbagent.approvals import default_manager
     from cmbagent.errors import ConfigurationError
     from cmbagent.phases import PhaseRegistry
@@ -90,6 +101,7 @@ def _executor(store: Store, info: RunInfo, force: bool, quiet: bool) -> Any:
             approval_manager=manager,
             verbose=False if quiet else None,
             force=force,
+            limits=limits,
         )
     except ConfigurationError as error:
         raise UsageError(str(error)) from None

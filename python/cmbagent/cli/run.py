@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -51,6 +51,28 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail when a call differs from the tape's.")
     ] = False,
+    max_cost: Annotated[float | None, typer.Option(min=0, help="Spend at most so many dollars.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=0, help="Use at most so many tokens, prompts included.")
+    ] = None,
+    max_llm_calls: Annotated[
+        int | None, typer.Option(min=0, help="Make at most so many calls of models.")
+    ] = None,
+    max_wall_seconds: Annotated[float | None, typer.Option(min=0, help="Take at most so long.")] = None,
+    on_limit: Annotated[
+        str | None, typer.Option(help="At a limit: stop, ask, or cheaper (with --cheaper-model).")
+    ] = None,
+    cheaper_model: Annotated[str | None, typer.Option(help="The model that --on-limit cheaper asks.")] = None,
+    unpriced: Annotated[
+        str | None, typer.Option(help="With --max-cost, a model without a price: stop or count-tokens.")
+    ] = None,
+    fallback_model: Annotated[
+        list[str] | None,
+        typer.Option(help="A model to ask when another cannot be reached; may be repeated."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the prompts and what they may cost; ask no model.")
+    ] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -72,6 +94,17 @@ def run(
         "plan_instructions": plan_instructions,
         "hardware_constraints": hardware_constraints,
     }
+    limits = {
+        "max_cost": max_cost,
+        "max_tokens": max_tokens,
+        "max_llm_calls": max_llm_calls,
+        "max_wall_seconds": max_wall_seconds,
+        "on_limit": on_limit,
+        "cheaper_model": cheaper_model,
+        "unpriced": unpriced,
+        "model_fallbacks": fallback_model or None,
+    }
+    options = {name: value for name, value in limits.items() if value is not None}
     from cmbagent.workflows._tape import Tape
 
     told = Told(debug)
@@ -90,14 +123,32 @@ def run(
         if restart_at_step is not None:
             definition = restarted(definition, work_dir.expanduser(), restart_at_step)
         definition = configured(definition, {k: v for k, v in settings.items() if v is not None}, model)
-        executor = _executor(definition, task, work_dir, quiet, Tape.of(record, replay, strict))
+        if dry_run:
+            _show_estimate(definition, task, work_dir, options)
+            return
+        executor = _executor(definition, task, work_dir, quiet, options, Tape.of(record, replay, strict))
         if resume:
             executor.take_up_earlier_run()
         told.perform(executor, quiet)
 
 
+def _show_estimate(
+    definition: WorkflowDefinition, task: str, work_dir: Path, options: dict[str, Any]
+) -> None:
+    from cmbagent.workflows import WorkflowExecutor
+
+    estimate = WorkflowExecutor(definition, task, str(work_dir), {}, options=options).estimate()
+    typer.echo(estimate.prompts())
+    typer.echo(f"\n{estimate}")
+
+
 def _executor(
-    definition: WorkflowDefinition, task: str, work_dir: Path, quiet: bool, tape: Tape
+    definition: WorkflowDefinition,
+    task: str,
+    work_dir: Path,
+    quiet: bool,
+    options: dict[str, Any],
+    tape: Tape,
 ) -> WorkflowExecutor:
     from cmbagent.approvals import default_manager
     from cmbagent.utils import get_api_keys_from_env
@@ -119,6 +170,7 @@ def _executor(
         api_keys=keys,
         approval_manager=manager,
         verbose=False if quiet else None,
+        options=options,
         record=tape.record,
         replay=tape.replay,
         strict=tape.strict,

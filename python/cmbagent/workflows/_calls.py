@@ -13,6 +13,7 @@ from typing import Any
 from cmbagent import _core
 from cmbagent.errors import ConfigurationError, WorkDirError
 from cmbagent.utils import resolve_work_dir
+from cmbagent.workflows._limits import check_names
 from cmbagent.workflows._tape import Tape
 from cmbagent.workflows.composer import WorkflowDefinition, WorkflowExecutor
 from cmbagent.workflows.utils import clean_work_dir, load_context, load_plan, plan_steps
@@ -205,12 +206,14 @@ def run_phases(
     options: Mapping[str, Any] | None = None,
     tape: Tape = Tape(),  # noqa: B008 (it cannot be changed)
     resume: bool = False,
+    limits: Mapping[str, Any] | None = None,
 ) -> WorkflowExecutor:
     """Run phases for one of the functions and return the executor with the results.
 
-    With `resume`, go on with the newest run of the same workflow in `work_dir` that was not completed; where
-    there is none, begin one.
+    `limits` are the executor's, and other options. With `resume`, go on with the newest run of the same
+    workflow in `work_dir` that was not completed; where there is none, begin one.
     """
+    check_names(limits)
     executor = WorkflowExecutor(
         WorkflowDefinition(id=workflow_id, name=name, phases=phases),
         task,
@@ -220,7 +223,7 @@ def run_phases(
         approval_manager,
         shared_state,
         verbose=verbose,
-        options=options,
+        options={**(options or {}), **(limits or {})},
         record=tape.record,
         replay=tape.replay,
         strict=tape.strict,

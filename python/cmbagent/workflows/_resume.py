@@ -15,6 +15,7 @@ from cmbagent.approvals import QueueApprovalManager, default_manager
 from cmbagent.display import make_display
 from cmbagent.errors import ConfigurationError, JournalError
 from cmbagent.store import RunInfo, Store, StoreLike, open_store, real
+from cmbagent.workflows._limits import without_limits
 
 if TYPE_CHECKING:
     import os
@@ -72,6 +73,8 @@ def describe(executor: WorkflowExecutor) -> dict[str, Any]:
         "workflow": masked(executor.workflow.to_dict(), secrets),
         "task": executor.task,
         "options": masked(executor.options, secrets),
+        "limits": executor.limits,
+        "rates": executor.rates,
         "initial_shared_state": masked(private, secrets),
         "tape": {"record": executor.record, "replay": executor.replay, "strict": executor.strict},
         "package": _core.__version__,
@@ -93,7 +96,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         found.append(f"the phases ({' → '.join(kinds[0])} then, {' → '.join(kinds[1])} now)")
     else:
         for index, (one, other) in enumerate(zip(old, new, strict=True)):
-            one, other = one.get("config") or {}, other.get("config") or {}
+            # A limit may be raised from one life to the next.
+            one, other = (without_limits(each.get("config") or {}) for each in (one, other))
             names = sorted({*one, *other}, key=str)
             changed = [str(name) for name in names if one.get(name) != other.get(name)]
             if changed:
@@ -234,6 +238,7 @@ def executor_of(
     approval_manager: Any = None,
     workflow: WorkflowDefinition | None = None,
     verbose: bool | None = None,
+    limits: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> WorkflowExecutor:
     """Make the executor of a run that a crash, a stop or an error has ended; `run` then goes on with it.
@@ -252,6 +257,7 @@ def executor_of(
         approval_manager: as for the executor.
         workflow: a changed definition; needs `force`.
         verbose: as for the executor.
+        limits: the run's limits from now on, such as `{"max_cost": 5}`; those left out stay as they were.
         force: go on although the workflow, the task, a setting or a template has changed.
 
     Returns:
@@ -278,7 +284,12 @@ def executor_of(
         about["initial_shared_state"],
         verbose=verbose,
         store=opened,
-        options=about["options"],
+        options={
+            **about["options"],
+            "rates": about.get("rates"),
+            **(about.get("limits") or {}),
+            **(limits or {}),
+        },
         **about["tape"],
     )
     executor.context.run_id = info.id
@@ -298,6 +309,7 @@ class _TakeUp(Protocol):
         approval_manager: Any = None,
         workflow: WorkflowDefinition | None = None,
         verbose: bool | None = None,
+        limits: Mapping[str, Any] | None = None,
         force: bool = False,
     ) -> WorkflowExecutor: ...
 
@@ -325,6 +337,7 @@ def resume(
     callbacks: Any = None,
     approval_manager: Any = None,
     verbose: bool | None = None,
+    limits: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> WorkflowContext:
     """Go on with a run that a crash, a stop or an error has ended, and wait for its end.
@@ -336,6 +349,7 @@ def resume(
         callbacks: see `cmbagent.callbacks`.
         approval_manager: asks humans.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        limits: the run's limits from now on, such as `{"max_cost": 5}`; those left out stay as they were.
         force: go on although a setting, a template or the package has changed.
 
     Returns:
@@ -357,6 +371,7 @@ def resume(
         callbacks=callbacks,
         approval_manager=approval_manager,
         verbose=verbose,
+        limits=limits,
         force=force,
     )
     return executor.run_sync()

@@ -17,7 +17,7 @@ from cmbagent.errors import ConfigurationError
 from cmbagent.phases import PhaseRegistry, PhaseResult, WorkflowContext
 from cmbagent.store import open_store
 from cmbagent.utils import get_api_keys_from_env, resolve_work_dir
-from cmbagent.workflows import _resume
+from cmbagent.workflows import _limits, _resume
 from cmbagent.workflows._interactive import INTERACTIVE_WORKFLOWS
 from cmbagent.workflows._resume import ResumeMethod
 from cmbagent.workflows._tape import Tape
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from cmbagent.phases import Phase
     from cmbagent.store import StoreLike
+    from cmbagent.workflows.estimate import Estimate
 
 
 @dataclass
@@ -160,9 +161,17 @@ class WorkflowExecutor:
         store: where the run is kept, so that it can be resumed after a crash: a file or a
             `cmbagent.store.Store`; `None` is the user's own store, `":memory:"` keeps nothing.
         options: settings for every phase's `config.params` that the phase does not set itself, such as
-            `script_timeout_seconds`, `env_passthrough`, `agent_llm_configs`, `prompts`, `allowed_agents`, and
+            `script_timeout_seconds`, `env_passthrough`, `agent_llm_configs`, `prompts`, `allowed_agents`,
+            `model_fallbacks`, `call_deadline_seconds`, `turn_deadline_seconds`, and
             those of `docs/sandbox.md`: `sandbox`, `write_paths`, `read_paths`, `network`, `allow_install`,
-            `script_memory_gb`, `script_disk_gb`, `script_processes`.
+            `script_memory_gb`, `script_disk_gb`, `script_processes`; also the
+            run's limits (`max_cost`, …, `on_limit`, `cheaper_model`, `unpriced`) and `rates`, see
+            `docs/limits.md`.
+        max_cost: the run's limit in dollars, as all limits for its phases and nested runs together; a phase
+            has limits of its own in its `config.params`.
+        max_tokens: the run's limit in tokens, of prompts and answers.
+        max_llm_calls: the run's limit of model calls.
+        max_wall_seconds: the run's limit in seconds; waiting for humans does not count.
         record: a new file in which every model call is written down, see `docs/replay.md`.
         replay: a file written so: calls are answered from it, without a model, a key or a network.
         strict: whether a request that differs from the recorded one is an error; else it is a warning.
@@ -177,7 +186,8 @@ class WorkflowExecutor:
             after an exception. `get_status()["status"]` knows more.
 
     Raises:
-        ValueError: a phase's type is not registered, or `record`, `replay` and `strict` do not go together.
+        ValueError: a phase's type is not registered, a limit cannot be used, or `record`, `replay` and
+            `strict` do not go together.
         TypeError: `workflow` is no definition, or a phase's config has a field that the phase does not know.
         FileNotFoundError: there is no file to replay.
     """
@@ -195,6 +205,10 @@ class WorkflowExecutor:
         verbose: bool | None = None,
         store: StoreLike = None,
         options: Mapping[str, Any] | None = None,
+        max_cost: float | None = None,
+        max_tokens: int | None = None,
+        max_llm_calls: int | None = None,
+        max_wall_seconds: float | None = None,
         record: str | os.PathLike[str] | None = None,
         replay: str | os.PathLike[str] | None = None,
         strict: bool = False,
@@ -211,12 +225,19 @@ class WorkflowExecutor:
         self.callbacks = callbacks
         self.approval_manager = default_manager() if approval_manager is None else approval_manager
         self.verbose = verbose
-        self.options: dict[str, Any] = dict(options or {})
+        given = {
+            "max_cost": max_cost,
+            "max_tokens": max_tokens,
+            "max_llm_calls": max_llm_calls,
+            "max_wall_seconds": max_wall_seconds,
+        }
+        self.options, self.limits, self.rates = _limits.split(options, given)
         self.record, self.replay, self.strict = Tape.of(record, replay, strict)
         self.phases: list[Phase] = [
             PhaseRegistry.create_from_dict(copy_containers(p)) for p in workflow.phases
         ]
         for phase in self.phases:
+            _core.check_limits(phase.config.params)
             phase.config.params = {**self.options, **phase.config.params}
         self.store = store
         self.initial_shared_state = dict(initial_shared_state or {})
@@ -259,6 +280,8 @@ class WorkflowExecutor:
         Raises:
             ValueError: a phase refused its input: `Phase {type} validation failed: […]`.
             RuntimeError: a phase failed: `Phase {type} failed: {reason}`.
+            OverLimitError: the next call would exceed a limit; the run can be resumed with a higher one. It
+                is a `RuntimeError`, too.
             ConfigurationError: the tape cannot be read, or there is another file to record to.
             RunStoppedError: the run was cancelled, by `cancel()` or because `should_continue` said no; it is
                 a `RuntimeError`, too.
@@ -268,6 +291,8 @@ class WorkflowExecutor:
         self.outcome = None
         log = self._fresh_log()
         try:
+            if self.rates:
+                _core.set_rates(self.rates)
             self._journal = _resume.begin(self)
             self._resuming = False
             with _loop.heartbeat():
@@ -310,6 +335,22 @@ class WorkflowExecutor:
         self.context.run_id = wanted[0].id
         self._resuming, self._forced = True, force
         return True
+
+    def estimate(self) -> Estimate:
+        """Say what the run will ask its models and what that may cost, without asking any.
+
+        The phases are rehearsed with placeholders for answers and results, in a directory that is thrown
+        away. Neither scripts nor phases of the user's own are run.
+
+        Returns:
+            The expected calls with their prompts, and a range of the cost.
+
+        Raises:
+            ConfigurationError: a setting cannot be used.
+        """
+        from cmbagent.workflows.estimate import estimate
+
+        return _loop.run_sync(lambda: estimate(self), lambda: f"the estimate of {self.workflow.id!r}")
 
     def run_sync(self) -> WorkflowContext:
         """Do what `run` does, from synchronous code; also inside a running loop, such as a notebook's.

@@ -48,6 +48,7 @@ def control(
     replay: str | os.PathLike[str] | None = None,
     strict: bool = False,
     resume: bool = False,
+    limits: Mapping[str, Any] | None = None,
     **ignored: Any,
 ) -> RunResult:
     """Carry out a plan without planning.
@@ -81,6 +82,8 @@ def control(
         strict: whether a request that differs from the recorded one is an error; else it is a warning.
         resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
             error has ended; one that is completed gives its results again.
+        limits: what the run may take, such as `{"max_cost": 2.0, "max_llm_calls": 50}`, and how fast; see
+            `docs/limits.md`. Reaching one raises `OverLimitError`; `resume=True` with a higher one goes on.
         **ignored: the planning arguments of earlier versions; a warning names them.
 
     Returns:
@@ -136,6 +139,7 @@ def control(
         options=options,
         tape=tape,
         resume=resume,
+        limits=limits,
         shared_state={"planning_context": {"hardware_constraints": _calls.text(hardware_constraints)}},
     )
     return whole_control_times(control_result(executor, planned=False))

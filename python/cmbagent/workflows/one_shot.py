@@ -43,6 +43,7 @@ def one_shot(
     replay: str | os.PathLike[str] | None = None,
     strict: bool = False,
     resume: bool = False,
+    limits: Mapping[str, Any] | None = None,
     **ignored: Any,
 ) -> RunResult:
     """Have one agent do a task at once.
@@ -77,6 +78,8 @@ def one_shot(
         strict: whether a request that differs from the recorded one is an error; else it is a warning.
         resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
             error has ended; one that is completed gives its results again.
+        limits: what the run may take, such as `{"max_cost": 2.0, "max_llm_calls": 50}`, and how fast; see
+            `docs/limits.md`. Reaching one raises `OverLimitError`; `resume=True` with a higher one goes on.
         **ignored: arguments of earlier versions without effect here; a warning names them.
 
     Returns:
@@ -125,6 +128,7 @@ def one_shot(
         options=options,
         tape=tape,
         resume=resume,
+        limits=limits,
     )
     return one_shot_result(
         executor,

@@ -58,6 +58,7 @@ def planning_and_control_context_carryover(
     replay: str | os.PathLike[str] | None = None,
     strict: bool = False,
     resume: bool = False,
+    limits: Mapping[str, Any] | None = None,
     **ignored: Any,
 ) -> RunResult:
     """Plan a task and carry the plan out, each step knowing what the steps before it found.
@@ -106,6 +107,8 @@ def planning_and_control_context_carryover(
         strict: whether a request that differs from the recorded one is an error; else it is a warning.
         resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
             error has ended; one that is completed gives its results again.
+        limits: what the run may take, such as `{"max_cost": 2.0, "max_llm_calls": 50}`, and how fast; see
+            `docs/limits.md`. Reaching one raises `OverLimitError`; `resume=True` with a higher one goes on.
         **ignored: arguments of earlier versions without effect here; a warning names them.
 
     Returns:
@@ -179,6 +182,7 @@ def planning_and_control_context_carryover(
         options=options,
         tape=tape,
         resume=resume,
+        limits=limits,
         metadata={"parent_run_id": parent_run_id, "stage_name": stage_name},
     )
     return control_result(executor, planned=True)
@@ -219,6 +223,7 @@ def planning_and_control(
     replay: str | os.PathLike[str] | None = None,
     strict: bool = False,
     resume: bool = False,
+    limits: Mapping[str, Any] | None = None,
     **ignored: Any,
 ) -> RunResult:
     """Plan a task and carry the plan out, reporting the control phase as a whole.
@@ -279,6 +284,7 @@ def planning_and_control(
         options=options,
         tape=tape,
         resume=resume,
+        limits=limits,
     )
     return whole_control_times(control_result(executor, planned=True))
 

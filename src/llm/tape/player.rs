@@ -10,7 +10,9 @@ use super::differ::diff;
 use super::home::Home;
 use super::request::{shown, written};
 use super::{Came, Failure, Head, Line, Subject, Tape, TapeError, tape_error};
-use crate::llm::{Call, CallOptions, LlmError, LlmErrorKind, Place, Provider, Reply, Request, Usage, Watch};
+use crate::llm::{
+    Call, CallOptions, LlmError, LlmErrorKind, Place, Provider, Quote, Reply, Request, Usage, Watch,
+};
 
 /// A provider that answers each call as it was answered at the same place of the recorded run.
 ///
@@ -158,8 +160,8 @@ impl Provider for Player {
         self.reel.tape.calls.values().any(|line| line.request.model == model)
     }
 
-    fn bound(&self, _: &Request) -> Option<f64> {
-        Some(0.0)
+    fn quote(&self, request: &Request) -> Quote {
+        self.reel.models.quote(request).free()
     }
 
     fn within(&self, place: &Place, _: Arc<dyn Provider>) -> Arc<dyn Provider> {

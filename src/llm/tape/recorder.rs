@@ -12,7 +12,7 @@ use super::home::Home;
 use super::request::written;
 use super::{Came, Failure, Head, Line, Subject, Tape, TapeError, tape_error};
 use crate::llm::ocr::Reading;
-use crate::llm::{Call, CallOptions, LlmError, LlmErrorKind, Place, Provider, Reply, Request, Watch};
+use crate::llm::{Call, CallOptions, LlmError, LlmErrorKind, Place, Provider, Quote, Reply, Request, Watch};
 
 /// A provider that records the calls of another one.
 #[derive(Clone)]
@@ -95,8 +95,8 @@ impl Provider for Recorder {
         self.inner.window(model)
     }
 
-    fn bound(&self, request: &Request) -> Option<f64> {
-        self.inner.bound(request)
+    fn quote(&self, request: &Request) -> Quote {
+        self.inner.quote(request)
     }
 
     fn vision(&self, model: &str) -> Option<bool> {
