@@ -95,7 +95,9 @@ impl Run {
         let called: Called = self.pass_prepared(Effect::Call, &input, prepare, act).await?;
         let line = called.line(agent);
         let usage = Total::of(&line).to_json();
-        line.into_iter().for_each(|line| self.charge(line));
+        if let Some(line) = line {
+            self.charge(line);
+        }
         let Called { said, seconds, model, differences, held } = called;
         drop(held);
         self.warn_of(agent, differences).await?;

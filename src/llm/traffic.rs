@@ -2,7 +2,7 @@
 //!
 //! One lane a server, shared by all runs of the process: calls pass it in the order in which they came.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 ///
 /// # Errors
 /// Words that say what cannot be used.
-pub fn set_rates(rates: HashMap<String, Rates>) -> Result<(), String> {
+pub fn set_rates(rates: BTreeMap<String, Rates>) -> Result<(), String> {
     for (name, rate) in &rates {
         if let Some(fault) = rate.fault() {
             return Err(format!("rates of {name}: {fault}"));
@@ -348,7 +348,7 @@ mod tests {
     async fn calls_at_the_same_time_are_as_many_as_allowed() {
         let url = "http://lane.test/v1";
         let rates = Rates { concurrency: Some(1), ..Rates::default() };
-        set_rates(HashMap::from([(format!("{url}/"), rates)])).unwrap();
+        set_rates(BTreeMap::from([(format!("{url}/"), rates)])).unwrap();
         let lane = lane(url, "openai");
         let first = lane.enter(1).await.unwrap();
         let second = lane.enter(1);
@@ -360,7 +360,7 @@ mod tests {
 
     #[test]
     fn rates_that_cannot_be_used_are_named() {
-        let set = |name: &str, rates| set_rates(HashMap::from([(name.to_owned(), rates)])).unwrap_err();
+        let set = |name: &str, rates| set_rates(BTreeMap::from([(name.to_owned(), rates)])).unwrap_err();
         let none = Rates { concurrency: Some(0), ..Rates::default() };
         assert!(set("openai", none).contains("concurrency"));
         let never = Rates { requests_per_minute: Some(0.0), ..Rates::default() };

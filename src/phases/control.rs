@@ -185,7 +185,7 @@ impl Control {
                     redo: redo.take(),
                     ..StepCase::default()
                 };
-                let ended = self.step(run, &site, case, &task, &mut progress).await?;
+                let ended = Box::pin(self.step(run, &site, case, &task, &mut progress)).await?;
                 match after_step(config, run, state.as_ref(), &progress, number, ended.as_deref()).await? {
                     Verdict::Continue => {
                         failure = ended;
@@ -234,7 +234,7 @@ impl Control {
         here.tell("", "step_started", about).await?;
         context::step_begins(&mut progress.context, &progress.plan, number);
         let before = site.space.look(&here, "files before the step", Workspace::inventory).await?;
-        let done = site.perform(&here, case, task, "step").await?;
+        let done = Box::pin(site.perform(&here, case, task, "step")).await?;
         let files =
             site.space.look(&here, "files of the step", move |space| space.new_files(&before)).await?;
         site.space.record(files.iter().cloned())?;

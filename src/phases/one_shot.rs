@@ -105,7 +105,7 @@ impl OneShot {
         here.tell("", "step_started", about).await?;
         let before = space.look(&here, "files before the step", Workspace::inventory).await?;
         let initialised = run.clock().now();
-        let done = site.perform(&here, case, &task, "one_shot").await?;
+        let done = Box::pin(site.perform(&here, case, &task, "one_shot")).await?;
         let seconds = run.clock().now() - initialised;
         let files: Vec<PathBuf> =
             space.look(&here, "files of the step", move |space| space.new_files(&before)).await?;

@@ -355,10 +355,9 @@ async fn a_prompt_too_long_for_the_model_is_shortened_before_it_is_sent() {
     // Lines that differ, so that none is left out as a repetition.
     let letter = |n: u8| char::from(b'a' + n % 26);
     let word = |n: u8| [letter(n / 26), letter(n), letter(n / 3), letter(n / 7)].iter().collect::<String>();
-    let words: String = (0..=250)
-        .flat_map(|a| (0..8).map(move |b| (a, b)))
-        .map(|(a, b)| format!("{} without any {}\n", word(a), word(b)))
-        .collect();
+    let pairs = (0..=250).flat_map(|a| (0..8).map(move |b| (a, b)));
+    let lines: Vec<String> = pairs.map(|(a, b)| format!("{} without any {}\n", word(a), word(b))).collect();
+    let words = lines.concat();
     let long = format!("{words}chi2 = 1.25\n{words}");
     stage.engineer("a.py", "a()", Scripted::success(&long));
     stage.say("researcher", "# N\nchi2 is 1.25.");
