@@ -3,7 +3,7 @@
 Fields: ``name``, ``value``, ``unit``, and where there is something to compare with ``peer`` (what it is),
 ``peer_value`` and ``ratio``. Every measurement runs in processes of its own; the model server is one of them.
 
-    python benches/bench.py [NAME ...]      import, runs, phases, scripts; all without a name
+    python benches/bench.py [NAME ...]      import, runs, phases, scripts, durable, kills; all without a name
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import durable
 
 PROCESSES = 11
 PHASES = 1000
@@ -294,7 +296,24 @@ def bench_scripts() -> None:
     emit("the sandbox, a script", confined - free, "ms", "bare spawn", beside)
 
 
-BENCHES = {"import": bench_import, "runs": bench_runs, "phases": bench_phases, "scripts": bench_scripts}
+def bench_durable() -> None:
+    """What durability costs, beside the bare disk and other packages."""
+    durable.bench(emit)
+
+
+def bench_kills() -> None:
+    """Runs killed at random points."""
+    durable.kills(emit)
+
+
+BENCHES = {
+    "import": bench_import,
+    "runs": bench_runs,
+    "phases": bench_phases,
+    "scripts": bench_scripts,
+    "durable": bench_durable,
+    "kills": bench_kills,
+}
 
 
 def main() -> None:

@@ -1,8 +1,11 @@
-//! The engine's own cost a phase: chains of native no-op phases over `MemoryState` and `MemoryJournal`.
+//! The engine's own cost a phase: chains of native no-op phases over `MemoryState`, in memory and durable.
 //!
 //! Prints one JSON object a line; `make bench` runs it after the benchmark of the package.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,7 +16,8 @@ use cmbagent::engine::executor::{MemoryWorkflow, execute};
 use cmbagent::engine::{Control, run::Services};
 use cmbagent::engine::{Outcome, Phase, PhaseStatus, Run, State};
 use cmbagent::exec::scripted::ScriptedRunner;
-use cmbagent::journal::MemoryJournal;
+use cmbagent::journal::store::Claim;
+use cmbagent::journal::{Journal, MemoryJournal, Store};
 use cmbagent::library::ScriptedDocuments;
 use cmbagent::llm::scripted::ScriptedProvider;
 use futures_util::future::BoxFuture;
@@ -21,6 +25,8 @@ use serde_json::json;
 
 const PHASES: usize = 1000;
 const ROUNDS: usize = 21;
+const DURABLE_PHASES: usize = 200;
+const DURABLE_ROUNDS: usize = 11;
 
 struct Nothing;
 
@@ -46,33 +52,74 @@ impl Phase for Nothing {
     }
 }
 
-fn main() {
+/// Microseconds a phase of a chain of so many that is recorded in `journal`.
+fn chain(id: String, journal: Arc<dyn Journal>, number: usize) -> f64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let phases: Vec<Arc<dyn Phase>> = (0..PHASES).map(|_| Arc::new(Nothing) as Arc<dyn Phase>).collect();
-    let mut seconds: Vec<f64> = (0..ROUNDS)
-        .map(|round| {
-            let services = Services {
-                provider: Arc::new(ScriptedProvider::new()),
-                runner: Arc::new(ScriptedRunner::default()),
-                documents: Arc::new(ScriptedDocuments::default()),
-                approvals: Arc::new(Nobody),
-                listener: Arc::new(Unwatched),
-                clock: Arc::new(SystemClock),
-                journal: Arc::new(MemoryJournal::default()),
-            };
-            let run = Run::new(format!("run-{round}"), services, Control::default())
-                .expect("a fresh journal is read");
-            let workflow = MemoryWorkflow::new("task", "work");
-            let begun = Instant::now();
-            runtime.block_on(execute(&run, &phases, &workflow)).unwrap();
-            begun.elapsed().as_secs_f64()
-        })
-        .collect();
-    seconds.sort_by(f64::total_cmp);
-    #[allow(clippy::cast_precision_loss)]
-    let micros = seconds[ROUNDS / 2] * 1e6 / PHASES as f64;
+    let phases: Vec<Arc<dyn Phase>> = (0..number).map(|_| Arc::new(Nothing) as Arc<dyn Phase>).collect();
+    let services = Services {
+        provider: Arc::new(ScriptedProvider::new()),
+        runner: Arc::new(ScriptedRunner::default()),
+        documents: Arc::new(ScriptedDocuments::default()),
+        approvals: Arc::new(Nobody),
+        listener: Arc::new(Unwatched),
+        clock: Arc::new(SystemClock),
+        journal,
+    };
+    let run = Run::new(id, services, Control::default()).expect("a fresh journal is read");
+    let workflow = MemoryWorkflow::new("task", "work");
+    let begun = Instant::now();
+    runtime.block_on(execute(&run, &phases, &workflow)).unwrap();
+    micros(begun, number)
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn micros(begun: Instant, number: usize) -> f64 {
+    begun.elapsed().as_secs_f64() * 1e6 / number as f64
+}
+
+/// Microseconds of a page written to a file and brought to the disk, as a commit needs it.
+fn bare(directory: &Path, number: usize) -> f64 {
+    let mut file = File::create(directory.join("bare")).unwrap();
+    let page = [7; 4096];
+    let begun = Instant::now();
+    for _ in 0..number {
+        file.write_all(&page).unwrap();
+        file.sync_data().unwrap();
+    }
+    micros(begun, number)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    let memory = |round| chain(format!("run-{round}"), Arc::<MemoryJournal>::default(), PHASES);
+    let value = median((0..ROUNDS).map(memory).collect());
     println!(
         "{}",
-        json!({"name": "native_phase", "value": micros, "unit": "us", "phases": PHASES, "rounds": ROUNDS, "bar": 10.0})
+        json!({"name": "native_phase", "value": value, "unit": "us", "phases": PHASES, "rounds": ROUNDS, "bar": 10.0})
+    );
+    // On the disk that the build is on: in memory there is nothing to wait for.
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let store = Store::open(&place.path().join("store.db")).unwrap();
+    let pairs: Vec<(f64, f64)> = (0..DURABLE_ROUNDS)
+        .map(|round| {
+            let id = format!("run-{round}");
+            let claim = Claim { id: id.clone(), root: id.clone(), about: json!({}), ..Claim::default() };
+            let journal = Arc::new(store.begin(&claim).unwrap());
+            (chain(id, journal, DURABLE_PHASES), bare(place.path(), DURABLE_PHASES))
+        })
+        .collect();
+    let value = median(pairs.iter().map(|(durable, bare)| durable - bare).collect());
+    let sync = median(pairs.iter().map(|(_, bare)| *bare).collect());
+    println!(
+        "{}",
+        json!({
+            "name": "native_durable_phase_beyond_fdatasync", "value": value, "unit": "us", "bar": 150.0,
+            "peer": "write and fdatasync of a page", "peer_value": sync, "phases": DURABLE_PHASES,
+            "rounds": DURABLE_ROUNDS,
+        })
     );
 }

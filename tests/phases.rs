@@ -11,6 +11,8 @@ mod control;
 mod engineer;
 #[path = "phases/ideas.rs"]
 mod ideas;
+#[path = "phases/kills.rs"]
+mod kills;
 #[path = "phases/limits.rs"]
 mod limits;
 #[path = "phases/one_shot.rs"]

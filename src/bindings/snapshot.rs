@@ -16,8 +16,8 @@ use pyo3::types::{
 use pyo3::{intern, prelude::*};
 use serde_json::{Map, Value, json};
 
-/// Deeper containers are left out as opaque.
-const DEPTH: usize = 200;
+/// Levels of JSON; deeper containers are left out as opaque. Deltas may double them, see `journal::recovery`.
+const DEPTH: usize = 250;
 
 /// A value as the journal keeps it.
 pub(super) fn encode(value: &Bound<'_, PyAny>) -> PyResult<Value> {
@@ -55,9 +55,9 @@ struct Encoder {
 }
 
 impl Encoder {
-    /// Counts how often containers are met, without going into one twice.
+    /// Counts how often containers, arrays and objects are met, without going into one twice.
     fn count(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> PyResult<()> {
-        if depth > DEPTH || !is_container(value) {
+        if depth > DEPTH || is_plain(value) {
             return Ok(());
         }
         let times = self.met.entry(value.as_ptr() as usize).or_default();
@@ -70,7 +70,7 @@ impl Encoder {
                 self.count(&key, depth + 1)?;
                 self.count(&item, depth + 1)?;
             }
-        } else if !value.is_instance_of::<PyByteArray>() {
+        } else if is_container(value) {
             for item in value.try_iter()? {
                 self.count(&item?, depth + 1)?;
             }
@@ -92,7 +92,7 @@ impl Encoder {
             }
             let number = self.numbers.len();
             self.numbers.insert(address, number);
-            let content = self.container(value, depth)?;
+            let content = self.container(value, depth + 2)?;
             // By key, so that growing content changes by its tail alone.
             return Ok(json!({"$shared": {number.to_string(): content}}));
         }
@@ -100,6 +100,28 @@ impl Encoder {
     }
 
     fn container(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
+        let kind = value.get_type();
+        let exact = value.is_exact_instance_of::<PyDict>() || value.is_exact_instance_of::<PyList>();
+        if exact || is_builtin(&kind) {
+            return self.builtin(value, depth);
+        }
+        let hooks = [intern!(value.py(), "to_journal"), intern!(value.py(), "from_journal")];
+        if kind.hasattr(hooks[0])? && kind.hasattr(hooks[1])? {
+            let kept = self.value(&value.call_method0(hooks[0])?, depth + 2)?;
+            return Ok(json!({"$object": [place(&kind)?, kept]}));
+        }
+        if let Some((tag, content)) = tagged(value)? {
+            return Ok(json!({tag: content}));
+        }
+        // What derives from a type of Python's is kept as that.
+        match self.builtin(value, depth + 2)? {
+            Value::Object(lost) if lost.contains_key("$opaque") => Ok(Value::Object(lost)),
+            content => Ok(json!({"$as": [place(&kind)?, content]})),
+        }
+    }
+
+    /// A value as the builtin type that it is of, or that its class derives from.
+    fn builtin(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
         if let Ok(dict) = value.cast::<PyDict>() {
             return self.dict(dict, depth);
         }
@@ -114,12 +136,14 @@ impl Encoder {
             Some("$set")
         } else if value.is_instance_of::<PyFrozenSet>() {
             Some("$frozenset")
+        } else if is_deque(value) {
+            None
         } else {
-            return self.object(value, depth);
+            return Ok(basic(value)?.unwrap_or_else(|| opaque(value)));
         };
         let mut items = Vec::new();
         for item in value.try_iter()? {
-            items.push(self.value(&item?, depth + 1)?);
+            items.push(self.value(&item?, depth + 1 + usize::from(tag.is_some()))?);
         }
         Ok(match tag {
             None => Value::Array(items),
@@ -141,24 +165,18 @@ impl Encoder {
         }
         let mut pairs = Vec::with_capacity(dict.len());
         for (key, item) in dict.iter() {
-            pairs.push(json!([self.value(&key, depth + 1)?, self.value(&item, depth + 1)?]));
+            pairs.push(json!([self.value(&key, depth + 3)?, self.value(&item, depth + 3)?]));
         }
         Ok(json!({"$dict": pairs}))
     }
+}
 
-    fn object(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
-        let py = value.py();
-        let kind = value.get_type();
-        if kind.hasattr(intern!(py, "to_journal"))? && kind.hasattr(intern!(py, "from_journal"))? {
-            let kept = value.call_method0(intern!(py, "to_journal"))?;
-            let kept = self.value(&kept, depth + 1)?;
-            return Ok(json!({"$object": [place(&kind)?, kept]}));
-        }
-        Ok(match tagged(value)? {
-            Some((tag, content)) => json!({tag: content}),
-            None => opaque(value),
-        })
-    }
+fn is_plain(value: &Bound<'_, PyAny>) -> bool {
+    value.is_none()
+        || value.is_instance_of::<PyString>()
+        || value.is_instance_of::<PyInt>()
+        || value.is_instance_of::<PyFloat>()
+        || value.is_instance_of::<PyBytes>()
 }
 
 fn is_container(value: &Bound<'_, PyAny>) -> bool {
@@ -167,23 +185,37 @@ fn is_container(value: &Bound<'_, PyAny>) -> bool {
         || value.is_instance_of::<PyTuple>()
         || value.is_instance_of::<PySet>()
         || value.is_instance_of::<PyFrozenSet>()
-        || value.is_instance_of::<PyByteArray>()
+        || is_deque(value)
 }
 
-/// Values without parts.
+fn is_deque(value: &Bound<'_, PyAny>) -> bool {
+    value.get_type().fully_qualified_name().is_ok_and(|name| name.to_string_lossy() == "collections.deque")
+}
+
+/// Whether the class is of Python itself, so that a tag says it all.
+fn is_builtin(kind: &Bound<'_, PyType>) -> bool {
+    kind.module().is_ok_and(|module| module.to_string_lossy() == "builtins")
+}
+
+/// Values without parts, of Python's own types.
 fn plain(value: &Bound<'_, PyAny>) -> PyResult<Option<Value>> {
-    let py = value.py();
     if value.is_none() {
         return Ok(Some(Value::Null));
     }
     if let Ok(flag) = value.cast_exact::<PyBool>() {
         return Ok(Some(flag.is_true().into()));
     }
-    // Members of enumerations may be texts or numbers too.
-    if value.get_type().is_subclass(&py.import(intern!(py, "enum"))?.getattr(intern!(py, "Enum"))?)? {
-        let name: String = value.getattr(intern!(py, "name"))?.extract().unwrap_or_default();
-        return Ok(Some(json!({"$enum": [place(&value.get_type())?, name]})));
-    }
+    let exact = value.is_exact_instance_of::<PyString>()
+        || value.is_exact_instance_of::<PyInt>()
+        || value.is_exact_instance_of::<PyFloat>()
+        || value.is_exact_instance_of::<PyBytes>()
+        || value.is_exact_instance_of::<PyComplex>();
+    if exact { basic(value) } else { Ok(None) }
+}
+
+/// A text or a number, also of a class that derives from that type.
+fn basic(value: &Bound<'_, PyAny>) -> PyResult<Option<Value>> {
+    let py = value.py();
     if let Ok(text) = value.cast::<PyString>() {
         // Lone surrogates have no place in JSON.
         if let Ok(text) = text.to_str() {
@@ -224,11 +256,29 @@ fn hex(number: &Bound<'_, PyInt>) -> PyResult<String> {
 fn tagged(value: &Bound<'_, PyAny>) -> PyResult<Option<(&'static str, Value)>> {
     let py = value.py();
     let kind = value.get_type();
+    let enumeration = py.import(intern!(py, "enum"))?;
+    // Members of enumerations may be texts or numbers too.
+    if kind.is_subclass(&enumeration.getattr(intern!(py, "Flag"))?)? {
+        let bits: i64 = value.getattr(intern!(py, "value"))?.extract()?;
+        return Ok(Some(("$flag", json!([place(&kind)?, bits]))));
+    }
+    if kind.is_subclass(&enumeration.getattr(intern!(py, "Enum"))?)? {
+        let name: String = value.getattr(intern!(py, "name"))?.extract().unwrap_or_default();
+        return Ok(Some(("$enum", json!([place(&kind)?, name]))));
+    }
     let module: String = kind.module()?.extract()?;
     let name: String = kind.name()?.extract()?;
     let text =
         |method: &str| -> PyResult<Value> { Ok(value.call_method0(method)?.extract::<String>()?.into()) };
     Ok(match (module.as_str(), name.as_str()) {
+        // The second of two equal times on the night when clocks go back: their text does not say it.
+        ("datetime", "datetime" | "time") if value.getattr(intern!(py, "fold"))?.is_truthy()? => {
+            Some(if name == "time" {
+                ("$time", json!([text("isoformat")?]))
+            } else {
+                ("$datetime", json!([text("isoformat")?]))
+            })
+        }
         ("datetime", "datetime") => Some(("$datetime", text("isoformat")?)),
         ("datetime", "date") => Some(("$date", text("isoformat")?)),
         ("datetime", "time") => Some(("$time", text("isoformat")?)),
@@ -254,7 +304,8 @@ fn tagged(value: &Bound<'_, PyAny>) -> PyResult<Option<(&'static str, Value)>> {
             let dtype: String = dtype.getattr(intern!(py, "str"))?.extract()?;
             Some(("$ndarray", json!([dtype, shape, BASE64.encode(bytes.cast::<PyBytes>()?.as_bytes())])))
         }
-        ("numpy", _) if value.hasattr(intern!(py, "dtype"))? && value.hasattr(intern!(py, "item"))? => {
+        // Its arrays of other kinds are none of these: their values are not all there is to them.
+        ("numpy", _) if value.is_instance(&py.import("numpy")?.getattr("generic")?)? => {
             let dtype = value.getattr(intern!(py, "dtype"))?;
             if dtype.getattr(intern!(py, "hasobject"))?.is_truthy()? {
                 return Ok(None);
@@ -280,14 +331,19 @@ fn place(kind: &Bound<'_, PyType>) -> PyResult<Value> {
 /// A value of the journal as Python, and the paths of what could not be kept: those are left out of
 /// dictionaries and `None` elsewhere.
 pub(super) fn decode<'py>(py: Python<'py>, value: &Value) -> PyResult<(Bound<'py, PyAny>, Vec<String>)> {
-    let mut decoder = Decoder { py, shared: HashMap::new(), lost: Vec::new() };
+    let mut decoder = Decoder { py, shared: HashMap::new(), holes: HashMap::new(), lost: Vec::new() };
     let value = decoder.value(value, "")?;
     Ok((value.unwrap_or_else(|| py.None().into_bound(py)), decoder.lost))
 }
 
+/// By the number of a container that is not yet made: dictionaries, and the keys under which it belongs there.
+type Holes<'py> = HashMap<u64, Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>>;
+
 struct Decoder<'py> {
     py: Python<'py>,
     shared: HashMap<u64, Bound<'py, PyAny>>,
+    /// Where those belong that are being made: a tuple may hold a list that holds the tuple.
+    holes: Holes<'py>,
     lost: Vec<String>,
 }
 
@@ -315,8 +371,20 @@ impl<'py> Decoder<'py> {
         }))
     }
 
+    /// Whether an item is something that is still being made: it is then put there later.
+    fn leave_hole(&mut self, item: &Value, container: &Bound<'py, PyAny>, key: &Bound<'py, PyAny>) -> bool {
+        let number = item.as_object().filter(|map| map.len() == 1).and_then(|map| map.get("$ref")?.as_u64());
+        let Some(holes) = number.and_then(|number| self.holes.get_mut(&number)) else { return false };
+        holes.push((container.clone(), key.clone()));
+        true
+    }
+
     fn fill_list(&mut self, list: &Bound<'py, PyList>, items: &[Value], path: &str) -> PyResult<()> {
         for (index, item) in items.iter().enumerate() {
+            if self.leave_hole(item, list.as_any(), index.into_pyobject(self.py)?.as_any()) {
+                list.append(self.py.None())?;
+                continue;
+            }
             let item = self.value(item, &format!("{path}[{index}]"))?;
             list.append(item)?;
         }
@@ -326,6 +394,10 @@ impl<'py> Decoder<'py> {
     fn fill_dict(&mut self, dict: &Bound<'py, PyDict>, map: &Map<String, Value>, path: &str) -> PyResult<()> {
         for (key, item) in map {
             let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            if self.leave_hole(item, dict.as_any(), key.into_pyobject(self.py)?.as_any()) {
+                dict.set_item(key, self.py.None())?;
+                continue;
+            }
             if let Some(item) = self.value(item, &below)? {
                 dict.set_item(key, item)?;
             }
@@ -375,9 +447,19 @@ impl<'py> Decoder<'py> {
             "$int" => py.get_type::<PyInt>().call1((text(), 16))?,
             "$float" => py.get_type::<PyFloat>().call1((text(),))?,
             "$complex" => py.get_type::<PyComplex>().call1((text(),))?,
-            "$datetime" => made("datetime", "datetime", "fromisoformat")?,
             "$date" => made("datetime", "date", "fromisoformat")?,
-            "$time" => made("datetime", "time", "fromisoformat")?,
+            "$datetime" | "$time" => {
+                let text = content.as_str().or_else(|| content[0].as_str()).unwrap_or_default();
+                let class = py.import("datetime")?.getattr(&tag[1..])?;
+                let time = class.call_method1("fromisoformat", (text,))?;
+                if content.is_array() {
+                    let second = PyDict::new(py);
+                    second.set_item("fold", 1)?;
+                    time.call_method("replace", (), Some(&second))?
+                } else {
+                    time
+                }
+            }
             "$timedelta" => {
                 let parts = PyTuple::new(py, self.items(content, path)?)?;
                 py.import("datetime")?.getattr("timedelta")?.call1(parts)?
@@ -405,6 +487,8 @@ impl<'py> Decoder<'py> {
             "$enum" => {
                 return self.known(content, path, |class, name| class.getattr(name.extract::<String>()?));
             }
+            "$flag" => return self.known(content, path, |class, bits| class.call1((bits,))),
+            "$as" => return self.derived(content, path),
             "$object" => {
                 return self.known(content, path, |class, kept| {
                     class.call_method1(intern!(class.py(), "from_journal"), (kept,))
@@ -441,8 +525,13 @@ impl<'py> Decoder<'py> {
                 Ok(Some(dict.into_any()))
             }
             other => {
+                self.holes.insert(number, Vec::new());
                 let value = self.value(other, path)?;
+                let holes = self.holes.remove(&number).unwrap_or_default();
                 if let Some(value) = &value {
+                    for (container, key) in &holes {
+                        container.set_item(key, value)?;
+                    }
                     self.shared.insert(number, value.clone());
                 }
                 Ok(value)
@@ -453,11 +542,33 @@ impl<'py> Decoder<'py> {
     fn fill_pairs(&mut self, dict: &Bound<'py, PyDict>, content: &Value, path: &str) -> PyResult<()> {
         for pair in content.as_array().into_iter().flatten() {
             let below = format!("{path}[{}]", pair[0]);
-            if let (Some(key), Some(item)) = (self.value(&pair[0], &below)?, self.value(&pair[1], &below)?) {
+            let Some(key) = self.value(&pair[0], &below)? else { continue };
+            if self.leave_hole(&pair[1], dict.as_any(), &key) {
+                dict.set_item(key, self.py.None())?;
+            } else if let Some(item) = self.value(&pair[1], &below)? {
                 dict.set_item(key, item)?;
             }
         }
         Ok(())
+    }
+
+    /// A value of a class that derives from a builtin type, where that class says how it is made; else
+    /// the builtin value alone.
+    fn derived(&mut self, content: &Value, path: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(plain) = self.value(&content[1], path)? else { return Ok(None) };
+        let name = |index: usize| content[0][index].as_str().unwrap_or_default();
+        let made = match (name(0), name(1)) {
+            ("collections", "OrderedDict" | "Counter" | "deque") => Some(intern!(self.py, "__call__")),
+            _ => Some(intern!(self.py, "_make")),
+        };
+        let class = class(self.py, content).ok();
+        let made = class.zip(made).filter(|(class, maker)| class.hasattr(*maker).unwrap_or(false));
+        if let Some((class, maker)) = made {
+            return class.call_method1(maker, (plain,)).map(Some);
+        }
+        let now = plain.get_type().name()?;
+        self.lost.push(format!("{path} ({}.{}, now a plain {now})", name(0), name(1)));
+        Ok(Some(plain))
     }
 
     /// Something that its own class makes; lost when there is no such class any more.
@@ -469,15 +580,8 @@ impl<'py> Decoder<'py> {
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = self.py;
         let part = |index: usize| content[0][index].as_str().unwrap_or_default();
-        let class = || {
-            let mut found = py.import(part(0))?.into_any();
-            for name in part(1).split('.') {
-                found = found.getattr(name)?;
-            }
-            Ok::<_, PyErr>(found)
-        };
         let kept = self.value(&content[1], path)?.unwrap_or_else(|| py.None().into_bound(py));
-        match class().and_then(|class| make(&class, kept)) {
+        match class(py, content).and_then(|class| make(&class, kept)) {
             Ok(value) => Ok(Some(value)),
             Err(error) => {
                 self.lost.push(format!("{path} ({}.{}: {error})", part(0), part(1)));
@@ -485,4 +589,14 @@ impl<'py> Decoder<'py> {
             }
         }
     }
+}
+
+/// The class at `[module, qualified name]`, the first part of `content`.
+fn class<'py>(py: Python<'py>, content: &Value) -> PyResult<Bound<'py, PyAny>> {
+    let part = |index: usize| content[0][index].as_str().unwrap_or_default();
+    let mut found = py.import(part(0))?.into_any();
+    for name in part(1).split('.') {
+        found = found.getattr(name)?;
+    }
+    Ok(found)
 }

@@ -302,7 +302,8 @@ async fn attempt(
         {
             Err(error)
         }
-        Err(error @ Error::Stopped(_)) => Err(error),
+        // A run that cannot be recorded, or does not fit its record, is not helped by another try.
+        Err(error @ (Error::Stopped(_) | Error::Journal(_))) => Err(error),
         Err(error) => {
             Ok(Outcome { cause: Some(Arc::new(error.clone())), ..Outcome::failed(state, error.to_string()) })
         }

@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat};
@@ -55,6 +56,16 @@ pub fn place(
         }
     }
     Ok(chosen)
+}
+
+/// The end of a draft's name.
+pub const DRAFT: &str = ".cmbagent.tmp";
+
+/// The name under which a file is written before it takes its place: nobody else's, with the process in
+/// it, so that what a killed one has left can be told.
+pub fn draft(name: &str) -> String {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    format!(".{name}.{}-{}{DRAFT}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Writes a script to `path`, as [`place`] gave it, making directories as needed. Returns the
@@ -151,7 +162,7 @@ fn fresh(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
 /// Writes a file beside its place and renames it.
 fn put(parent: &OwnedFd, full: &Path, contents: &[u8]) -> Result<(), ExecError> {
     let name = full.file_name().unwrap_or_default();
-    let draft = OsString::from(format!(".{}.{:016x}.tmp", name.to_string_lossy(), fastrand::u64(..)));
+    let draft = OsString::from(draft(&name.to_string_lossy()));
     let file = fresh(parent, &draft).map_err(|error| unwritable(full, &error))?;
     let written = File::from(file)
         .write_all(contents)

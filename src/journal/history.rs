@@ -26,7 +26,10 @@ impl History {
     pub fn of(records: impl IntoIterator<Item = Record>) -> Self {
         let mut history = Self::default();
         let mut open: HashMap<Position, Vec<Value>> = HashMap::new();
+        // The step that the record before told to have failed.
+        let mut broken_off: Option<Position> = None;
         for Record { position, entry, .. } in records {
+            let before = broken_off.take();
             history.attempt = history.attempt.max(Some(position.attempt));
             if position.phase != Position::NO_PHASE {
                 let last = history.last_try.entry((position.attempt, position.phase)).or_default();
@@ -52,13 +55,18 @@ impl History {
                     history.started.remove(&position);
                 }
                 Entry::Event { kind, data, once } => {
-                    // The end of a try that did not complete is no end once the try goes on.
-                    let open = kind == "phase_finished" && data["status"] != "completed";
-                    if !once && !open {
+                    // A later life goes on with a phase that broke off, in the midst of a step perhaps, and
+                    // tells of the end that they come to then.
+                    let again = kind == "phase_finished" && data["status"] != "completed";
+                    if again && let Some(step) = before {
+                        history.told.entry(step).and_modify(|told| *told -= 1);
+                    }
+                    if !once && !again {
                         *history.told.entry(position).or_default() += 1;
                     }
                     if kind == "step_finished" {
                         let failed = data["status"] == "failed";
+                        broken_off = failed.then_some(position);
                         history.failed_step = failed.then_some(Position { turn: 0, call: 0, ..position });
                     }
                 }

@@ -71,10 +71,18 @@ fn host() -> String {
     return std::env::var("COMPUTERNAME").unwrap_or_default();
 }
 
-/// The start time of a process from `/proc`: field 22, after the command in parentheses.
+/// The start time of a process from `/proc`: field 22, after the command in parentheses. One that has
+/// ended and that its parent has not asked about yet has none.
 fn started(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let ended = matches!(fields.next()?, "Z" | "X");
+    if ended { None } else { fields.nth(18)?.parse().ok() }
+}
+
+/// Whether a process of this number runs on this host.
+pub fn runs(pid: u32) -> bool {
+    started(pid).is_some() || (started(std::process::id()).is_none() && exists(pid, 0))
 }
 
 fn exists(pid: u32, since: u64) -> bool {
@@ -104,6 +112,7 @@ mod tests {
         assert!(!Owner { started: here.started + 1, ..here.clone() }.alive(now()), "another with its number");
         assert!(!Owner { pid: u32::MAX, ..here.clone() }.alive(now()));
         let elsewhere = Owner { host: "elsewhere".into(), pid: u32::MAX, ..here };
+        assert!(super::runs(std::process::id()) && !super::runs(u32::MAX));
         assert!(elsewhere.alive(now() - 1.0), "what is elsewhere is known by its signs of life alone");
     }
 }

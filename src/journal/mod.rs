@@ -8,6 +8,7 @@ pub mod history;
 pub mod lease;
 pub mod memory;
 pub mod place;
+mod recovery;
 pub mod sqlite;
 pub mod store;
 mod taken;

@@ -21,6 +21,8 @@ CREATE TABLE events (
     at REAL NOT NULL,
     kind TEXT NOT NULL,
     body TEXT NOT NULL,
+    -- Of all of the above: a damaged record is never taken for what was recorded.
+    seal INTEGER NOT NULL,
     PRIMARY KEY (run, seq)
 ) WITHOUT ROWID;
 CREATE TABLE texts (

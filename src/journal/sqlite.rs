@@ -1,15 +1,15 @@
 //! The journal of one run in a store.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::store::Store;
-use super::writer::{Live, Op, Waiter};
+use super::writer::{Live, Op, Waiter, lock};
 use super::{Demand, Entry, Journal, Position, Record};
 use crate::error::{Error, Result};
 
@@ -17,14 +17,15 @@ use crate::error::{Error, Result};
 pub struct SqliteJournal {
     store: Arc<Store>,
     live: Arc<Live>,
-    next: AtomicU64,
+    /// The next record's number.
+    next: Mutex<u64>,
     released: AtomicBool,
 }
 
 impl SqliteJournal {
     pub(super) fn new(store: Arc<Store>, live: Arc<Live>, next: u64) -> Self {
         store.writer().push(Op::Adopt(live.clone()));
-        Self { store, live, next: AtomicU64::new(next), released: AtomicBool::new(false) }
+        Self { store, live, next: Mutex::new(next), released: AtomicBool::new(false) }
     }
 
     /// The store.
@@ -58,8 +59,11 @@ impl Journal for SqliteJournal {
     }
 
     fn append(&self, at: f64, position: Position, entry: Entry) -> Result<u64> {
-        let seq = self.next.fetch_add(1, Ordering::Relaxed);
+        // Held until it is in the queue, so that what a crash leaves has no gaps.
+        let mut next = lock(&self.next);
+        let seq = *next;
         self.push(Op::Record { run: self.live.clone(), seq, at, position, entry })?;
+        *next += 1;
         Ok(seq)
     }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::lease::{self, Owner};
 use super::writer::{Live, Op, Writer, lock};
-use super::{Demand, Entry, Position, Record, SqliteJournal, delta, place, texts};
+use super::{Demand, Entry, Record, SqliteJournal, place, recovery};
 use crate::error::{Error, Result};
 
 /// What each version of the schema adds to the one before.
@@ -105,7 +105,15 @@ impl Store {
     /// # Errors
     /// [`Error::Journal`]: it cannot be made or read, is no store, or was written by a newer version.
     pub fn open(path: &Path) -> Result<Arc<Self>> {
-        let place = Place::prepare(path)?;
+        Self::open_on(path, place::network)
+    }
+
+    /// The same, with another way to tell which network file system a directory is on.
+    ///
+    /// # Errors
+    /// As for [`Store::open`].
+    pub fn open_on(path: &Path, network: impl Fn(&Path) -> Option<&'static str>) -> Result<Arc<Self>> {
+        let place = Place::prepare(path, network)?;
         let mut open = lock(&OPEN);
         open.retain(|_, store| store.strong_count() > 0);
         if let Some(store) = open.get(&place.path).and_then(Weak::upgrade) {
@@ -264,56 +272,18 @@ impl Store {
     }
 
     /// The records of a run from number `from` on, in order.
+    ///
+    /// # Errors
+    /// [`Error::Journal`]: the file cannot be read, or what is in it is not what was recorded.
     pub fn records(&self, id: &str, from: u64) -> Result<Vec<Record>> {
-        let from = i64::try_from(from).unwrap_or(i64::MAX);
-        let (rows, mut long) = self.read(|desk| {
-            let sql = "SELECT seq, at, kind, body FROM events WHERE run = (SELECT no FROM runs WHERE id = ?1) \
-                       AND (seq >= ?2 OR kind = 'ended') ORDER BY seq";
-            let mut events = desk.prepare_cached(sql)?;
-            let rows = events.query_map(params![id, from], |row| {
-                Ok((row.get::<_, i64>(0)?, row.get::<_, f64>(1)?, row.get::<_, String>(3)?))
-            })?;
-            let rows: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
-            let sql = "SELECT hex(hash), body FROM texts WHERE run = (SELECT no FROM runs WHERE id = ?1)";
-            let mut texts = desk.prepare_cached(sql)?;
-            let mut long = HashMap::new();
-            if !rows.is_empty() {
-                for text in texts.query_map([id], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))? {
-                    let (hash, body): (String, String) = text?;
-                    long.insert(hash.to_lowercase(), body);
-                }
-            }
-            Ok((rows, long))
-        })?;
-        let damaged = |what: &str| {
+        let (rows, texts) = self.read(|desk| recovery::rows(desk, id, from))?;
+        recovery::records(rows, &texts, from).map_err(|what| {
             Error::Journal(format!(
                 "the store {} is damaged at run {id}: {what}. Other runs are not affected; delete this one with \
                  `cmbagent prune --run {id}` or restore the file from a copy",
                 self.place.path.display()
             ))
-        };
-        let mut kept_before = Value::Null;
-        let mut records = Vec::with_capacity(rows.len());
-        for (seq, at, body) in rows {
-            let wrong = |_| damaged(&format!("record {seq} cannot be read"));
-            let (place, body): ([u32; 7], Value) = serde_json::from_str(&body).map_err(wrong)?;
-            let body = texts::join(body, &mut |hash| {
-                let text = long.get_mut(hash).map(|text| text.clone());
-                text.ok_or_else(|| damaged(&format!("a text of record {seq} is missing")))
-            })?;
-            let mut entry: Entry = serde_json::from_value(body).map_err(wrong)?;
-            if let Entry::Ended { kept } = &mut entry {
-                kept_before = delta::apply(std::mem::take(&mut kept_before), kept)
-                    .ok_or_else(|| damaged(&format!("record {seq} does not follow the one before")))?;
-                kept.clone_from(&kept_before);
-            }
-            if seq >= from {
-                let [attempt, phase, phase_try, nested, step, turn, call] = place;
-                let position = Position { attempt, phase, phase_try, nested, step, turn, call };
-                records.push(Record { seq: u64::try_from(seq).unwrap_or(0), at, position, entry });
-            }
-        }
-        Ok(records)
+        })
     }
 
     /// The events among the records of a run from number `from` on, at most `most` of them, in order.
@@ -321,43 +291,12 @@ impl Store {
     /// # Errors
     /// [`Error::Journal`]: the store cannot be read, or is damaged at this run.
     pub fn events(&self, id: &str, from: u64, most: usize) -> Result<Vec<Record>> {
-        let from = i64::try_from(from).unwrap_or(i64::MAX);
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let damaged = |seq: i64| {
+        self.read(|desk| recovery::events(desk, id, from, most))?.map_err(|what| {
             Error::Journal(format!(
-                "the store {} is damaged at run {id}: its event {seq} cannot be read. Other runs are not affected",
+                "the store {} is damaged at run {id}: {what}. Other runs are not affected",
                 self.place.path.display()
             ))
-        };
-        self.read(|desk| {
-            let sql = "SELECT run, seq, at, body FROM events WHERE run = (SELECT no FROM runs WHERE id = ?1) \
-                       AND seq >= ?2 AND kind = 'event' ORDER BY seq LIMIT ?3";
-            let mut events = desk.prepare_cached(sql)?;
-            let mut texts =
-                desk.prepare_cached("SELECT body FROM texts WHERE run = ?1 AND hash = unhex(?2)")?;
-            let mut rows = events.query(params![id, from, most])?;
-            let mut found = Vec::new();
-            while let Some(row) = rows.next()? {
-                let (run, seq, at): (i64, i64, f64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                let body: String = row.get(3)?;
-                let mut read = || -> Result<Record> {
-                    let wrong = |_| damaged(seq);
-                    let (place, body): ([u32; 7], Value) = serde_json::from_str(&body).map_err(wrong)?;
-                    let body = texts::join(body, &mut |hash| {
-                        let text = texts.query_row(params![run, hash], |row| row.get(0));
-                        text.map_err(|_| damaged(seq))
-                    })?;
-                    let entry = serde_json::from_value(body).map_err(wrong)?;
-                    let [attempt, phase, phase_try, nested, step, turn, call] = place;
-                    let position = Position { attempt, phase, phase_try, nested, step, turn, call };
-                    Ok(Record { seq: u64::try_from(seq).unwrap_or(0), at, position, entry })
-                };
-                found.push(read());
-            }
-            Ok(found)
-        })?
-        .into_iter()
-        .collect()
+        })
     }
 
     /// Demands something of a run that a living process runs, here or elsewhere.
@@ -474,7 +413,7 @@ fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
 
 fn json_of(row: &Row<'_>, column: usize) -> rusqlite::Result<Value> {
     let text: String = row.get(column)?;
-    serde_json::from_str(&text).map_err(|error| {
+    recovery::parse(&text).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
     })
 }
@@ -503,7 +442,7 @@ fn word(demand: Demand) -> &'static str {
 
 impl Place {
     /// Makes the directory and the file, for their owner alone.
-    fn prepare(path: &Path) -> Result<Self> {
+    fn prepare(path: &Path, network: impl Fn(&Path) -> Option<&'static str>) -> Result<Self> {
         let failed = |error: std::io::Error| {
             Error::Journal(format!(
                 "the store of runs at {} cannot be made: {error}. Name another place with store=… or {}, or use \
@@ -533,7 +472,7 @@ impl Place {
             }
         }
         let path = path.canonicalize().map_err(failed)?;
-        let network = path.parent().and_then(place::network);
+        let network = path.parent().and_then(network);
         Ok(Self { path, network })
     }
 

@@ -9,13 +9,26 @@ const MARK: &str = "$text";
 /// Texts of at least so many bytes are kept apart.
 const LONG: usize = 512;
 
+/// What a text is kept under.
+pub(super) fn hash(text: &str) -> [u8; 16] {
+    let mut hash = [0; 16];
+    hash.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..16]);
+    hash
+}
+
+/// A hash as records name it.
+pub(super) fn name(hash: &[u8]) -> String {
+    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
+    hash.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
 /// Takes the long texts out of a value; `keep` gets each with its hash.
 pub(super) fn split(value: Value, keep: &mut impl FnMut(&[u8], String)) -> Value {
     match value {
         Value::String(text) if text.len() >= LONG => {
-            let hash = blake3::hash(text.as_bytes());
-            keep(&hash.as_bytes()[..16], text);
-            json!({MARK: &hash.to_hex()[..32]})
+            let hash = hash(&text);
+            keep(&hash, text);
+            json!({MARK: name(&hash)})
         }
         Value::Array(items) => items.into_iter().map(|item| split(item, keep)).collect(),
         Value::Object(map) => {
@@ -38,9 +51,7 @@ pub(super) fn join(value: Value, find: &mut impl FnMut(&str) -> Result<String>) 
         Value::Object(map) => {
             let alone = map.len() == 1;
             if alone && let Some(hash) = map.get(MARK) {
-                let hash = hash
-                    .as_str()
-                    .ok_or_else(|| Error::Journal("the store is damaged: a long text has no hash".into()))?;
+                let hash = hash.as_str().ok_or_else(|| Error::Journal("has no hash".into()))?;
                 return Ok(Value::String(find(hash)?));
             }
             let mut whole = Map::with_capacity(map.len());
@@ -63,7 +74,7 @@ mod tests {
 
     use serde_json::json;
 
-    use super::{join, split};
+    use super::{join, name, split};
 
     #[test]
     fn long_texts_are_kept_once_and_come_back() {
@@ -71,9 +82,7 @@ mod tests {
         let value = json!({"a": [long, "short"], "b": long, "c": {"$text": "mine"}, "d": {"$text$": {"$text": long}}});
         let mut kept = HashMap::new();
         let apart = split(value.clone(), &mut |hash, text| {
-            let name = blake3::hash(text.as_bytes()).to_hex()[..32].to_owned();
-            assert_eq!(hash.len(), 16);
-            kept.insert(name, text);
+            kept.insert(name(hash), text);
         });
         assert_eq!(kept.len(), 1);
         assert!(apart.to_string().len() < 300, "{apart}");

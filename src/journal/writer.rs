@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -137,9 +138,12 @@ struct Queue {
     closing: bool,
 }
 
-/// The way to the thread; it ends when the last one is dropped.
+/// The way to the thread, which ends with it.
 pub(super) struct Writer {
     shared: Arc<(Mutex<Queue>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+    /// The process that has the thread.
+    process: u32,
 }
 
 impl Writer {
@@ -147,10 +151,11 @@ impl Writer {
         let shared: Arc<(Mutex<Queue>, Condvar)> = Arc::default();
         let mut desk =
             Desk { shared: shared.clone(), connection, place, runs: Vec::new(), last_demand: 0, version: 0 };
-        std::thread::Builder::new().name("cmbagent-store".into()).spawn(move || desk.work()).map_err(
-            |e| Error::Journal(format!("the thread that writes the store cannot be started: {e}")),
-        )?;
-        Ok(Self { shared })
+        let thread =
+            std::thread::Builder::new().name("cmbagent-store".into()).spawn(move || desk.work()).map_err(
+                |e| Error::Journal(format!("the thread that writes the store cannot be started: {e}")),
+            )?;
+        Ok(Self { shared, thread: Some(thread), process: std::process::id() })
     }
 
     pub(super) fn push(&self, op: Op) {
@@ -168,8 +173,17 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
+        // A fork's child has no such thread, and perhaps a lock that nobody opens any more.
+        if self.process != std::process::id() {
+            return;
+        }
         lock(&self.shared.0).closing = true;
         self.shared.1.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // Who opens the store next finds what was let go here written down. A thread that has died
+            // has told those who waited for it.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -434,10 +448,25 @@ pub(super) fn record(
     let Position { attempt, phase, phase_try, nested, step, turn, call } = position;
     let body = json!([[attempt, phase, phase_try, nested, step, turn, call], entry]).to_string();
     let seq = i64::try_from(seq).unwrap_or(i64::MAX);
+    let seal = seal(run.no, seq, at, kind, &body);
     transaction
-        .prepare_cached("INSERT INTO events (run, seq, at, kind, body) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![run.no, seq, at, kind, body])
+        .prepare_cached(
+            "INSERT INTO events (run, seq, at, kind, body, seal) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![run.no, seq, at, kind, body, seal])
         .map(drop)
+}
+
+/// What tells a record from a damaged one.
+pub(super) fn seal(run: i64, seq: i64, at: f64, kind: &str, body: &str) -> i64 {
+    let mut hasher = blake3::Hasher::new();
+    for number in [run.to_le_bytes(), seq.to_le_bytes(), at.to_le_bytes()] {
+        hasher.update(&number);
+    }
+    hasher.update(kind.as_bytes()).update(b" ").update(body.as_bytes());
+    let mut seal = [0; 8];
+    hasher.finalize_xof().fill(&mut seal);
+    i64::from_le_bytes(seal)
 }
 
 fn kind(entry: &Entry) -> &'static str {

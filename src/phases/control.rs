@@ -52,15 +52,17 @@ impl Control {
             .or_else(nested)
     }
 
-    fn steps(&self, state: &dyn State) -> Result<Vec<PlanStep>> {
+    async fn steps(&self, run: &Run, state: &dyn State) -> Result<Vec<PlanStep>> {
         let plan = self.plan(state).ok_or_else(|| Error::Configuration(NO_PLAN.into()))?;
         let plan = match plan {
             // The original hands over the formatted text; the file beside it is exact.
             Value::String(text) => {
                 let file = super::workspace::resolve(&state.work_dir())?.join("planning/final_plan.json");
-                let saved =
-                    confine::read(&file, MOST_PLAN).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-                parse::plan(&saved.unwrap_or(text))
+                let look = move || {
+                    Ok(confine::read(&file, MOST_PLAN).ok().and_then(|bytes| String::from_utf8(bytes).ok()))
+                };
+                let saved: Option<String> = run.observe("the plan's file", look).await?;
+                parse::plan(saved.as_deref().unwrap_or(&text))
             }
             plan => parse::plan_of(&plan),
         };
@@ -124,7 +126,7 @@ impl Control {
         let begun = run.clock().now();
         let mark = run.ledger().mark();
         let task = state.task();
-        let plan = self.steps(state.as_ref())?;
+        let plan = self.steps(run, state.as_ref()).await?;
         let numbers = self.numbers(plan.len())?;
         let start = numbers.first().copied().unwrap_or(1);
         let keep = config.params.keep_existing || start > 1;
@@ -153,7 +155,7 @@ impl Control {
             space.directory(directory)?;
         }
         let facts = run.facts().await?;
-        let mut progress = Progress::begin(config, state.as_ref(), &space, plan, start);
+        let mut progress = Progress::begin(run, config, state.as_ref(), &space, plan, start).await?;
         let known = |number: &usize| progress.records.iter().any(|record| record.number == *number);
         let unknown: Vec<String> = (1..start).filter(|n| !known(n)).map(|n| n.to_string()).collect();
         if config.execute_all_steps && !unknown.is_empty() {

@@ -272,7 +272,8 @@ impl End {
         self.shared.insert("plan_steps".into(), json!(steps));
         self.shared.insert("number_of_steps_in_plan".into(), json!(steps.len()));
         let file = workspace::resolve(&self.state.work_dir())?.join("planning/final_plan.json");
-        if file.exists() {
+        let known = file.clone();
+        if run.observe("whether there is a plan's file", move || Ok(known.exists())).await? {
             reports::json(&file, &json!({"sub_tasks": steps}), 4)?;
             run.tell("", "file_written", json!({"path": file, "what": "plan"})).await?;
         }

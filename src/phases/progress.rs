@@ -1,6 +1,6 @@
 //! Where the steps of a plan stand, and the files that each of them leaves.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
@@ -34,13 +34,14 @@ pub(super) struct Progress {
 
 impl Progress {
     /// What is known before the first step: the planning context, or what a restart restored.
-    pub(super) fn begin(
+    pub(super) async fn begin(
+        run: &Run,
         config: &config::Control,
         state: &dyn State,
         space: &Workspace,
         plan: Vec<PlanStep>,
         start: usize,
-    ) -> Self {
+    ) -> Result<Self> {
         let restored = config.params.restored_context.clone();
         let planned = || {
             state
@@ -72,10 +73,10 @@ impl Progress {
         if told.as_ref() != Some(&plan) {
             context.insert("final_plan".into(), json!(formats::plan(&plan)));
         }
-        let records = earlier(&context, space, &plan, start);
+        let records = earlier(run, &context, space, &plan, start).await?;
         let images = context.get("displayed_images").and_then(Value::as_array);
         let images = images.map(|all| all.iter().filter_map(Value::as_str).map(str::to_owned).collect());
-        Self {
+        Ok(Self {
             records,
             context,
             plan,
@@ -85,7 +86,7 @@ impl Progress {
             results: Vec::new(),
             messages: Vec::new(),
             images: images.unwrap_or_default(),
-        }
+        })
     }
 
     /// Enters a step's end into the context and writes its files.
@@ -104,13 +105,8 @@ impl Progress {
             self.records.retain(|record| record.number != number);
             self.records.push(done.record.clone());
         }
-        let images = space.look(run, "images", Workspace::images).await?;
-        let known: Vec<String> =
-            self.images.iter().filter(|image| PathBuf::from(image).exists()).cloned().collect();
-        let images: Vec<String> =
-            images.into_iter().map(|path: PathBuf| path.to_string_lossy().into_owned()).collect();
-        self.images =
-            known.into_iter().filter(|image| !images.contains(image)).chain(images.clone()).collect();
+        let known = self.images.clone();
+        self.images = space.look(run, "images", move |space| images(space, known)).await?;
         let end = StepEnd {
             completed: done.failure.is_none(),
             n_attempts: done.failed_tries,
@@ -160,14 +156,24 @@ impl Progress {
     }
 }
 
+/// The images known before that are still there, then those that this run made.
+fn images(space: &Workspace, mut known: Vec<String>) -> Result<Vec<String>> {
+    let own: Vec<String> =
+        space.images()?.into_iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    known.retain(|image| Path::new(image).exists() && !own.contains(image));
+    known.extend(own);
+    Ok(known)
+}
+
 /// Records of the steps before `start`: from the restored summary, and where that lacks one (the
 /// original forgets earlier steps when it restarts) from the step's chat file.
-fn earlier(
+async fn earlier(
+    run: &Run,
     context: &Map<String, Value>,
     space: &Workspace,
     plan: &[PlanStep],
     start: usize,
-) -> Vec<StepRecord> {
+) -> Result<Vec<StepRecord>> {
     let text = context.get("previous_steps_execution_summary").and_then(Value::as_str).unwrap_or_default();
     let mut records = summary::parse(text, plan);
     records.retain(|record| record.number < start);
@@ -175,26 +181,27 @@ fn earlier(
         if records.iter().any(|record| record.number == number) {
             continue;
         }
-        let chat = space.root.join(format!("chats/chat_history_step_{number}.json"));
-        let Some(messages) =
-            confine::read(&chat, MOST_CHAT).ok().and_then(|b| serde_json::from_slice::<Vec<Value>>(&b).ok())
-        else {
-            continue;
-        };
-        let wanted = [
-            "engineer_nest",
-            "researcher_response_formatter",
-            "idea_maker_nest",
-            "idea_hater_nest",
-            "camb_response_formatter",
-            "classy_response_formatter",
-        ];
-        let last =
-            messages.iter().rev().find(|m| m["name"].as_str().is_some_and(|name| wanted.contains(&name)));
-        if let Some(content) = last.and_then(|m| m["content"].as_str()) {
+        let content = space.look(run, "an earlier step's chat", move |space| Ok(last_word(space, number)));
+        if let Some(content) = content.await? {
             records.extend(summary::parse(&format!("### Step {number}\n{}", content.trim()), plan));
         }
     }
     records.sort_by_key(|record| record.number);
-    records
+    Ok(records)
+}
+
+/// What the agents of an earlier step came to, from its chat file, when there is one that can be read.
+fn last_word(space: &Workspace, step: usize) -> Option<String> {
+    let chat = space.root.join(format!("chats/chat_history_step_{step}.json"));
+    let messages: Vec<Value> = serde_json::from_slice(&confine::read(&chat, MOST_CHAT).ok()?).ok()?;
+    let wanted = [
+        "engineer_nest",
+        "researcher_response_formatter",
+        "idea_maker_nest",
+        "idea_hater_nest",
+        "camb_response_formatter",
+        "classy_response_formatter",
+    ];
+    let by = |message: &&Value| message["name"].as_str().is_some_and(|name| wanted.contains(&name));
+    messages.iter().rev().find(by)?["content"].as_str().map(str::to_owned)
 }

@@ -16,6 +16,7 @@ use crate::engine::Run;
 use crate::error::{Error, Result};
 use crate::exec::confine;
 use crate::exec::products::{Inventory, images, inventory};
+use crate::journal::lease;
 
 const HINT: &str = ".cmbagent-run.json";
 const PREVIOUS: &str = ".previous";
@@ -157,6 +158,11 @@ fn places(work_dir: &str, below: &str) -> Result<(PathBuf, PathBuf)> {
     let work_dir = resolve(work_dir)?;
     let root = if below.is_empty() { work_dir.clone() } else { work_dir.join(below) };
     enter(&root)?;
+    sweep(&work_dir);
+    sweep(&work_dir.join("context"));
+    for directory in ["", "chats", "time", "cost", "codebase"] {
+        sweep(&root.join(directory));
+    }
     Ok((work_dir, root))
 }
 
@@ -287,6 +293,23 @@ pub fn clear(work_dir: &str) -> Result<()> {
 /// is refused.
 pub fn write(path: &Path, contents: &[u8]) -> Result<()> {
     confine::replace(path, contents).map_err(|e| Error::WorkDir(e.to_string()))
+}
+
+/// Removes what processes that were killed while they wrote have left in a directory.
+fn sweep(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let writer = name
+            .strip_prefix('.')
+            .and_then(|name| name.strip_suffix(confine::DRAFT))
+            .and_then(|name| name.rsplit_once('.')?.1.split_once('-')?.0.parse().ok());
+        if writer.is_some_and(|process| !lease::runs(process)) {
+            // What cannot be removed is in nobody's way.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Whether a run whose first phase works below `prefix` makes this earlier product anew. The plan that
@@ -465,5 +488,19 @@ mod tests {
             open(work.to_str().unwrap(), "", "new", false);
             assert!(victim.exists(), "{run_id} {product}");
         }
+    }
+
+    #[test]
+    fn drafts_of_killed_processes_are_swept_and_nothing_else() {
+        let temp = tempfile::tempdir().unwrap();
+        let own = temp.path().join(confine::draft("a.json"));
+        let dead = temp.path().join(".a.json.4294967295-7.cmbagent.tmp");
+        let theirs = [".a.json.tmp", "a.json.4294967295-7.cmbagent.tmp", ".x.cmbagent.tmp"];
+        let theirs = theirs.map(|name| temp.path().join(name));
+        for path in [&own, &dead].into_iter().chain(&theirs) {
+            fs::write(path, "half").unwrap();
+        }
+        sweep(temp.path());
+        assert!(!dead.exists() && own.exists() && theirs.iter().all(|path| path.exists()));
     }
 }

@@ -238,7 +238,7 @@ async fn file_names_that_leave_the_directory_are_refused_and_the_engineer_is_tol
         ("link.py", "symbolic link"),
     ] {
         let stage = Stage::new();
-        let outside = stage.temp.path().join("outside.py");
+        let outside = (*stage.temp).as_ref().join("outside.py");
         let name = name.replace("$ABSOLUTE", &outside.to_string_lossy());
         std::fs::write(&outside, "theirs").unwrap();
         std::fs::create_dir_all(stage.root().join("control/codebase")).unwrap();
@@ -248,7 +248,7 @@ async fn file_names_that_leave_the_directory_are_refused_and_the_engineer_is_tol
         let told = &stage.prompts("engineer")[1];
         assert!(told.contains(why), "{name}: {why} is not in {told}");
         assert_eq!(std::fs::read_to_string(&outside).unwrap(), "theirs");
-        assert_eq!(list(stage.temp.path()), ["outside.py", "work"]);
+        assert_eq!(list((*stage.temp).as_ref()), ["outside.py", "work"]);
         assert_eq!(stage.scripts("control"), ["codebase/fit.py"]);
     }
 }

@@ -43,8 +43,8 @@ impl Journal for Cut {
 }
 
 /// A run to be cut: what models, scripts and humans say in it, and its phases.
-struct Play {
-    answers: fn() -> Vec<(&'static str, String)>,
+pub(super) struct Play {
+    pub(super) answers: fn() -> Vec<(&'static str, String)>,
     scripts: fn() -> Vec<Scripted>,
     humans: fn() -> Vec<Answer>,
     phases: fn() -> Vec<(&'static str, Value)>,
@@ -55,7 +55,7 @@ struct Play {
 const DOWN: &str = "down";
 
 /// A plan, a failed try, a step done again, notes.
-const STEPS: Play = Play {
+pub(super) const STEPS: Play = Play {
     answers: || {
         let steps = plan(&[("engineer", "fit", "use the data"), ("researcher", "write", "be brief")]);
         vec![
@@ -128,7 +128,7 @@ const IDEA: Play = Play {
 };
 
 /// A stage with what is still to be said, run and answered after these records.
-fn stage(play: &Play, records: &[Record]) -> Stage {
+pub(super) fn stage(play: &Play, records: &[Record]) -> Stage {
     let done = |wanted: Effect| {
         let of = |r: &&Record| matches!(&r.entry, Entry::Finished { effect, .. } if *effect == wanted);
         records.iter().filter(of).count()
@@ -148,7 +148,7 @@ fn stage(play: &Play, records: &[Record]) -> Stage {
     stage
 }
 
-async fn perform(play: &Play, stage: &Stage) -> Ended {
+pub(super) async fn perform(play: &Play, stage: &Stage) -> Ended {
     stage.run(&(play.phases)()).await
 }
 
@@ -165,7 +165,7 @@ fn files(root: &Path, below: &str, found: &mut Vec<String>) {
 }
 
 /// What a run comes to, without the directory it was in and without durations.
-fn essence(stage: &Stage, ended: &Ended) -> Value {
+pub(super) fn essence(stage: &Stage, ended: &Ended) -> Value {
     let mut found = Vec::new();
     files(&stage.root(), "", &mut found);
     let chats: Vec<Value> = ended.outcomes.iter().map(|outcome| json!(outcome.chat_history)).collect();
@@ -177,7 +177,7 @@ fn essence(stage: &Stage, ended: &Ended) -> Value {
 }
 
 /// The kinds of events but for those that only a later life tells; the end of a run that was at its end is told again.
-fn events(records: &[Record]) -> Vec<String> {
+pub(super) fn events(records: &[Record]) -> Vec<String> {
     let own = ["run_resumed", "phase_restored", "effect_repeated"];
     let kind = |r: &Record| match &r.entry {
         Entry::Event { kind, .. } if !own.contains(&kind.as_str()) => Some(kind.clone()),

@@ -23,7 +23,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 /// A directory in memory where the system has that: the runs here write thousands of small files.
-fn directory() -> tempfile::TempDir {
+pub(crate) fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
@@ -32,7 +32,7 @@ pub(crate) const BROKEN: &str = "print(((";
 
 /// Everything a run is made of, and a directory to work in.
 pub(crate) struct Stage {
-    pub(crate) temp: Arc<tempfile::TempDir>,
+    pub(crate) temp: Arc<dyn AsRef<Path> + Send + Sync>,
     pub(crate) models: Arc<ScriptedProvider>,
     /// What is asked in place of the scripted models.
     pub(crate) provider: Option<Arc<dyn Provider>>,
@@ -54,6 +54,8 @@ pub(crate) struct Ended {
     pub(crate) skipped: Vec<usize>,
     /// The cost ledger's number of calls.
     pub(crate) calls: usize,
+    /// The ledger's number of calls of whose reply nothing is known.
+    pub(crate) unknown: usize,
 }
 
 impl Ended {
@@ -145,7 +147,7 @@ impl Stage {
     }
 
     pub(crate) fn root(&self) -> PathBuf {
-        self.temp.path().canonicalize().unwrap().join("work")
+        (*self.temp).as_ref().canonicalize().unwrap().join("work")
     }
 
     /// Puts a file of the user's below the work directory.
@@ -208,12 +210,9 @@ impl Stage {
         };
         let status = execute(run, phases, &workflow).await;
         let (outcomes, skipped) = (workflow.inner.results(), workflow.inner.skipped());
-        Ended {
-            status,
-            outcomes,
-            skipped,
-            calls: run.ledger().since(0).iter().filter(|line| line.known).count(),
-        }
+        let lines = run.ledger().since(0);
+        let calls = lines.iter().filter(|line| line.known).count();
+        Ended { status, outcomes, skipped, calls, unknown: lines.len() - calls }
     }
 
     /// Runs a control phase over this plan.

@@ -26,7 +26,7 @@ fn subject(stage: &Stage) -> Subject {
 }
 
 fn tape(stage: &Stage) -> PathBuf {
-    stage.temp.path().join("tape.jsonl")
+    (*stage.temp).as_ref().join("tape.jsonl")
 }
 
 /// A plan, a script that fails and is mended, notes that name the work directory.
