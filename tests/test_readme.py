@@ -76,7 +76,7 @@ def test_commands_are_ones_there_are():
             if words[1] == "run":
                 find_workflow(context.params["workflow"])
             seen.add("cmbagent " + words[1])
-    assert seen == {"make", "cmbagent run", "cmbagent serve", "cmbagent workflows"}
+    assert seen >= {"make", "cmbagent run", "cmbagent serve", "cmbagent workflows"}
 
 
 def test_its_workflows_are_all_there_are():
