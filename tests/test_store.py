@@ -102,7 +102,7 @@ def test_a_damaged_run_leaves_the_others_alone(invoke, store, tmp_path):
     number = f"(SELECT no FROM runs WHERE id = '{earlier.id}')"
     changed(store.path, f"UPDATE events SET body = '[[0,' WHERE seq = 3 AND run = {number}")
     words = refused(invoke("show", earlier.id))
-    assert f"is damaged at run {earlier.id}: record 3 cannot be read" in words
+    assert f"is damaged at run {earlier.id}: record 3 is not what was written" in words
     assert f"cmbagent prune --run {earlier.id}" in words
     assert invoke("show", later.id).exit_code == 0
     assert len(invoke("runs").output.splitlines()) == 3

@@ -78,7 +78,7 @@ def test_a_whole_workflow_is_replayed_offline_without_a_key(tmp_path, tape, nowh
     replayed = deep_research("Measure.", work_dir=tmp_path / "b", replay=path, strict=True, **COSTLY)
     assert essence(replayed, tmp_path / "b") == essence(recorded, tmp_path / "a")
     assert files(tmp_path / "b") == files(tmp_path / "a")
-    assert (tmp_path / "b/control/data/plot_1.png").read_bytes() == b"\x89PNG"
+    assert (tmp_path / "b/control/data/plot_1.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_class_replays_one_tape_at_once(tmp_path, nowhere):

@@ -7,7 +7,7 @@ import pytest
 from cmbagent import _core
 from cmbagent.errors import JournalError
 from cmbagent.store import Store
-from procs import Do, done, executor
+from procs import Do, done, executor, wait_for
 
 
 def test_versions_are_kept_and_late_writers_refused(tmp_path):
@@ -54,6 +54,7 @@ def test_a_run_that_was_deleted_is_not_begun_again(tmp_path):
     ran = executor(tmp_path / "out", Do(work), store=store)
     asyncio.run(ran.run())
     ran._resuming = True
+    wait_for(lambda: store.run(ran.context.run_id).owner is None)
     store.delete(ran.context.run_id)
     with pytest.raises(JournalError, match="no run"):
         asyncio.run(ran.run())

@@ -29,7 +29,7 @@ fn written() -> (Shelf, Vec<Record>) {
 
 fn damage(shelf: &Shelf) -> String {
     let said = shelf.open().records("run-1", 1).unwrap_err().to_string();
-    assert!(said.contains("damaged at run run-1") && said.contains("cmbagent prune run-1"), "{said}");
+    assert!(said.contains("damaged at run run-1") && said.contains("cmbagent prune --run run-1"), "{said}");
     assert!(shelf.open().begin(&super::shelf::claim("run-1")).is_err());
     assert!(shelf.open().begin(&super::shelf::claim("run-2")).is_ok(), "other runs are not affected");
     said

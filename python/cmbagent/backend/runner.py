@@ -271,13 +271,22 @@ class Runs:
         loop, thread = self._loop, self._thread
         if loop is None or thread is None:
             return
+        left = list(self._live)
+        limit = time.monotonic() + SHUTDOWN_SECONDS
         try:
             asyncio.run_coroutine_threadsafe(self._end(), loop).result(SHUTDOWN_SECONDS)
+            # Their leases are given back by the store's own thread.
+            while time.monotonic() < limit and any(self._is_held(run_id) for run_id in left):
+                time.sleep(0.01)
         except TimeoutError:
             logger.warning("%d runs did not let go within %g s", self.count(), SHUTDOWN_SECONDS)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(0.5)
         self._loop = self._thread = None
+
+    def _is_held(self, run_id: str) -> bool:
+        row = self.store._core.run(run_id)
+        return row is not None and row["owner"] is not None
 
     async def _end(self) -> None:
         for live in self._live.values():
