@@ -7,13 +7,17 @@ import pickle
 import traceback
 
 import pytest
+from fastapi.testclient import TestClient
 
 import cmbagent
 from cmbagent import deep_research, one_shot
+from cmbagent.approvals import AutoApprovalManager
+from cmbagent.backend import Settings, create_app
 from cmbagent.callbacks import WorkflowCallbacks
 from cmbagent.phases import ControlPhaseConfig, PhaseContext, PlanningPhase, PlanningPhaseConfig
-from cmbagent.testing import Fault, ModelServer, code, notes, plan, review
-from cmbagent.workflows import WorkflowExecutor, get_workflow
+from cmbagent.store import Store
+from cmbagent.testing import Fault, ModelServer, code, ideas, notes, plan, review
+from cmbagent.workflows import SYSTEM_WORKFLOWS, WorkflowExecutor, get_workflow
 
 KEYS = {
     "OPENAI": "sk-proj-MARKED-openai-4f3c2b1a0987",
@@ -39,6 +43,7 @@ try:
 except OSError as error:
     print(type(error).__name__)
 """
+CRITIQUE = {"critiques": [{"title": "Look", "weaknesses": "too broad"}]}
 HOOKS = [
     "planning_start", "planning_complete", "step_start", "step_complete", "step_failed", "workflow_start",
     "workflow_complete", "workflow_failed", "progress", "agent_start", "agent_complete", "cost_update",
@@ -194,3 +199,30 @@ def test_a_phase_of_its_own(watch):
         result = asyncio.run(phase.execute(context))
     assert "no access for" in result.error
     watch.search(context, result, result.error, phase.config)
+
+
+@pytest.mark.parametrize("workflow_id", list(SYSTEM_WORKFLOWS))
+def test_every_workflow_its_record_its_tape_and_the_server_over_it(watch, workflow_id):
+    """Whatever a run leaves, and whatever the server then says of it."""
+    server = ModelServer(script(idea_maker=ideas(("Look", "Around.")), idea_hater=CRITIQUE))
+    store = watch.root / "kept" / "store.db"
+    work_dir = watch.root / "served" / "run"
+    executor = WorkflowExecutor(
+        get_workflow(workflow_id), "t", work_dir, KEYS, watch.callbacks, AutoApprovalManager(),
+        verbose=True, store=store, record=watch.root / "tape.jsonl",
+        options={"agent_llm_configs": {"researcher": {"api_key": KEYS["OPENAI"]}}},
+    )  # fmt: skip
+    with server, server.environment():
+        context = executor.run_sync()
+    run_id = executor.context.run_id
+    kept = Store(store)
+    said = [context, context.to_json(), kept.records(run_id), kept.run(run_id), kept.questions(run_id)]
+    app = create_app(store, Settings(root=watch.root / "served", hosts=("testserver",)))
+    with TestClient(app) as client:
+        for path in ("", "/events", "/files", "/cost", "/chat", "/approvals"):
+            answer = client.get(f"/api/phases/runs/{run_id}{path}", headers={"Accept": "application/json"})
+            assert answer.status_code == 200, (path, answer.text)
+            said.append(answer.text)
+        for path in ("/api/phases/runs", "/api/phases/workflows", "/api/phases/types", "/metrics"):
+            said.append(client.get(path).text)
+    watch.search(*said)
