@@ -206,8 +206,8 @@ def _tape(info: RunInfo, records: list[dict[str, Any]], secrets: list[bytes]) ->
         if entry["entry"] == "started" and entry["effect"] == "call":
             sent[place] = entry["about"]
         elif entry["entry"] == "finished" and entry["effect"] == "call" and place in sent:
-            came = {how: said[0] for how, said in entry["output"].items()}
-            call = {"place": sent[place]["place"], "request": sent[place]["request"], **came}
+            said = entry["output"]["said"]
+            call = {"place": sent[place]["place"], "request": sent[place]["request"], **said}
             calls.append(json.dumps(_hidden(call, secrets)))
     return _core.tape_of(info.id, info.workflow_id, info.task, info.work_dir, calls)
 

@@ -20,8 +20,8 @@ pub struct Said {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Outcome {
-    Answered(Reply),
-    Failed(LlmError),
+    Answer(Reply),
+    Failure(LlmError),
 }
 
 /// The text of the tape that recording the run would have made.
@@ -33,11 +33,11 @@ pub fn copy(subject: &Subject, calls: Vec<Said>) -> serde_json::Result<String> {
     let mut text = serde_json::to_string(&Head::of(subject))? + "\n";
     for Said { place, request, came } in calls {
         let came = match came {
-            Outcome::Answered(reply) => {
+            Outcome::Answer(reply) => {
                 let said = redact(&home.hide(&reply.text), None);
                 Came::Reply(Reply { text: said, ..reply })
             }
-            Outcome::Failed(LlmError { kind, message, status, model }) => {
+            Outcome::Failure(LlmError { kind, message, status, model }) => {
                 Came::Error(Failure { kind, message, status, model })
             }
         };
