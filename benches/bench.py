@@ -238,7 +238,7 @@ def bench_phases() -> None:
     times, bare = [], []
     with tempfile.TemporaryDirectory() as work_dir:
         for _ in range(5):
-            executor = WorkflowExecutor(workflow, "nothing", work_dir, {}, verbose=False)
+            executor = WorkflowExecutor(workflow, "nothing", work_dir, {}, verbose=False, store=":memory:")
             started = time.perf_counter()
             executor.run_sync()
             times.append(time.perf_counter() - started)
