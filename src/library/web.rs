@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use reqwest::StatusCode;
 use reqwest::header::LOCATION;
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Document, Documents, Home};
 use crate::llm::http::{chain, client};
@@ -109,15 +109,6 @@ impl WebDocuments {
     }
 }
 
-/// Ends the look when the caller's future goes.
-struct Leash(AbortHandle);
-
-impl Drop for Leash {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl Documents for WebDocuments {
     fn fetch<'a>(
         &'a self,
@@ -129,16 +120,17 @@ impl Documents for WebDocuments {
             let runtime =
                 Handle::try_current().map_err(|e| format!("documentation needs a tokio runtime: {e}"))?;
             let (this, home, version) = (self.clone(), *home, version.map(str::to_owned));
-            let work = runtime.spawn(async move {
+            let work = async move {
                 let looked =
                     tokio::time::timeout(this.limit, this.look(&home, version.as_deref(), now)).await;
                 looked.unwrap_or_else(|_| {
                     let seconds = this.limit.as_secs_f64();
                     Err(format!("the documentation of {} did not come within {seconds} s", home.library))
                 })
-            });
-            let _leash = Leash(work.abort_handle());
-            work.await.map_err(|e| format!("the look at the documentation broke off: {e}"))?
+            };
+            AbortOnDropHandle::new(runtime.spawn(work))
+                .await
+                .map_err(|e| format!("the look at the documentation broke off: {e}"))?
         }
         .boxed()
     }

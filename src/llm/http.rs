@@ -16,8 +16,8 @@ use secrecy::ExposeSecret;
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::dialect::Dialect;
 use super::fault::Fault;
@@ -216,15 +216,6 @@ enum Note {
     Done(Result<Reply, LlmError>),
 }
 
-/// Ends the work when the caller's future goes.
-struct Leash(AbortHandle);
-
-impl Drop for Leash {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl Provider for HttpProvider {
     fn window(&self, model: &str) -> Option<u32> {
         self.prices.window(model)
@@ -252,10 +243,9 @@ impl Provider for HttpProvider {
         async move {
             let runtime = self.runtime().map_err(|message| fail(message.to_owned()))?;
             // Asked on the caller's thread, as for a call.
-            let work =
-                runtime.spawn(self.clone().ocr(self.ocr_place(model)?, path.to_owned(), model.to_owned()));
-            let _leash = Leash(work.abort_handle());
-            work.await
+            let work = self.clone().ocr(self.ocr_place(model)?, path.to_owned(), model.to_owned());
+            AbortOnDropHandle::new(runtime.spawn(work))
+                .await
                 .map_err(|_| fail(format!("the reading of {} ended without a result", path.display())))?
         }
         .boxed()
@@ -282,11 +272,11 @@ impl Provider for HttpProvider {
             let mut spent = unanswered;
             let (notes, mut inbox) = unbounded_channel();
             let (this, that) = (self.clone(), call.clone());
-            let work = runtime.spawn(async move {
+            // Ends with the caller's future.
+            let _work = AbortOnDropHandle::new(runtime.spawn(async move {
                 let result = this.drive(&that, route, &notes).await;
                 let _ = notes.send(Note::Done(result));
-            });
-            let _leash = Leash(work.abort_handle());
+            }));
             let stop = call.cancel.cancelled().fuse();
             futures_util::pin_mut!(stop);
             loop {
