@@ -72,7 +72,7 @@ pub async fn execute(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workfl
     if matches!(ended, Ok(RunStatus::Completed | RunStatus::Stopped)) {
         workflow.finish(seconds)?;
     }
-    let usage = Total::of(&run.ledger().since(0)).to_json();
+    let usage = run.spent().to_json();
     let about = json!({"status": status, "seconds": seconds, "usage": usage, "error": error});
     let closed = close(run, status, about).await;
     // What ended the run says more than that it could not be recorded.

@@ -168,42 +168,42 @@ impl Run {
     /// The same run within `limits`; what earlier lives took counts.
     #[must_use]
     pub fn within(&self, limits: Limits) -> Self {
-        let seconds = self.history().seconds(self.position.attempt, None);
-        let run = self.with_budget("the run", limits, seconds);
-        // What came before the limits were known.
-        if let Some(own) = run.budgets.last().filter(|_| run.budgets.len() > self.budgets.len()) {
-            self.ledger().since(0).iter().for_each(|line| own.charge(line));
+        if limits.is_none() {
+            return self.clone();
         }
-        run
+        let seconds = self.history().seconds(self.position.attempt, None);
+        let own = self.budget("the run", limits, seconds);
+        // What came before the limits were known.
+        self.ledger().since(0).iter().for_each(|line| own.charge(line));
+        self.with_budget(own)
     }
 
     /// The place of a phase within `limits`, for all its tries.
     #[must_use]
     pub fn within_phase(&self, index: u32, phase_type: &str, limits: Limits) -> Self {
-        let place = Position::of_phase(self.position.attempt, index, 0);
-        let seconds = self.history().seconds(place.attempt, Some(index));
-        let run = self.with_budget(&format!("phase {phase_type}"), limits, seconds);
-        if let Some(own) = run.budgets.last().filter(|_| run.budgets.len() > self.budgets.len()) {
-            let here = self
-                .history()
-                .unknown_calls()
-                .iter()
-                .filter(|(at, _)| (at.attempt, at.phase) == (place.attempt, place.phase));
-            here.for_each(|(_, call)| own.charge(&Line::unknown(call)));
+        if limits.is_none() {
+            return self.clone();
         }
-        run
+        let attempt = self.position.attempt;
+        let seconds = self.history().seconds(attempt, Some(index));
+        let own = self.budget(&format!("phase {phase_type}"), limits, seconds);
+        let here = self.history().unknown_calls().iter();
+        here.filter(|(at, _)| (at.attempt, at.phase) == (attempt, index))
+            .for_each(|(_, call)| own.charge(&Line::unknown(call)));
+        self.with_budget(own)
     }
 
-    fn with_budget(&self, scope: &str, limits: Limits, seconds: f64) -> Self {
+    /// A budget as earlier lives have left it.
+    fn budget(&self, scope: &str, limits: Limits, seconds: f64) -> Budget {
+        let (clock, waits) = (self.shared.services.clock.clone(), self.shared.waits.clone());
+        let budget = Budget::new(scope, limits, clock, waits, seconds);
+        self.history().raised().iter().for_each(|raised| budget.recall(raised));
+        budget
+    }
+
+    fn with_budget(&self, budget: Budget) -> Self {
         let mut run = self.clone();
-        if !limits.is_none() {
-            let (clock, waits) = (self.shared.services.clock.clone(), self.shared.waits.clone());
-            let budget = Budget::new(scope, limits, clock, waits, seconds);
-            for raised in self.history().raised() {
-                budget.recall(raised);
-            }
-            run.budgets.push(Arc::new(budget));
-        }
+        run.budgets.push(Arc::new(budget));
         run
     }
 
@@ -394,8 +394,7 @@ impl Run {
 
     /// Records the run's status.
     pub fn mark(&self, status: RunStatus) -> Result<()> {
-        let usage = Total::of(&self.ledger().since(0)).to_json();
-        let entry = Entry::Status { status: status.as_str().into(), usage };
+        let entry = Entry::Status { status: status.as_str().into(), usage: self.spent().to_json() };
         self.journal().append(self.clock().now(), self.position, entry).map(drop)
     }
 
@@ -880,11 +879,7 @@ impl Run {
             fields.insert("agent".into(), agent.into());
         }
         let at = shared.services.clock.now();
-        let mut kept = data.clone();
-        if let (false, Some(fields)) = (agent.is_empty(), kept.as_object_mut()) {
-            fields.entry("agent").or_insert_with(|| agent.into());
-        }
-        let entry = Entry::Event { kind: kind.into(), data: kept, once };
+        let entry = Entry::Event { kind: kind.into(), data: data.clone(), once };
         let seq = shared.services.journal.append(at, self.position, entry)?;
         shared.services.listener.event(&self.event(agent, kind, data, Some(seq), at));
         Ok(seq)
