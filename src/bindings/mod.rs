@@ -40,7 +40,7 @@ mod _core {
     #[pymodule_export]
     use super::services::{prompt_hashes, redact, route, supervise_scripts};
     #[pymodule_export]
-    use super::store::{PyJournal, PyStore, default_store};
+    use super::store::{PyJournal, PyStore};
     #[pymodule_export]
     use super::tape::tape_of;
     #[pymodule_export]

@@ -11,7 +11,7 @@ use super::{convert, errors};
 use crate::engine::executor;
 use crate::error::{Error, Result};
 use crate::journal::store::Claim;
-use crate::journal::{Demand, Entry, History, Journal, Position, SqliteJournal, Store, Taken, lease, place};
+use crate::journal::{Demand, Entry, Journal, Position, SqliteJournal, Store, Taken, lease, place};
 use crate::llm::routing;
 use crate::phases;
 
@@ -23,7 +23,6 @@ pub(super) struct PyStore(Arc<Store>);
 #[pyclass(frozen, name = "Journal", module = "cmbagent._core")]
 pub(super) struct PyJournal {
     pub(super) journal: Arc<SqliteJournal>,
-    attempt: Option<u32>,
 }
 
 #[pymethods]
@@ -31,13 +30,13 @@ impl PyJournal {
     /// The last execution that has any record; `None` of a new run.
     #[getter]
     fn attempt(&self) -> Option<u32> {
-        self.attempt
+        self.journal.attempt()
     }
 
     /// Has the phase at this index, and all after it, done anew.
     fn rewind(&self, py: Python<'_>, phase: u32) -> PyResult<()> {
         with(py, || {
-            let to = Position::of_phase(self.attempt.unwrap_or(0), phase, 0);
+            let to = Position::of_phase(self.attempt().unwrap_or(0), phase, 0);
             self.journal
                 .append(lease::now(), Position::of_attempt(to.attempt), Entry::Rewound { to })
                 .map(drop)
@@ -57,7 +56,7 @@ fn with<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyR
 
 #[pymethods]
 impl PyStore {
-    /// Opens the store at `path`; `None` is the user's own, see `cmbagent.store.default_path`.
+    /// Opens the store at `path`; `None` is the user's own.
     #[new]
     #[pyo3(signature = (path = None))]
     fn new(py: Python<'_>, path: Option<PathBuf>) -> PyResult<Self> {
@@ -112,8 +111,7 @@ impl PyStore {
             if rewind {
                 executor::rewind(&journal, lease::now(), phases::is_built_in)?;
             }
-            let attempt = History::of(journal.records(1)?).attempt();
-            Ok(PyJournal { journal: Arc::new(journal), attempt })
+            Ok(PyJournal { journal: Arc::new(journal) })
         })
     }
 
@@ -231,10 +229,4 @@ impl PyStore {
     fn shrink(&self, py: Python<'_>) -> PyResult<()> {
         with(py, || self.0.shrink())
     }
-}
-
-/// Where the user's own store is.
-#[pyfunction]
-pub(super) fn default_store(py: Python<'_>) -> PyResult<PathBuf> {
-    place::default_path(&*routing::process_env()).map_err(|error| errors::to_exception(py, &error))
 }

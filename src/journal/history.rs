@@ -17,7 +17,6 @@ pub struct History {
     abandoned: Vec<(String, Value)>,
     raised: Vec<Value>,
     seconds: HashMap<(u32, u32), f64>,
-    attempt: Option<u32>,
     last_try: HashMap<(u32, u32), u32>,
     failed_step: Option<Position>,
     /// Calls, scripts and questions that ended without a result and were not made again.
@@ -40,7 +39,6 @@ impl History {
             *history.seconds.entry((position.attempt, position.phase)).or_default() += spent.max(0.0);
             last_at = Some(at);
             let before = broken_off.take();
-            history.attempt = history.attempt.max(Some(position.attempt));
             if position.phase != Position::NO_PHASE {
                 let last = history.last_try.entry((position.attempt, position.phase)).or_default();
                 *last = position.phase_try.max(*last);
@@ -157,11 +155,6 @@ impl History {
     pub fn seconds(&self, attempt: u32, phase: Option<u32>) -> f64 {
         let wanted = |at: &(u32, u32)| at.0 == attempt && phase.is_none_or(|phase| at.1 == phase);
         self.seconds.iter().filter(|(at, _)| wanted(at)).map(|(_, seconds)| seconds).sum()
-    }
-
-    /// The last attempt; `None` of a run without records.
-    pub fn attempt(&self) -> Option<u32> {
-        self.attempt
     }
 
     /// Whether an effect in the same phase, at `from` or after it, ended without a result: it acts again.

@@ -19,18 +19,24 @@ pub struct SqliteJournal {
     live: Arc<Live>,
     /// The next record's number.
     next: Mutex<u64>,
+    attempt: Option<u32>,
     released: AtomicBool,
 }
 
 impl SqliteJournal {
-    pub(super) fn new(store: Arc<Store>, live: Arc<Live>, next: u64) -> Self {
+    pub(super) fn new(store: Arc<Store>, live: Arc<Live>, next: u64, attempt: Option<u32>) -> Self {
         store.writer().push(Op::Adopt(live.clone()));
-        Self { store, live, next: Mutex::new(next), released: AtomicBool::new(false) }
+        Self { store, live, next: Mutex::new(next), attempt, released: AtomicBool::new(false) }
     }
 
     /// The store.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// The last execution that earlier lives have recorded; `None` of a new run.
+    pub fn attempt(&self) -> Option<u32> {
+        self.attempt
     }
 
     /// Lets the run go: another process, or this one again, may take it up. Nothing is recorded any more.

@@ -169,12 +169,13 @@ impl Store {
         let (no, epoch) = self.claim(claim)?;
         let records = self.records(&claim.id, 1)?;
         let next = records.last().map_or(1, |record| record.seq + 1);
+        let attempt = records.iter().map(|record| record.position.attempt).max();
         let kept = records.into_iter().rev().find_map(|record| match record.entry {
             Entry::Ended { kept } => Some(kept),
             _ => None,
         });
         let live = Live::new(no, &claim.id, epoch, kept.unwrap_or_default());
-        Ok(SqliteJournal::new(self.clone(), Arc::new(live), next))
+        Ok(SqliteJournal::new(self.clone(), Arc::new(live), next, attempt))
     }
 
     fn claim(&self, claim: &Claim) -> Result<(i64, i64)> {

@@ -129,12 +129,12 @@ def begin(executor: WorkflowExecutor) -> _core.Journal | None:
         return None
     about = describe(executor)
     guards = any(phase.phase_type in ("planning", "control") for phase in executor.phases)
-    known = store._core.run(executor.context.run_id)
-    resuming = known is not None and (executor._resuming or above is not None)
-    if known is not None and resuming:
-        then, _ = store._core.about(executor.context.run_id)
-        # One that was deleted meanwhile is not found below.
-        changed = differences(then, about) if then else []
+    # One that a phase made may be there from an earlier life of that phase.
+    expected = executor._resuming or above is not None
+    then = store._core.about(executor.context.run_id)[0] if expected else None
+    resuming = then is not None
+    if resuming:
+        changed = differences(then, about)
         if changed and not executor._forced:
             raise JournalError(
                 f"run {executor.context.run_id} was begun with something else: {'; '.join(changed)} differ. "
@@ -362,11 +362,10 @@ def resume(
     """
     from cmbagent.workflows.composer import WorkflowExecutor
 
-    opened = open_store(store)
-    info = None if opened is None else opened.find(target)
+    # Where a directory is taken, an id is too.
     executor = WorkflowExecutor.resume(
-        str(target) if info is None else info.id,
-        opened if opened is not None else store,
+        store=store,
+        work_dir=target,
         api_keys=api_keys,
         callbacks=callbacks,
         approval_manager=approval_manager,
