@@ -133,7 +133,7 @@ def begin(executor: WorkflowExecutor) -> _core.Journal | None:
     expected = executor._resuming or above is not None
     then = store._core.about(executor.context.run_id)[0] if expected else None
     resuming = then is not None
-    if resuming:
+    if then is not None:
         changed = differences(then, about)
         if changed and not executor._forced:
             raise JournalError(
