@@ -12,6 +12,7 @@ use super::script::{Bench, Ran};
 use super::workspace::{Workspace, write};
 use super::{fitted, reports, template};
 use crate::agents::diagnosis::{self, Diagnosis, Kind, Limits};
+use crate::agents::extract::{self, Answer, Status};
 use crate::agents::prompts::Templates;
 use crate::agents::transcript::{self, At, Transcript};
 use crate::agents::turn::Speaker;
@@ -22,7 +23,6 @@ use crate::agents::{
 use crate::engine::Run;
 use crate::engine::ledger::Total;
 use crate::error::{Error, Result};
-use crate::exec::extract::{self, Answer, Status};
 use crate::exec::{Check, Execution, Exit, clean, confine};
 use crate::llm::{LlmErrorKind, Schema};
 
