@@ -35,7 +35,7 @@ impl Store {
     /// # Errors
     /// [`Error::Journal`]: the store has the run already, or the records are not numbered in order.
     pub fn take_in(&self, run: &Taken, records: Vec<Record>) -> Result<()> {
-        let failed = |error| self.place.error("written", &error);
+        let failed = |error| self.file.error("written", &error);
         let mut desk = self.desk();
         let transaction = desk.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         let known: i64 = transaction

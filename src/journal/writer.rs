@@ -10,7 +10,8 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use serde_json::{Value, json};
 use tokio::sync::{Notify, oneshot};
 
-use super::store::{Place, parse_demand};
+use super::file::File;
+use super::store::parse_demand;
 use super::{Demand, Entry, Position, delta, lease, texts};
 use crate::error::{Error, Result};
 
@@ -147,10 +148,10 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, place: Arc<Place>) -> Result<Self> {
+    pub(super) fn start(connection: Connection, file: Arc<File>) -> Result<Self> {
         let shared: Arc<(Mutex<Queue>, Condvar)> = Arc::default();
         let mut desk =
-            Desk { shared: shared.clone(), connection, place, runs: Vec::new(), last_demand: 0, version: 0 };
+            Desk { shared: shared.clone(), connection, file, runs: Vec::new(), last_demand: 0, version: 0 };
         let thread =
             std::thread::Builder::new().name("cmbagent-store".into()).spawn(move || desk.work()).map_err(
                 |e| Error::Journal(format!("the thread that writes the store cannot be started: {e}")),
@@ -190,7 +191,7 @@ impl Drop for Writer {
 struct Desk {
     shared: Arc<(Mutex<Queue>, Condvar)>,
     connection: Connection,
-    place: Arc<Place>,
+    file: Arc<File>,
     runs: Vec<Weak<Live>>,
     last_demand: i64,
     /// SQLite's count of what others have changed.
@@ -276,7 +277,7 @@ impl Desk {
         if !runs.is_empty()
             && let Err(error) = self.commit(&runs, work)
         {
-            let error = self.place.error("written", &error);
+            let error = self.file.error("written", &error);
             for run in &runs {
                 run.give_up(&error);
             }
