@@ -16,6 +16,7 @@ pub mod confine;
 pub mod docstrings;
 pub mod environment;
 mod install;
+mod link;
 mod output;
 pub mod pictures;
 pub mod products;

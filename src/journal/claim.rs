@@ -6,8 +6,9 @@ use rusqlite::{OptionalExtension, TransactionBehavior, params};
 use serde_json::{Value, json};
 
 use super::lease::{self, Owner};
+use super::live::Live;
+use super::op::Op;
 use super::store::{Store, unknown};
-use super::writer::{Live, Op};
 use super::{Entry, SqliteJournal};
 use crate::error::{Error, Result};
 

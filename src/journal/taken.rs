@@ -4,8 +4,9 @@ use rusqlite::{TransactionBehavior, params};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::live::Live;
+use super::op;
 use super::store::Store;
-use super::writer::{self, Live};
 use super::{Entry, Record};
 use crate::error::{Error, Result};
 
@@ -63,7 +64,7 @@ impl Store {
                 )));
             }
             last = seq;
-            writer::record(&transaction, &live, seq, at, position, entry).map_err(failed)?;
+            op::record(&transaction, &live, seq, at, position, entry).map_err(failed)?;
         }
         let end = "UPDATE runs SET status = ?2, usage = ?3, updated = ?4 WHERE id = ?1";
         transaction.execute(end, params![id, status, usage.to_string(), updated]).map_err(failed)?;

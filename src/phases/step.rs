@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::config::{Models, Params};
+use super::directory::write;
 use super::install::Installer;
 use super::plots::Judged;
 use super::products::products;
 use super::script::{Bench, Ran};
-use super::workspace::{Workspace, write};
+use super::workspace::Workspace;
 use super::{fitted, reports, template};
 use crate::agents::diagnosis::{self, Diagnosis, Kind, Limits};
 use crate::agents::extract::{self, Answer, Status};
