@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Run;
-use super::ledger::{Line, Total};
+use crate::engine::ledger::{Line, Total};
 use crate::error::{Error, Result};
 use crate::journal::Effect;
 use crate::llm::Usage;
