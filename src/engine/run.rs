@@ -554,6 +554,12 @@ impl Run {
         self.shared.spoken.next(Place { agent: agent.into(), ..self.place() })
     }
 
+    /// The place of a document that is read now. A phase reads many at once, so they are counted in the order in
+    /// which it begins with them, whatever else it does meanwhile.
+    pub(super) fn next_reading(&self, agent: &str) -> Place {
+        self.shared.spoken.next(Place { agent: agent.into(), nested: 0, ..self.place() })
+    }
+
     fn place(&self) -> Place {
         let Position { attempt, phase, phase_try, nested, step, .. } = self.position;
         let phase_type = self.phase_type.to_string();
@@ -836,7 +842,7 @@ impl Run {
         self.announce("effect_repeated", json!({"effect": effect, "changed": !same}))
     }
 
-    fn changed(&self, what: &str) -> Error {
+    pub(super) fn changed(&self, what: &str) -> Error {
         Error::Journal(format!(
             "run {} cannot go on as it was: {what}. The task, a setting, a template or the package has changed \
              since it was recorded. Resume it with force=True to go on all the same, or begin a new run",
