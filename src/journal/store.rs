@@ -139,6 +139,11 @@ impl Store {
         self.place.network
     }
 
+    /// The version of its tables.
+    pub fn schema(&self) -> usize {
+        MIGRATIONS.len()
+    }
+
     pub(super) fn writer(&self) -> &Writer {
         &self.writer
     }
