@@ -411,11 +411,14 @@ class Display:
             lines.append(f"    … all of the output is in {self._path(data.get('log_path'))}; it ends with:")
             last = str(data.get("output") or "").rstrip().split("\n")
             lines += [self._output_line(each) for each in last[-min(TAIL_LINES, self._lines_hidden) :]]
+        return "\n".join([*lines, f"  {self._script_end(data)}"])
+
+    def _script_end(self, data: dict[str, Any]) -> str:
         ok = bool(data.get("success"))
-        end = f"  {'ran' if ok else 'failed'} in {seconds_text(data.get('seconds') or 0.0)}"
+        end = f"{'ran' if ok else 'failed'} in {seconds_text(data.get('seconds') or 0.0)}"
         if not ok:
             end += f" ({data.get('exit')}); log: {self._path(data.get('log_path'))}"
-        return "\n".join([*lines, self._style(end, "green" if ok else "red")])
+        return self._style(end, "green" if ok else "red")
 
     # --- the rest ---
 

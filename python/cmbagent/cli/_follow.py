@@ -39,10 +39,6 @@ class Follower:
         self._log: Path | None = None
         self._read, self._decoder = 0, _DECODER("replace")
 
-    def info(self) -> RunInfo:
-        """Return the run as the store knows it now."""
-        return self._store.run(self._run_id)
-
     def look(self) -> Iterator[Event]:
         """Give what has happened since the last look."""
         while page := self._store.events(self._run_id, self._seq + 1, PAGE):

@@ -140,12 +140,12 @@ class LiveDisplay(Display):
         self._tail.extend(lines[-OUTPUT_ROWS:])
 
     def _on_script_finished(self, data: dict[str, Any]) -> str:
-        end = super()._on_script_finished(data).strip()
-        file, self._file = self._file, ""
+        self._end()
+        file, self._file, self._partial = self._file, "", ""
         ok = bool(data.get("success"))
         output = str(data.get("output") or "").rstrip()
         shown = output.split("\n")[-(RESULT_LINES if ok else TAIL_LINES) :] if output else []
-        return "\n".join([f"  {file} {end}".rstrip(), *map(self._output_line, shown)])
+        return "\n".join([f"  {file} {self._script_end(data)}", *map(self._output_line, shown)])
 
     def _on_phase_finished(self, data: dict[str, Any]) -> str | None:
         shown = super()._on_phase_finished(data)

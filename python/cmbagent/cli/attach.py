@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ from cmbagent.cli._store import as_dict, the_run, the_store
 from cmbagent.cli._told import Told
 
 if TYPE_CHECKING:
-    from cmbagent.cli._follow import Follower
     from cmbagent.display import Display
     from cmbagent.store import Store
 
@@ -35,8 +35,6 @@ def attach(
     Ctrl-C leaves the run, which goes on; `cmbagent stop` or `cancel` ends it. The exit status is that of the
     run.
     """
-    from cmbagent.cli._follow import Follower
-
     told = Told(debug, as_json)
     with told:
         store = the_store()
@@ -44,37 +42,44 @@ def attach(
         told.about = lambda: as_dict(store.run(info.id))
         try:
             with Screen(quiet, plain, as_json).shown() as display:
-                _follow(store, Follower(store, info.id), None if quiet else display, asking=not as_json)
-        except KeyboardInterrupt:
+                _follow(store, info.id, display, shown=not quiet, asking=not as_json)
+        except (KeyboardInterrupt, EOFError):
             typer.echo(f"Left. The run goes on; to watch it again: cmbagent attach {info.id}", err=True)
             told.leave(Exit.INTERRUPTED)
         info = store.run(info.id)
         if info.resumable:
             typer.echo(f"Run {info.id} is {info.status}. To go on: cmbagent resume {info.id}", err=True)
+        elif quiet and not as_json:
+            typer.echo(f"Run {info.id} is {info.status}. Results: {info.work_dir}")
         told.leave(of_run(info.status))
 
 
-def _follow(store: Store, follower: Follower, display: Display | None, asking: bool) -> None:
+def _follow(store: Store, run_id: str, display: Display, shown: bool, asking: bool) -> None:
     from cmbagent.approvals import is_interactive
-    from cmbagent.cli._follow import is_over
+    from cmbagent.cli._follow import Follower, is_over
 
+    follower = Follower(store, run_id)
     asking = asking and is_interactive()
+    # The past scrolls by at once.
+    still = display.hold()
     told: set[str] = set()
     while True:
         # What a run said before it was over is read by then.
-        over = is_over(follower.info())
-        for kind, data in follower.look():
-            if display is not None:
-                display.event(kind, data)
+        over = is_over(store.run(run_id))
+        with still:
+            for kind, data in follower.look():
+                if shown:
+                    display.event(kind, data)
         if over:
             return
-        question = _open_question(store, follower.info().id)
-        if question is not None and asking and display is not None:
-            _ask(store, follower.info().id, question, display)
+        still = contextlib.nullcontext()
+        question = _open_question(store, run_id)
+        if question is not None and asking:
+            _ask(store, run_id, question, display)
         elif question is not None and question["id"] not in told:
             told.add(question["id"])
-            run = follower.info().id
-            typer.echo(f"It asks: cmbagent show {run} has the question, approve or reject answers.", err=True)
+            how = f"cmbagent show {run_id} has the question, approve or reject answers"
+            typer.echo(f"The run asks: {how}.", err=True)
         time.sleep(LOOK_SECONDS)
 
 
