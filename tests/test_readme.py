@@ -76,7 +76,19 @@ def test_commands_are_ones_there_are():
             if words[1] == "run":
                 find_workflow(context.params["workflow"])
             seen.add("cmbagent " + words[1])
-    verbs = {"run", "serve", "workflows", "runs", "show", "resume", "stop", "export", "prune"}
+    verbs = {
+        "run",
+        "serve",
+        "workflows",
+        "runs",
+        "show",
+        "resume",
+        "stop",
+        "export",
+        "prune",
+        "doctor",
+        "attach",
+    }
     assert seen == {"make", *(f"cmbagent {verb}" for verb in verbs)}
 
 

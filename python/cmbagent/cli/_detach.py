@@ -14,7 +14,6 @@ import typer
 from cmbagent.cli._app import UsageError
 from cmbagent.cli._status import Exit
 from cmbagent.cli._store import warn_of_network
-from cmbagent.store import open_store
 
 if TYPE_CHECKING:
     from cmbagent.cli._told import Told
@@ -48,6 +47,8 @@ def begin(told: Told, context: typer.Context, executor: WorkflowExecutor) -> Non
         UsageError: runs are not kept, so nobody could attach to it.
         typer.Exit: the process ended before its run had begun.
     """
+    from cmbagent.store import open_store
+
     store = open_store(None)
     if store is None:
         raise UsageError("--detach needs a store to attach through; CMBAGENT_STORE is :memory:, unset it")
@@ -103,7 +104,7 @@ def arguments(context: typer.Context, run: str) -> list[str]:
     positional: list[str] = []
     for parameter in context.command.params:
         value = given.get(parameter.name or "")
-        if parameter.name in _NOT_PASSED_ON or value in (None, False, [], ()):
+        if parameter.name in _NOT_PASSED_ON or value is None or value is False:
             continue
         if parameter.param_type_name == "argument":
             positional.append(str(value))
