@@ -335,7 +335,7 @@ async fn attempt(
             Err(error)
         }
         // A run that cannot be recorded, or does not fit its record, is not helped by another try.
-        Err(error @ (Error::Stopped(_) | Error::OverLimit(_) | Error::Journal(_))) => Err(error),
+        Err(error) if error.ends_run() => Err(error),
         Err(error) => {
             Ok(Outcome { cause: Some(Arc::new(error.clone())), ..Outcome::failed(state, error.to_string()) })
         }

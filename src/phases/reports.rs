@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::workspace::write;
+use super::directory::write;
 use crate::engine::Run;
 use crate::engine::ledger::{Line, Total, report};
 use crate::error::{Error, Result};

@@ -5,10 +5,11 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::Run;
 use super::call::Called;
-use super::ledger::Total;
 use super::watch::CallWatch;
-use super::{Control, Run};
+use crate::engine::Control;
+use crate::engine::ledger::Total;
 use crate::error::{Error, Result};
 use crate::journal::Effect;
 use crate::llm::fetch::{self, Bounds, Fetched};

@@ -6,12 +6,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::budget::{self, Held, Kind, Refusal};
-use super::ledger::{Line, Total};
-use super::limits::OnLimit;
-use super::run::internal;
+use super::Run;
+use super::gate::internal;
 use super::watch::CallWatch;
-use super::{Answer, Control, Question, Run};
+use crate::engine::budget::{self, Held, Kind, Refusal};
+use crate::engine::ledger::{Line, Total};
+use crate::engine::limits::OnLimit;
+use crate::engine::{Answer, Control, Question};
 use crate::error::{Error, Result};
 use crate::journal::{Effect, Position};
 use crate::llm::ocr::Reading;
