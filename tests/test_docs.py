@@ -21,9 +21,10 @@ from typer.main import get_command
 from cmbagent.cli import app
 from cmbagent.testing import ModelServer, code, ideas, notes, plan, review
 from cmbagent.workflows import SYSTEM_WORKFLOWS
-from pages import EXAMPLE, PAGES, ROOT, blocks, check
+from pages import EXAMPLE, ROOT, blocks, check, pages, text_of
 from papers import pdf, serve
 
+PAGES = pages()
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 # What does not run, and why.
 NOT_RUN = {
@@ -160,7 +161,7 @@ def test_the_workflows_of_the_readme_are_all_there_are():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
-    links = re.findall(r"\]\(([^)#:]+)[#)]", (ROOT / page).read_text())
+    links = re.findall(r"\]\(([^)#:]+)[#)]", text_of(page))
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
 
 

@@ -180,7 +180,7 @@ def plan(*steps: Mapping[str, Any] | tuple[str, ...]) -> dict[str, Any]:
     """The planner's answer.
 
     Args:
-        steps: Made by :func:`step`, or tuples ``(agent, sub_task, bullet, …)``.
+        steps: Made by `step`, or tuples ``(agent, sub_task, bullet, …)``.
 
     """
     return {"sub_tasks": [step(*each) if isinstance(each, tuple) else dict(each) for each in steps]}
