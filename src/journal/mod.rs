@@ -9,6 +9,7 @@ pub mod lease;
 pub mod memory;
 pub mod place;
 mod recovery;
+pub mod runs;
 pub mod sqlite;
 pub mod store;
 mod taken;

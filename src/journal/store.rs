@@ -9,17 +9,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::lease::{self, Owner};
+use super::runs::{self, json_of, living};
 use super::writer::{Live, Op, Writer, lock};
 use super::{Demand, Entry, Record, SqliteJournal, place, recovery};
 use crate::error::{Error, Result};
 
 /// What each version of the schema adds to the one before.
-const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema_2.sql")];
+const MIGRATIONS: [&str; 3] =
+    [include_str!("schema.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
 
 /// Tells the store from other SQLite files: `cmba`.
 const APPLICATION: i32 = 0x636d_6261;
@@ -32,6 +34,8 @@ pub struct Store {
     pub(super) place: Arc<Place>,
     writer: Writer,
     desk: Mutex<Connection>,
+    /// Whoever only looks does not wait for those who write.
+    reader: Mutex<Connection>,
 }
 
 /// Where a store is; it puts errors into words.
@@ -57,29 +61,6 @@ pub struct Claim {
     pub guards: bool,
     /// Whether it is to go on, not to begin: then it must be there.
     pub known: bool,
-}
-
-/// A run as the store knows it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct RunRow {
-    /// Its id.
-    pub id: String,
-    /// The run whose phase made it.
-    pub parent: Option<String>,
-    /// What was said of it at its begin.
-    pub about: Value,
-    /// Its work directory.
-    pub work_dir: String,
-    /// As a word; `interrupted` when its process has gone.
-    pub status: String,
-    /// What it has spent, as far as it said.
-    pub usage: Value,
-    /// Seconds since 1970.
-    pub created: f64,
-    /// Seconds since 1970 of the last change of its status.
-    pub updated: f64,
-    /// The process that runs it now.
-    pub owner: Option<Owner>,
 }
 
 /// A question that a run has asked.
@@ -122,9 +103,10 @@ impl Store {
         let mut first = place.connect().map_err(|e| place.error("opened", &e))?;
         place.migrate(&mut first)?;
         let place = Arc::new(place);
-        let second = place.connect().map_err(|e| place.error("opened", &e))?;
+        let another = || place.connect().map(Mutex::new).map_err(|e| place.error("opened", &e));
+        let (desk, reader) = (another()?, another()?);
         let writer = Writer::start(first, place.clone())?;
-        let store = Arc::new(Self { place, writer, desk: Mutex::new(second) });
+        let store = Arc::new(Self { place, writer, desk, reader });
         open.insert(store.place.path.clone(), Arc::downgrade(&store));
         Ok(store)
     }
@@ -148,7 +130,7 @@ impl Store {
     }
 
     pub(super) fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        read(&self.desk()).map_err(|error| self.place.error("read", &error))
+        read(&lock(&self.reader)).map_err(|error| self.place.error("read", &error))
     }
 
     pub(super) fn write<T>(&self, write: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
@@ -231,8 +213,8 @@ impl Store {
             return Err(unknown(&claim.id));
         } else {
             let sql = "INSERT INTO runs (id, parent, root, about, work_dir, guards, status, usage, created, \
-                       updated, epoch, owner, heartbeat) \
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'pending', 'null', ?7, ?7, 1, ?8, ?7)";
+                       updated, epoch, owner, heartbeat, workflow) \
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'pending', 'null', ?7, ?7, 1, ?8, ?7, ?9)";
             let values = params![
                 claim.id,
                 claim.parent,
@@ -241,7 +223,8 @@ impl Store {
                 claim.work_dir,
                 claim.guards,
                 now,
-                owner
+                owner,
+                runs::workflow(&claim.about)
             ];
             transaction.execute(sql, values).map_err(failed)?;
             (transaction.last_insert_rowid(), 1)
@@ -252,23 +235,9 @@ impl Store {
 
     /// What a resume found changed is the run's description from here on.
     pub fn describe(&self, id: &str, about: &Value) -> Result<()> {
-        self.read(|desk| {
-            desk.execute("UPDATE runs SET about = ?2 WHERE id = ?1", params![id, about.to_string()]).map(drop)
-        })
-    }
-
-    /// All runs, the newest first.
-    pub fn runs(&self) -> Result<Vec<RunRow>> {
-        self.read(|desk| {
-            let mut rows = desk.prepare_cached(&format!("{RUN} ORDER BY created DESC, no DESC"))?;
-            rows.query_map([], run_row)?.collect()
-        })
-    }
-
-    /// The run with this id.
-    pub fn run(&self, id: &str) -> Result<Option<RunRow>> {
-        self.read(|desk| {
-            desk.prepare_cached(&format!("{RUN} WHERE id = ?1"))?.query_row([id], run_row).optional()
+        self.write(|desk| {
+            let sql = "UPDATE runs SET about = ?2, workflow = ?3 WHERE id = ?1";
+            desk.execute(sql, params![id, about.to_string(), runs::workflow(about)]).map(drop)
         })
     }
 
@@ -313,7 +282,7 @@ impl Store {
                 word(demand)
             )));
         }
-        self.read(|desk| {
+        self.write(|desk| {
             let sql = "INSERT INTO demands (run, epoch, demand, at) SELECT no, epoch, ?2, ?3 FROM runs WHERE id = ?1";
             desk.execute(sql, params![id, word(demand), lease::now()]).map(drop)
         })
@@ -343,7 +312,7 @@ impl Store {
     /// # Errors
     /// [`Error::Journal`]: there is no such question, or it has been settled.
     pub fn answer(&self, id: &str, question: &str, answer: &Value) -> Result<()> {
-        let changed = self.read(|desk| {
+        let changed = self.write(|desk| {
             let sql = "UPDATE questions SET answer = ?3 \
                        WHERE run = (SELECT no FROM runs WHERE id = ?1) AND id = ?2 AND NOT settled";
             desk.execute(sql, params![id, question, answer.to_string()])
@@ -381,47 +350,8 @@ impl Store {
 
     /// Gives the disk back what deleted runs took.
     pub fn shrink(&self) -> Result<()> {
-        self.read(|desk| desk.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE);"))
+        self.write(|desk| desk.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE);"))
     }
-}
-
-const RUN: &str =
-    "SELECT id, parent, about, work_dir, status, usage, created, updated, owner, heartbeat FROM runs";
-
-fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
-    let owner: Option<String> = row.get(8)?;
-    let heartbeat: f64 = row.get(9)?;
-    let owner = owner.and_then(|owner| living(&owner, heartbeat));
-    let mut status: String = row.get(4)?;
-    let ongoing = ["pending", "running", "stopping", "waiting_approval", "paused"].contains(&status.as_str());
-    // A phase that returns one of these ends the run orderly: its process let it go by itself.
-    let held = ["waiting_approval", "paused"].contains(&status.as_str()) && row.get_ref(8)?.as_str().is_err();
-    if ongoing && owner.is_none() && !held {
-        status = "interrupted".into();
-    }
-    Ok(RunRow {
-        id: row.get(0)?,
-        parent: row.get(1)?,
-        about: json_of(row, 2)?,
-        work_dir: row.get(3)?,
-        status,
-        usage: json_of(row, 5)?,
-        created: row.get(6)?,
-        updated: row.get(7)?,
-        owner,
-    })
-}
-
-fn json_of(row: &Row<'_>, column: usize) -> rusqlite::Result<Value> {
-    let text: String = row.get(column)?;
-    recovery::parse(&text).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
-    })
-}
-
-/// The owner, when it may still be running.
-fn living(owner: &str, heartbeat: f64) -> Option<Owner> {
-    serde_json::from_str::<Owner>(owner).ok().filter(|owner| owner.alive(heartbeat))
 }
 
 fn unknown(id: &str) -> Error {
@@ -484,6 +414,7 @@ impl Place {
         connection.pragma_update_and_check(None, "journal_mode", mode, |_| Ok(()))?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.set_prepared_statement_cache_capacity(32);
+        runs::teach(&connection)?;
         Ok(connection)
     }
 
