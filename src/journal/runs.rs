@@ -116,7 +116,7 @@ impl Wanted {
                 put("status = ?", status.clone());
             } else {
                 put(
-                    "coalesce((SELECT value FROM json_each(?) WHERE key = id), status) = ?",
+                    "coalesce((SELECT value FROM json_each(?) WHERE key = seen.id), status) = ?",
                     json!(self.told).to_string(),
                 );
                 values.push(status.clone().into());
@@ -136,7 +136,7 @@ impl Store {
         values.extend([wanted.limit.map_or(-1, i64::from).into(), i64::from(wanted.offset).into()]);
         self.read(|desk| {
             let sql = format!(
-                "SELECT {COLUMNS} FROM ({SEEN}) WHERE {condition} ORDER BY created DESC, no DESC LIMIT ? OFFSET ?"
+                "SELECT {COLUMNS} FROM ({SEEN}) AS seen WHERE {condition} ORDER BY created DESC, no DESC LIMIT ? OFFSET ?"
             );
             desk.prepare_cached(&sql)?.query_map(params_from_iter(values), run_row)?.collect()
         })
@@ -146,7 +146,7 @@ impl Store {
     pub fn count_runs(&self, wanted: &Wanted) -> Result<u64> {
         let (condition, values) = wanted.condition();
         self.read(|desk| {
-            let sql = format!("SELECT count(*) FROM ({SEEN}) WHERE {condition}");
+            let sql = format!("SELECT count(*) FROM ({SEEN}) AS seen WHERE {condition}");
             desk.prepare_cached(&sql)?.query_row(params_from_iter(values), |row| row.get(0))
         })
     }
@@ -157,7 +157,7 @@ impl Store {
         let sums = ["calls", "prompt_tokens", "completion_tokens"].map(sum).join(", ");
         self.read(|desk| {
             let sql = format!(
-                "SELECT status, count(*), {sums}, total(usage ->> '$.cost') FROM ({SEEN}) WHERE parent IS NULL \
+                "SELECT status, count(*), {sums}, total(usage ->> '$.cost') FROM ({SEEN}) AS seen WHERE parent IS NULL \
                  GROUP BY status ORDER BY status"
             );
             let row = |row: &Row<'_>| {
@@ -177,7 +177,7 @@ impl Store {
     /// The run with this id.
     pub fn run(&self, id: &str) -> Result<Option<RunRow>> {
         self.read(|desk| {
-            let sql = format!("SELECT {COLUMNS} FROM ({SEEN}) WHERE id = ?1");
+            let sql = format!("SELECT {COLUMNS} FROM ({SEEN}) AS seen WHERE id = ?1");
             desk.prepare_cached(&sql)?.query_row([id], run_row).optional()
         })
     }

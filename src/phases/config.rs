@@ -22,9 +22,16 @@ use crate::llm::{CallOptions, Sampling};
 const TEMPERATURE: f64 = 0.00001;
 const TOP_P: f64 = 0.05;
 
-/// Where in a workflow a checkpoint may stand.
-const CHECKPOINTS: [&str; 6] =
-    ["after_planning", "before_step", "after_step", "before_execution", "after_execution", "custom"];
+/// Where in a workflow a checkpoint may stand, or why it asks.
+const CHECKPOINTS: [&str; 7] = [
+    "after_planning",
+    "before_step",
+    "after_step",
+    "on_error",
+    "before_execution",
+    "after_execution",
+    "custom",
+];
 
 /// A configuration of this type from an object of fields.
 pub(super) fn read<C: DeserializeOwned + Settings>(fields: Value) -> Result<C> {

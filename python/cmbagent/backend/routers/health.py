@@ -24,8 +24,7 @@ def health(hub: TheHub) -> HealthResponse:
 @router.get("/metrics", summary="Count", response_class=PlainTextResponse)
 def count(request: Request, hub: TheHub) -> PlainTextResponse:
     """Give the server's counts in the text format of Prometheus."""
-    runs = [info for info in hub.store.runs() if info.parent is None]
-    lines = metrics.of_runs(runs, hub.runs.count(), hub.feeds.listeners)
+    lines = metrics.of_runs(hub.store._core.tally(), hub.runs.count(), hub.feeds.listeners)
     meter: metrics.Meter = request.state.meter
     text = "\n".join([*lines, *meter.lines(), ""])
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
