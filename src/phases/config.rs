@@ -23,8 +23,9 @@ const TEMPERATURE: f64 = 0.00001;
 const TOP_P: f64 = 0.05;
 
 /// Where in a workflow a checkpoint may stand, or why it asks.
-const CHECKPOINTS: [&str; 7] = [
+const CHECKPOINTS: [&str; 8] = [
     "after_planning",
+    "during_planning",
     "before_step",
     "after_step",
     "on_error",

@@ -1,9 +1,9 @@
 """JSON Schema of a phase's config, and the check of settings against it.
 
-Of the settings of the package's own phases, and of those that every phase has, the engine says what they may be:
-the same that it holds them to. Of a user's dataclass, types come from the annotations, texts from the docstrings'
-`Attributes:`, defaults from the fields. What an annotation cannot say (`minimum`, `maximum`, `enum`, a
-`description`) stands in a field's `metadata`.
+Of the settings of the package's own phases, and of those that every phase has, the engine says what they may
+be: the same that it holds them to. Of a user's dataclass, types come from the annotations, texts from the
+docstrings' `Attributes:`, defaults from the fields. What an annotation cannot say (`minimum`, `maximum`,
+`enum`, a `description`) stands in a field's `metadata`.
 """
 
 from __future__ import annotations

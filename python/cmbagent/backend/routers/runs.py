@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, HTTPException, Query, Response
 
 from cmbagent.backend.definitions import configured
 from cmbagent.backend.hub import Hub, TheHub, TheKeys, iso
+from cmbagent.backend.live import Mode
 from cmbagent.backend.models.phase_schemas import (
     ChatMessage,
     ChatResponse,
@@ -29,15 +30,17 @@ from cmbagent.backend.models.phase_schemas import (
 )
 from cmbagent.backend.progress import PhaseProgress, Progress
 from cmbagent.backend.routers.route import Route
-from cmbagent.backend.runner import Mode, resumable, told_status
+from cmbagent.backend.standing import resumable, told_status
 from cmbagent.phases import PhaseRegistry
-from cmbagent.store import UNFINISHED, RunInfo
+from cmbagent.store import UNFINISHED, RunInfo, _info
 
 router = APIRouter(route_class=Route)
 
 ENDED = ("stopped", "cancelled", "failed", "completed")
 PAGE = 1000
 """Events that are read at once."""
+TOTAL = "X-Total-Count"
+"""The header that tells how many runs there are on all pages together."""
 
 
 @router.post("/workflows/{workflow_id}/run", summary="Start a run of a workflow")
@@ -73,22 +76,31 @@ def _started(run_id: str, workflow_id: str, name: str, phases: int, what: str) -
     )
 
 
-@router.get("/runs", summary="List runs")
+@router.get(
+    "/runs",
+    summary="List runs",
+    responses={
+        200: {"headers": {TOTAL: {"description": "How many on all pages.", "schema": {"type": "integer"}}}}
+    },
+)
 def list_runs(
     hub: TheHub,
+    response: Response,
     workflow_id: Annotated[str | None, Query(description="Only those of this workflow.")] = None,
     status: Annotated[RunStatusEnum | None, Query(description="Only those that stand so.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many at most.")] = 50,
     offset: Annotated[int, Query(ge=0, le=2**31 - 1, description="How many are passed over.")] = 0,
 ) -> list[WorkflowRunListItem]:
     """List runs, the newest first; those that a notebook or the command line began, too."""
-    found = [
-        (info, word)
-        for info in hub.store.runs()
-        if info.parent is None and workflow_id in (None, info.workflow_id)
-        for word in [told_status(info, hub.runs.live(info.id))]
-        if status is None or status.value == word
-    ]
+    wanted = {
+        "workflow_id": workflow_id,
+        "status": None if status is None else status.value,
+        "top_level": True,
+        "told": hub.runs.told(),
+    }
+    rows = hub.store._core.runs({**wanted, "limit": limit, "offset": offset})
+    response.headers[TOTAL] = str(hub.store._core.count_runs(wanted))
+    found = [(info, told_status(info, hub.runs.live(info.id))) for info in map(_info, rows)]
     return [
         WorkflowRunListItem(
             run_id=info.id,
@@ -97,9 +109,9 @@ def list_runs(
             status=RunStatusEnum(word),
             created_at=iso(info.created),
             completed_at=iso(info.updated) if word in ENDED else None,
-            resumable=_resumable(hub, info),
+            resumable=resumable(info, hub.runs.live(info.id)),
         )
-        for info, word in found[offset : offset + limit]
+        for info, word in found
     ]
 
 
@@ -126,7 +138,7 @@ def get_run(run_id: str, hub: TheHub) -> WorkflowRunStatusResponse:
         error=progress.error if word in ENDED else None,
         task=info.task,
         work_dir=info.work_dir,
-        resumable=_resumable(hub, info),
+        resumable=resumable(info, live),
     )
 
 
@@ -279,11 +291,6 @@ def _phases(info: RunInfo) -> list[dict[str, Any]]:
 
 def _name(info: RunInfo) -> str:
     return str(info.about.get("workflow", {}).get("name", info.workflow_id))
-
-
-def _resumable(hub: Hub, info: RunInfo) -> Literal["yes", "no", "needs key"]:
-    word: Any = resumable(info, hub.runs.live(info.id))
-    return word  # type: ignore[no-any-return]
 
 
 def _phase_results(info: RunInfo, progress: Progress, word: str) -> list[PhaseProgress]:
