@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+from cmbagent._stream import EventLog
 from cmbagent.approvals.elsewhere import ElsewhereApprovalManager
 from cmbagent.backend.live import BusyError, Live, Mode
 from cmbagent.backend.settings import Settings
@@ -51,6 +52,11 @@ class Runs:
     def live(self, run_id: str) -> Live | None:
         """Return the run if it goes on in this process."""
         return self._live.get(run_id)
+
+    def log(self, run_id: str) -> EventLog | None:
+        """Return the events of a run that goes on in this process."""
+        live = self._live.get(run_id)
+        return None if live is None else live.executor._log
 
     def told(self) -> dict[str, str]:
         """Return where runs stand that this process knows better than the store: id → word."""
