@@ -141,13 +141,14 @@ def test_what_a_script_prints_is_heard_while_it_runs(tmp_path):
 
         def by_socket():
             with client.websocket_connect(f"{place}/events") as socket:
-                while not heard or heard[-1]["kind"] != "script_output":
-                    heard.append(json.loads(socket.receive_text()))
+                while "text" in (message := socket.receive()):
+                    heard.append(json.loads(message["text"]))
                     if heard[-1]["kind"] == "script_started":
                         wait_for(lambda: hub.feeds.listeners == 3)
                         (file.parent / "gate").touch()
-            # It was told while the script ran.
-            (file.parent / "end").touch()
+                    elif heard[-1]["kind"] == "script_output":
+                        # It is told while the script runs.
+                        (file.parent / "end").touch()
 
         def by_stream(asked):
             streams.append((asked, client.get(f"{place}/events", params=asked).text))
@@ -161,7 +162,8 @@ def test_what_a_script_prints_is_heard_while_it_runs(tmp_path):
         assert until(client, run_id)["status"] == "completed"
         for listener in listeners:
             listener.join(30)
-    assert heard[-1]["data"]["text"] == "through the gate\n" and heard[-1]["data"]["seq"] is None
+    (said,) = [event["data"] for event in heard if event["kind"] == "script_output"]
+    assert said["text"] == "through the gate\n" and said["seq"] is None
     texts = {asked.get("live", True): text for asked, text in streams}
     before, _, after = texts[True].partition('"through the gate\\n"')
     assert before.rpartition("\n\n")[2].startswith("event: script_output\ndata: {")

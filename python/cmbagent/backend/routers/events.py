@@ -108,9 +108,11 @@ async def listen_by_websocket(
         _send(socket, hub.feeds.follow(run_id, max(0, after), hub.settings.keep_alive_seconds, live=live))
     )
     gone = asyncio.create_task(_until_gone(socket))
-    await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (sending, gone):
-        task.cancel()
+    try:
+        await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (sending, gone):
+            task.cancel()
     ended = await asyncio.gather(sending, gone, return_exceptions=True)
     if not isinstance(ended[0], BaseException):
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):
