@@ -273,9 +273,10 @@ def test_runs_are_listed_newest_first_filtered_and_by_page(client):
     listed = client.get(f"{API}/runs").json()
     assert [each["run_id"] for each in listed] == ids[::-1]
     assert all(each["status"] == "completed" and each["completed_at"] for each in listed)
-    found = client.get(f"{API}/runs", params={"workflow_id": one, "limit": 1, "offset": 1}).json()
-    assert [each["run_id"] for each in found] == ids[:1]
-    assert client.get(f"{API}/runs", params={"status": "failed"}).json() == []
+    page = client.get(f"{API}/runs", params={"workflow_id": one, "limit": 1, "offset": 1})
+    assert [each["run_id"] for each in page.json()] == ids[:1] and page.headers["x-total-count"] == "2"
+    failed = client.get(f"{API}/runs", params={"status": "failed"})
+    assert (failed.json(), failed.headers["x-total-count"]) == ([], "0")
     for wrong in ({"limit": 0}, {"limit": -1}, {"offset": -1}, {"status": "odd"}):
         assert client.get(f"{API}/runs", params=wrong).status_code == 422
 

@@ -17,8 +17,8 @@ logger = logging.getLogger("cmbagent.server")
 MOST_LIVES = 5
 """How often a run that gets nowhere is taken up: it may be what ends the servers."""
 
-PROGRESS = ("phase_finished", "step_finished")
-"""The events after which a run has got somewhere."""
+PROGRESS = ("phase_finished", "step_finished", "run_finished")
+"""The events after which a run has got somewhere, or ended in order."""
 
 
 class Leftovers:
