@@ -194,6 +194,8 @@ def test_execution_without_a_plan_is_warned_of(client):
         ),
         ("hitl_checkpoint", {"options": ["a", 1]}, "options: item 2: expected string, got 1"),
         ("hitl_checkpoint", {"checkpoint_type": "x"}, "checkpoint_type: expected one of 'after_planning'"),
+        ("planning", {"params": {"sandbox": "none"}}, "params: sandbox: expected one of 'strict'"),
+        ("planning", {"params": {"on_limit": "cheaper"}}, "needs the name of a model in cheaper_model"),
         ("control", {"step_number": 1.5}, "step_number: expected integer or null, got 1.5"),
     ],
 )

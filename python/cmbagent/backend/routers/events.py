@@ -13,6 +13,7 @@ from fastapi.responses import StreamingResponse
 from cmbagent.backend.feed import Told, TooManyListenersError, read
 from cmbagent.backend.guard import PROTOCOL
 from cmbagent.backend.hub import Hub, TheHub
+from cmbagent.backend.models.fields import RunInPath
 from cmbagent.backend.routers.route import Route
 from cmbagent.store import UNFINISHED
 
@@ -47,7 +48,7 @@ _EVENT = {
     },
 )
 async def listen(
-    run_id: str,
+    run_id: RunInPath,
     hub: TheHub,
     after: After = None,
     live: Live = True,
@@ -92,7 +93,7 @@ async def _frames(told: AsyncIterator[Told | None]) -> AsyncIterator[str]:
 
 @router.websocket("/runs/{run_id}/events")
 async def listen_by_websocket(
-    socket: WebSocket, run_id: str, hub: TheHub, after: int = 0, live: bool = True
+    socket: WebSocket, run_id: RunInPath, hub: TheHub, after: int = 0, live: bool = True
 ) -> None:
     """Send a run's events as texts `{"kind": …, "data": {…}}`; closed with 1000 when the run has ended."""
     offered = [each for each in socket.scope.get("subprotocols", []) if each.startswith(PROTOCOL)]

@@ -8,7 +8,7 @@ from fastapi.responses import PlainTextResponse
 from cmbagent import _core
 from cmbagent.backend import metrics
 from cmbagent.backend.hub import TheHub
-from cmbagent.backend.models.phase_schemas import HealthResponse
+from cmbagent.backend.models.run_schemas import HealthResponse
 from cmbagent.backend.routers.route import ERRORS, Route
 
 router = APIRouter(tags=["Server"], route_class=Route, responses=ERRORS)

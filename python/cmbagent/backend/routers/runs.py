@@ -12,11 +12,8 @@ from fastapi import APIRouter, HTTPException, Query, Response
 from cmbagent.backend.definitions import configured
 from cmbagent.backend.hub import Hub, TheHub, TheKeys, iso
 from cmbagent.backend.live import Mode
+from cmbagent.backend.models.fields import RunInPath, WorkflowInPath
 from cmbagent.backend.models.phase_schemas import (
-    ChatMessage,
-    ChatResponse,
-    CostLine,
-    CostResponse,
     PhaseDetailResponse,
     PhaseExecutionResponse,
     ResumeRequest,
@@ -28,6 +25,7 @@ from cmbagent.backend.models.phase_schemas import (
     WorkflowRunResponse,
     WorkflowRunStatusResponse,
 )
+from cmbagent.backend.models.run_schemas import ChatMessage, ChatResponse, CostLine, CostResponse
 from cmbagent.backend.progress import PhaseProgress, Progress
 from cmbagent.backend.routers.route import Route
 from cmbagent.backend.standing import resumable, told_status
@@ -45,7 +43,7 @@ TOTAL = "X-Total-Count"
 
 @router.post("/workflows/{workflow_id}/run", summary="Start a run of a workflow")
 def run_workflow(
-    workflow_id: str, body: WorkflowRunRequest, hub: TheHub, keys: TheKeys
+    workflow_id: WorkflowInPath, body: WorkflowRunRequest, hub: TheHub, keys: TheKeys
 ) -> WorkflowRunResponse:
     """Start a run; it goes on in the server, in a directory of its own below `work_dir`.
 
@@ -116,7 +114,7 @@ def list_runs(
 
 
 @router.get("/runs/{run_id}", summary="Show where a run stands")
-def get_run(run_id: str, hub: TheHub) -> WorkflowRunStatusResponse:
+def get_run(run_id: RunInPath, hub: TheHub) -> WorkflowRunStatusResponse:
     """Show where a run stands, phase by phase, while it goes on and afterwards."""
     info = hub.run(run_id)
     live = hub.runs.live(run_id)
@@ -143,7 +141,7 @@ def get_run(run_id: str, hub: TheHub) -> WorkflowRunStatusResponse:
 
 
 @router.get("/runs/{run_id}/phases", summary="Show the phases of a run")
-def get_run_phases(run_id: str, hub: TheHub) -> list[PhaseDetailResponse]:
+def get_run_phases(run_id: RunInPath, hub: TheHub) -> list[PhaseDetailResponse]:
     """Show the phases of a run that were begun or skipped, with their settings and what they spent."""
     info = hub.run(run_id)
     word = told_status(info, hub.runs.live(run_id))
@@ -153,7 +151,7 @@ def get_run_phases(run_id: str, hub: TheHub) -> list[PhaseDetailResponse]:
 
 @router.post("/runs/{run_id}/stop", summary="Stop a run")
 def stop_run(
-    run_id: str,
+    run_id: RunInPath,
     hub: TheHub,
     mode: Annotated[
         Mode, Query(description="`now` cuts what is going on; `after_phase` lets the phase come to its end.")
@@ -165,7 +163,7 @@ def stop_run(
 
 
 @router.post("/runs/{run_id}/pause", summary="Hold a run")
-def pause_run(run_id: str, hub: TheHub) -> SuccessResponse:
+def pause_run(run_id: RunInPath, hub: TheHub) -> SuccessResponse:
     """Hold a run before its next model call, script, question or phase; what is in flight goes on."""
     hub.runs.pause(hub.run(run_id))
     return SuccessResponse(success=True, message="Pause requested")
@@ -173,7 +171,7 @@ def pause_run(run_id: str, hub: TheHub) -> SuccessResponse:
 
 @router.post("/runs/{run_id}/resume", summary="Let a run go on")
 def resume_run(
-    run_id: str, hub: TheHub, keys: TheKeys, body: ResumeRequest | None = None
+    run_id: RunInPath, hub: TheHub, keys: TheKeys, body: ResumeRequest | None = None
 ) -> WorkflowRunResponse:
     """End the pause of a run, or take up one that was stopped, failed, or was left by a server that has gone.
 
@@ -188,7 +186,7 @@ def resume_run(
 
 
 @router.post("/runs/{run_id}/retry", summary="Do phases of a run anew")
-def retry_run(run_id: str, body: RetryRequest, hub: TheHub, keys: TheKeys) -> WorkflowRunResponse:
+def retry_run(run_id: RunInPath, body: RetryRequest, hub: TheHub, keys: TheKeys) -> WorkflowRunResponse:
     """Take up a run that has ended, and do a phase and those after it anew."""
     info = hub.settled(run_id)
     begun = hub.progress.of(info).phases
@@ -200,7 +198,7 @@ def retry_run(run_id: str, body: RetryRequest, hub: TheHub, keys: TheKeys) -> Wo
 
 @router.delete("/runs/{run_id}", summary="Delete a run")
 def delete_run(
-    run_id: str,
+    run_id: RunInPath,
     hub: TheHub,
     files: Annotated[bool, Query(description="Delete its work directory, too.")] = False,
 ) -> SuccessResponse:
@@ -222,7 +220,7 @@ def delete_run(
 
 
 @router.get("/runs/{run_id}/cost", summary="Show what a run has spent")
-def get_cost(run_id: str, hub: TheHub) -> CostResponse:
+def get_cost(run_id: RunInPath, hub: TheHub) -> CostResponse:
     """Show what a run has spent: calls, tokens and dollars, as a whole, by phase and by agent."""
     info = hub.run(run_id)
     agents: dict[str, dict[str, Any]] = {}
@@ -258,7 +256,7 @@ def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 @router.get("/runs/{run_id}/chat", summary="Show the messages of a run")
 def get_chat(
-    run_id: str,
+    run_id: RunInPath,
     hub: TheHub,
     after: Annotated[int, Query(ge=0, le=2**53, description="Only messages after this number.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many at most.")] = 200,
