@@ -229,8 +229,12 @@ class Runs:
         else:
             self.store.demand(info.id, "resume")
 
+    def open(self) -> None:
+        """Let runs begin, also after an earlier `close`."""
+        self._ending = False
+
     def close(self) -> None:
-        """Have all runs let go; another server takes them up."""
+        """Have all runs let go, and none begin; another server takes them up."""
         with self._lock:
             self._ending = True
             here = list(self._live.values())
