@@ -17,7 +17,7 @@ use cmbagent::engine::executor::{MemoryWorkflow, execute};
 use cmbagent::engine::{Control, Limits, run::Services};
 use cmbagent::engine::{Outcome, Phase, PhaseStatus, Run, State};
 use cmbagent::exec::scripted::ScriptedRunner;
-use cmbagent::journal::store::Claim;
+use cmbagent::journal::Claim;
 use cmbagent::journal::{Journal, MemoryJournal, Store};
 use cmbagent::library::ScriptedDocuments;
 use cmbagent::llm::scripted::ScriptedProvider;

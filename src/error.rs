@@ -141,6 +141,12 @@ impl Error {
         )
     }
 
+    /// Whether the run is over with it, whatever a phase makes of it: what ends it from outside, and a record
+    /// that cannot be kept.
+    pub fn ends_run(&self) -> bool {
+        self.is_ending() || matches!(self, Self::Journal(_))
+    }
+
     /// Whether it says that the run was cancelled.
     pub fn is_stop(&self) -> bool {
         matches!(self, Self::Stopped(_) | Self::Foreign { meaning: Meaning::Stop, .. })

@@ -10,10 +10,10 @@ use cmbagent::agents::prompts::{Prompt, Templates};
 use cmbagent::agents::transcript::{At, Outcome, Transcript, nested};
 use cmbagent::agents::{
     Briefing, ConsultCase, FailedAttempt, IdeaCase, JudgeCase, PlanStep, PlannerCase, Product, ReviewerCase,
-    ScriptRecord, StepCase, StepRecord, formats, parse, prompts, summary,
+    ScriptRecord, StepCase, StepRecord, extract, formats, parse, prompts, summary,
 };
 use cmbagent::exec::pictures::Picture;
-use cmbagent::exec::{Check, Facts, Function, extract};
+use cmbagent::exec::{Check, Facts, Function};
 use regex::Regex;
 
 const TASK: &str = "Fit a power law to /data/counts.csv (columns: energy in keV, counts).\nKeep {{x}}, {% raw %}, $y$, a < b & c and \\frac{a}{b} as they are.";

@@ -41,11 +41,12 @@ def planned(monkeypatch):
     class Stop(Exception):
         pass
 
-    def run_phases(workflow_id, name, phases, task, work_dir, **kwargs):
-        calls.append(SimpleNamespace(id=workflow_id, phases=phases, task=task, work_dir=work_dir, **kwargs))
+    def run(self, workflow_id, name, phases, **kwargs):
+        arguments = {**self.arguments, "work_dir": self.work_dir, "phases": phases, **kwargs}
+        calls.append(SimpleNamespace(id=workflow_id, **arguments))
         raise Stop
 
-    monkeypatch.setattr(_calls, "run_phases", run_phases)
+    monkeypatch.setattr(_calls.Call, "run", run)
 
     def call(function, *args, **kwargs):
         with pytest.raises(Stop):

@@ -14,9 +14,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use cmbagent::agents::{notes, parse};
+use cmbagent::agents::{extract, notes, parse};
 use cmbagent::engine::ledger::{Line, Total, report};
-use cmbagent::exec::extract;
 use cmbagent::llm::redact::redact;
 use cmbagent::llm::routing::{Route, Wire};
 use cmbagent::llm::sse::{Event, Parser};

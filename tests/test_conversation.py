@@ -1,12 +1,14 @@
 """`human_in_the_loop`: an agent works in turns, a human says what comes next (check 38)."""
 
 import json
+from functools import partial
 
 import pytest
 
 from cmbagent import human_in_the_loop
 from cmbagent.approvals import AutoApprovalManager
 from cmbagent.approvals.request import ApprovalResult
+from cmbagent.errors import OverLimitError
 from cmbagent.testing import Fault, ModelServer, code, notes
 from scripted import run
 
@@ -111,3 +113,26 @@ def test_options_and_warnings(tmp_path):
     with pytest.warns(UserWarning, match="ignores use_massgen"):
         run(server, human_in_the_loop, "t", tmp_path, options=settings, use_massgen=True)
     assert server.calls[0].model == "gpt-mine"
+
+
+def test_recorded_and_replayed(tmp_path):
+    tape, server = tmp_path / "tape.jsonl", ModelServer({"engineer": [FIRST, SECOND]})
+    says_so = {"approval_manager": says("More.", "approve")}
+    first = run(server, human_in_the_loop, "t", tmp_path / "a", record=tape, **says_so)
+    says_so = {"approval_manager": says("More.", "approve")}
+    again = human_in_the_loop("t", tmp_path / "b", replay=tape, strict=True, **says_so)
+    names = [message["name"] for message in first["chat_history"]]
+    assert [message["name"] for message in again["chat_history"]] == names
+    assert len(server.calls) == 2
+
+
+def test_a_limit_ends_it_and_a_higher_one_goes_on(tmp_path):
+    server = ModelServer({"engineer": [FIRST, SECOND]})
+    with server, server.environment():
+        talk = partial(human_in_the_loop, "t", tmp_path, api_keys=server.api_keys)
+        with pytest.raises(OverLimitError, match="max_llm_calls"):
+            talk(approval_manager=says("More."), limits={"max_llm_calls": 1})
+        again = talk(resume=True, approval_manager=says("approve"), limits={"max_llm_calls": 2})
+    server.assert_calls(["engineer", "engineer"])
+    assert again["status"] == "completed"
+    assert [m["content"] for m in again["chat_history"] if m["name"] == "admin"] == ["More."]

@@ -3,6 +3,7 @@ import pytest
 import cmbagent
 from cmbagent.approvals import AutoApprovalManager, ConsoleApprovalManager
 from cmbagent.approvals.request import ApprovalResult
+from cmbagent.phases import PhaseRegistry
 from cmbagent.testing import ModelServer, code, ideas, notes, plan, review
 from cmbagent.workflows import idea_generation, idea_to_execution
 from scripted import run
@@ -57,6 +58,7 @@ def test_phases_of_the_functions(planned, tmp_path):
         "n_reviews": 2,
         "idea_maker_model": "m",
         "idea_hater_model": "h",
+        "params": {},
     }
     assert call.phases[0]["config"] == settings
     alone = planned(idea_generation, "t", work_dir=tmp_path, hitl_after_ideas=False)
@@ -64,7 +66,7 @@ def test_phases_of_the_functions(planned, tmp_path):
     whole = planned(idea_to_execution, "t", work_dir=tmp_path, plan_instructions=None, engineer_model="e")
     kinds = [phase["type"] for phase in whole.phases]
     assert kinds == ["idea_generation", "hitl_checkpoint", "planning", "hitl_checkpoint", "control"]
-    assert whole.phases[2]["config"]["plan_instructions"] == ""
+    assert PhaseRegistry.create_from_dict(whole.phases[2]).config.plan_instructions == ""
     assert whole.phases[2]["config"]["max_plan_steps"] == 5
     assert whole.phases[4]["config"]["engineer_model"] == "e"
     short = planned(idea_to_execution, "t", work_dir=tmp_path, hitl_enabled=False)
@@ -115,3 +117,19 @@ def test_at_the_terminal_an_idea_is_picked_or_written(tmp_path):
         assert result["selected_idea"]["title"] == title
         text = shown[0]
         assert text.count("Lensing") == 1 and "Delensed spectra." in text and "Selected so far: Dust" in text
+
+
+def test_recorded_and_replayed(tmp_path):
+    tape = tmp_path / "tape.jsonl"
+    settings = {"approval_manager": AutoApprovalManager()}
+    models = executing()
+    first = run(models, idea_to_execution, "t", work_dir=tmp_path / "a", record=tape, **settings)
+    again = idea_to_execution("t", work_dir=tmp_path / "b", replay=tape, strict=True, **settings)
+    assert again["selected_idea"] == first["selected_idea"]
+    assert again["status"] == first["status"] == "completed"
+    models.assert_calls(
+        [
+            *("idea_maker", "idea_hater", "idea_maker", "idea_maker"),
+            *("planner", "plan_reviewer", "planner", "engineer", "researcher"),
+        ]
+    )

@@ -26,7 +26,7 @@ def test_arguments_reach_the_phase(planned, tmp_path):
     )  # fmt: skip
     assert config(call) == {
         "max_rounds": 10, "max_n_attempts": 7, "agent": "researcher", "evaluate_plots": False,
-        "max_n_plot_evals": 2, "model": None, "engineer_model": "gpt-oss-120b", "researcher_model": "r",
+        "max_n_plot_evals": 2, "engineer_model": "gpt-oss-120b", "researcher_model": "r",
         "web_surfer_model": "gpt-4.1-2025-04-14", "plot_judge_model": "o3-mini-2025-01-31",
         "camb_context_model": "gpt-4.1-2025-04-14", "default_llm_model": "d", "default_formatter_model": "f",
         "researcher_filename": "report", "params": {"fail_softly": True},

@@ -10,6 +10,7 @@ import pytest
 import cmbagent
 from cmbagent import deep_research, planning_and_control, planning_and_control_context_carryover
 from cmbagent.errors import ConfigurationError, MissingFileError
+from cmbagent.phases import PhaseRegistry
 from cmbagent.testing import Fault, code, ideas, notes
 from scripted import STEPS, KeyManager, models, run, two_steps
 
@@ -77,7 +78,8 @@ def test_arguments_reach_the_phases(planned, tmp_path):
 def test_texts_may_be_none(planned, tmp_path, function):
     texts = ["plan_instructions", "engineer_instructions", "researcher_instructions", "hardware_constraints"]
     call = planned(function, "t", work_dir=str(tmp_path), **dict.fromkeys(texts))
-    assert [call.phases[0]["config"][name] for name in texts] == [""] * 4
+    config = PhaseRegistry.create_from_dict(call.phases[0]).config
+    assert [getattr(config, name) for name in texts] == [""] * 4
 
 
 def test_arguments_of_other_versions(planned, tmp_path):

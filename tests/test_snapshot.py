@@ -3,6 +3,7 @@
 import collections
 import datetime
 import enum
+import itertools
 import math
 import struct
 import uuid
@@ -134,11 +135,12 @@ def is_array(value):
 def there_and_back(tmp_path_factory):
     """Gives a value as a later life finds it, and what it lacks."""
     store = _core.Store(tmp_path_factory.mktemp("store") / "store.db")
-    store.begin("run", {}, "/w").release()
+    numbers = itertools.count()
 
     def go(value):
-        store.describe("run", {"value": value})
-        about, lost = store.about("run")
+        run = f"run {next(numbers)}"
+        store.begin(run, {"value": value}, "/w").release()
+        about, lost = store.about(run)
         return about.get("value"), lost
 
     return go

@@ -8,6 +8,7 @@ pub mod context;
 pub mod diagnosis;
 pub mod documents;
 pub mod excerpt;
+pub mod extract;
 pub mod formats;
 pub mod ideas;
 pub mod judgement;

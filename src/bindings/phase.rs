@@ -333,7 +333,7 @@ pub(super) fn execute_builtin(phase: &Bound<'_, PyAny>, context: &Bound<'_, PyAn
     Ok(Awaitable::new(bridge, control, async move {
         let ended = natively(&object, native.as_ref(), &run, state.clone()).await;
         let outcome = match ended {
-            Err(error @ (Error::Stopped(_) | Error::Foreign { .. })) => Err(error),
+            Err(error) if error.ends_run() || matches!(error, Error::Foreign { .. }) => Err(error),
             Err(error) => Ok(Outcome::failed(state, error.to_string())),
             Ok(outcome) => Ok(outcome),
         };

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::{convert, errors};
 use crate::engine::executor;
 use crate::error::{Error, Result};
+use crate::journal::Claim;
 use crate::journal::runs::Wanted;
-use crate::journal::store::Claim;
 use crate::journal::{Demand, Entry, Journal, Position, SqliteJournal, Store, Taken, lease, place};
 use crate::llm::routing;
 use crate::phases;
@@ -74,6 +74,12 @@ impl PyStore {
     #[getter]
     fn path(&self) -> &Path {
         self.0.path()
+    }
+
+    /// The version of its tables.
+    #[getter]
+    fn schema(&self) -> usize {
+        self.0.schema()
     }
 
     /// The network file system it is on, if it is.
@@ -145,12 +151,6 @@ impl PyStore {
     fn about<'py>(&self, py: Python<'py>, run_id: &str) -> PyResult<(Bound<'py, PyAny>, Vec<String>)> {
         let row = with(py, || self.0.run(run_id))?;
         super::snapshot::decode(py, &row.map(|row| row.about).unwrap_or_default())
-    }
-
-    /// Replaces what was said of a run at its begin.
-    fn describe(&self, py: Python<'_>, run_id: &str, about: &Bound<'_, PyDict>) -> PyResult<()> {
-        let about = super::snapshot::encode(about)?;
-        with(py, || self.0.describe(run_id, &about))
     }
 
     /// The records of a run from number `start` on, a dict each.

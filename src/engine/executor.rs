@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
-use super::ledger::Total;
+use super::ledger::{Line, Total};
 use super::{Kept, MemoryState, Outcome, Phase, PhaseStatus, Run, RunStatus, Section, Settings, State, Why};
 use crate::error::{Error, Result};
 use crate::journal::{Entry, History, Journal, Position};
@@ -30,6 +30,10 @@ pub trait Workflow: Send + Sync {
     fn restore(&self, state: Arc<dyn State>, snapshot: &Value) -> Result<(Arc<dyn State>, Vec<String>)>;
     /// All phases are done after `seconds`.
     fn finish(&self, seconds: f64) -> Result<()>;
+    /// A life of the run ends; `lines` are the calls that no cost report says. Gives what is to be told of them.
+    fn settle(&self, _run_id: &str, _lines: &[Line]) -> Result<Option<Value>> {
+        Ok(None)
+    }
 }
 
 /// Runs `phases` in order and returns how the run ended.
@@ -74,9 +78,22 @@ pub async fn execute(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workfl
     }
     let usage = run.spent().to_json();
     let about = json!({"status": status, "seconds": seconds, "usage": usage, "error": error});
-    let closed = close(run, status, about).await;
+    let settled = settle(run, workflow, status);
+    let closed = close(run, status, about).await.and(settled);
     // What ended the run says more than that it could not be recorded.
     ended.and_then(|_| closed.map(|()| status))
+}
+
+/// Has what no report says reported, and tells of it once, when the run has come to its end: until then a phase
+/// that goes on may still report it.
+fn settle(run: &Run, workflow: &dyn Workflow, status: RunStatus) -> Result<()> {
+    let told = workflow.settle(run.id(), &run.ledger().unreported())?;
+    match told {
+        Some(about) if status == RunStatus::Completed && !run.history().was_completed() => {
+            run.announce("cost", about)
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn close(run: &Run, status: RunStatus, about: Value) -> Result<()> {
@@ -318,7 +335,7 @@ async fn attempt(
             Err(error)
         }
         // A run that cannot be recorded, or does not fit its record, is not helped by another try.
-        Err(error @ (Error::Stopped(_) | Error::OverLimit(_) | Error::Journal(_))) => Err(error),
+        Err(error) if error.ends_run() => Err(error),
         Err(error) => {
             Ok(Outcome { cause: Some(Arc::new(error.clone())), ..Outcome::failed(state, error.to_string()) })
         }

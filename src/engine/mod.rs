@@ -2,10 +2,8 @@
 
 pub mod approval;
 mod budget;
-mod call;
 pub mod clock;
 pub mod control;
-mod documents;
 pub mod estimate;
 pub mod event;
 pub mod executor;
@@ -17,7 +15,6 @@ pub mod run;
 pub mod state;
 pub mod status;
 mod waits;
-mod watch;
 pub mod workflow;
 
 pub use approval::{Answer, Approvals, Question};

@@ -1,8 +1,6 @@
 //! Running code that models wrote.
 //!
-//! * [`extract`] — an engineer's answer: explanation, code, file name, status line.
 //! * [`install`] — a missing package, for the scripts of one run.
-//! * [`normalise`] — typographic repairs to code that does not compile.
 //! * [`confine`] — where a script may be written, and writing it there.
 //! * [`docstrings`] — installed documentation of the functions in a traceback.
 //! * [`environment`] — what a script sees of the host's environment.
@@ -17,15 +15,12 @@ pub mod clean;
 pub mod confine;
 pub mod docstrings;
 pub mod environment;
-pub mod extract;
-mod fences;
 mod install;
-pub mod normalise;
+mod link;
 mod output;
 pub mod pictures;
 pub mod products;
 pub mod sandbox;
-mod scan;
 pub mod scripted;
 pub mod supervise;
 pub mod supervisor;

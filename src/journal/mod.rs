@@ -3,11 +3,16 @@
 //! A run is replayed from its journal: every effect has a [`Position`], and an effect whose result
 //! is recorded is not repeated. The journal knows records, never phases.
 
+mod claim;
 pub mod delta;
+mod file;
 pub mod history;
 pub mod lease;
+mod live;
 pub mod memory;
+mod op;
 pub mod place;
+mod questions;
 mod recovery;
 pub mod runs;
 pub mod sqlite;
@@ -25,8 +30,10 @@ use serde_json::Value;
 
 use crate::error::Result;
 
+pub use claim::Claim;
 pub use history::History;
 pub use memory::MemoryJournal;
+pub use questions::QuestionRow;
 pub use sqlite::SqliteJournal;
 pub use store::Store;
 pub use taken::Taken;

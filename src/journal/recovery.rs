@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::writer::seal;
+use super::op::seal;
 use super::{Entry, Position, Record, delta, texts};
 use crate::error::Error;
 

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params_from_iter, types};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::claim::living;
 use super::lease::Owner;
 use super::{Store, recovery};
 use crate::error::Result;
@@ -89,11 +90,6 @@ pub(super) fn teach(connection: &Connection) -> rusqlite::Result<()> {
         let heartbeat: f64 = context.get(1)?;
         Ok(owner.is_some_and(|owner| living(&owner, heartbeat).is_some()))
     })
-}
-
-/// The owner, when it may still be running.
-pub(super) fn living(owner: &str, heartbeat: f64) -> Option<Owner> {
-    serde_json::from_str::<Owner>(owner).ok().filter(|owner| owner.alive(heartbeat))
 }
 
 impl Wanted {

@@ -8,8 +8,10 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use super::live::Live;
+use super::op::{Op, Waiter};
 use super::store::Store;
-use super::writer::{Live, Op, Waiter, lock};
+use super::writer::lock;
 use super::{Demand, Entry, Journal, Position, Record};
 use crate::error::{Error, Result};
 

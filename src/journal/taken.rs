@@ -4,8 +4,9 @@ use rusqlite::{TransactionBehavior, params};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::live::Live;
+use super::op;
 use super::store::Store;
-use super::writer::{self, Live};
 use super::{Entry, Record, runs};
 use crate::error::{Error, Result};
 
@@ -35,7 +36,7 @@ impl Store {
     /// # Errors
     /// [`Error::Journal`]: the store has the run already, or the records are not numbered in order.
     pub fn take_in(&self, run: &Taken, records: Vec<Record>) -> Result<()> {
-        let failed = |error| self.place.error("written", &error);
+        let failed = |error| self.file.error("written", &error);
         let mut desk = self.desk();
         let transaction = desk.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         let known: i64 = transaction
@@ -65,7 +66,7 @@ impl Store {
                 )));
             }
             last = seq;
-            writer::record(&transaction, &live, seq, at, position, entry).map_err(failed)?;
+            op::record(&transaction, &live, seq, at, position, entry).map_err(failed)?;
         }
         let end = "UPDATE runs SET status = ?2, usage = ?3, updated = ?4 WHERE id = ?1";
         transaction.execute(end, params![id, status, spent, updated]).map_err(failed)?;

@@ -1,17 +1,18 @@
 //! The one thread that writes a store: it takes what all runs of this process append, and commits it
 //! together, so that concurrent runs share the wait for the disk.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak, mpsc};
+use std::collections::HashSet;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
-use serde_json::{Value, json};
-use tokio::sync::{Notify, oneshot};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
-use super::store::{Place, parse_demand};
-use super::{Demand, Entry, Position, delta, lease, texts};
+use super::file::File;
+use super::lease;
+use super::live::Live;
+use super::op::{Op, carry_out};
+use super::store::parse_demand;
 use crate::error::{Error, Result};
 
 /// How long what nobody waits for may lie in memory.
@@ -19,116 +20,6 @@ const LINGER: Duration = Duration::from_millis(200);
 
 /// How often the thread looks for demands and answers from elsewhere.
 const LOOK: Duration = Duration::from_millis(250);
-
-/// A run that this process owns.
-pub(super) struct Live {
-    pub(super) no: i64,
-    pub(super) id: String,
-    pub(super) epoch: i64,
-    /// The last phase's end, which the next is stored relative to.
-    pub(super) kept: Mutex<Value>,
-    /// Why nothing can be recorded any more.
-    broken: Mutex<Option<Error>>,
-    demands: Mutex<Vec<Demand>>,
-    answers: Mutex<HashMap<String, Value>>,
-    news: Notify,
-}
-
-impl Live {
-    pub(super) fn new(no: i64, id: &str, epoch: i64, kept: Value) -> Self {
-        Self {
-            no,
-            id: id.into(),
-            epoch,
-            kept: Mutex::new(kept),
-            broken: Mutex::default(),
-            demands: Mutex::default(),
-            answers: Mutex::default(),
-            news: Notify::new(),
-        }
-    }
-
-    pub(super) fn check(&self) -> Result<()> {
-        lock(&self.broken).clone().map_or(Ok(()), Err)
-    }
-
-    fn give_up(&self, error: &Error) {
-        lock(&self.broken).get_or_insert_with(|| error.clone());
-        // A run that can record nothing must not act either.
-        lock(&self.demands).push(Demand::Cancel);
-        self.news.notify_waiters();
-    }
-
-    pub(super) async fn demand(&self) -> Demand {
-        self.wait(|| {
-            let mut demands = lock(&self.demands);
-            (!demands.is_empty()).then(|| demands.remove(0))
-        })
-        .await
-    }
-
-    pub(super) async fn answered(&self, id: &str) -> Value {
-        self.wait(|| lock(&self.answers).remove(id)).await
-    }
-
-    async fn wait<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
-        loop {
-            let news = self.news.notified();
-            tokio::pin!(news);
-            // From here on no news is missed.
-            news.as_mut().enable();
-            if let Some(found) = look() {
-                return found;
-            }
-            news.await;
-        }
-    }
-}
-
-/// Someone who waits for a commit.
-pub(super) enum Waiter {
-    Task(oneshot::Sender<Result<()>>),
-    Thread(mpsc::SyncSender<Result<()>>),
-}
-
-impl Waiter {
-    fn tell(self, result: Result<()>) {
-        // Who no longer waits need not be told.
-        match self {
-            Self::Task(sender) => drop(sender.send(result)),
-            Self::Thread(sender) => drop(sender.send(result)),
-        }
-    }
-}
-
-/// A piece of work for the thread.
-pub(super) enum Op {
-    Record {
-        run: Arc<Live>,
-        seq: u64,
-        at: f64,
-        position: Position,
-        entry: Entry,
-    },
-    Ask {
-        run: Arc<Live>,
-        id: String,
-        question: Value,
-    },
-    Settle {
-        run: Arc<Live>,
-        id: String,
-        answer: Value,
-    },
-    Commit {
-        run: Arc<Live>,
-        waiter: Waiter,
-    },
-    /// Tells when all before it is written, whatever became of it.
-    Flush(mpsc::SyncSender<()>),
-    Adopt(Arc<Live>),
-    Release(Arc<Live>),
-}
 
 #[derive(Default)]
 struct Queue {
@@ -147,10 +38,10 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, place: Arc<Place>) -> Result<Self> {
+    pub(super) fn start(connection: Connection, file: Arc<File>) -> Result<Self> {
         let shared: Arc<(Mutex<Queue>, Condvar)> = Arc::default();
         let mut desk =
-            Desk { shared: shared.clone(), connection, place, runs: Vec::new(), last_demand: 0, version: 0 };
+            Desk { shared: shared.clone(), connection, file, runs: Vec::new(), last_demand: 0, version: 0 };
         let thread =
             std::thread::Builder::new().name("cmbagent-store".into()).spawn(move || desk.work()).map_err(
                 |e| Error::Journal(format!("the thread that writes the store cannot be started: {e}")),
@@ -190,7 +81,7 @@ impl Drop for Writer {
 struct Desk {
     shared: Arc<(Mutex<Queue>, Condvar)>,
     connection: Connection,
-    place: Arc<Place>,
+    file: Arc<File>,
     runs: Vec<Weak<Live>>,
     last_demand: i64,
     /// SQLite's count of what others have changed.
@@ -276,7 +167,7 @@ impl Desk {
         if !runs.is_empty()
             && let Err(error) = self.commit(&runs, work)
         {
-            let error = self.place.error("written", &error);
+            let error = self.file.error("written", &error);
             for run in &runs {
                 run.give_up(&error);
             }
@@ -384,100 +275,6 @@ impl Desk {
         // One missed sign of life is made up for by the next; a store that stays unwritable ends the
         // run at its next record.
         let _ = beat();
-    }
-}
-
-fn carry_out(transaction: &Transaction<'_>, run: &Live, op: Op) -> rusqlite::Result<()> {
-    match op {
-        Op::Record { seq, at, position, entry, .. } => record(transaction, run, seq, at, position, entry),
-        Op::Ask { id, question, .. } => transaction
-            .prepare_cached(
-                "INSERT INTO questions (run, id, asked, question) VALUES (?1, ?2, ?3, ?4) \
-                 ON CONFLICT DO UPDATE SET question = excluded.question, settled = 0",
-            )?
-            .execute(params![run.no, id, lease::now(), question.to_string()])
-            .map(drop),
-        Op::Settle { id, answer, .. } => transaction
-            .prepare_cached("UPDATE questions SET answer = ?3, settled = 1 WHERE run = ?1 AND id = ?2")?
-            .execute(params![run.no, id, answer.to_string()])
-            .map(drop),
-        Op::Release(run) => transaction
-            .prepare_cached("UPDATE runs SET owner = NULL WHERE no = ?1 AND epoch = ?2")?
-            .execute(params![run.no, run.epoch])
-            .map(drop),
-        Op::Commit { .. } | Op::Flush(_) | Op::Adopt(_) => Ok(()),
-    }
-}
-
-pub(super) fn record(
-    transaction: &Transaction<'_>,
-    run: &Live,
-    seq: u64,
-    at: f64,
-    position: Position,
-    entry: Entry,
-) -> rusqlite::Result<()> {
-    if let Entry::Status { status, usage } = &entry {
-        transaction
-            .prepare_cached("UPDATE runs SET status = ?2, usage = ?3, updated = ?4 WHERE no = ?1")?
-            .execute(params![run.no, status, usage.to_string(), at])?;
-    }
-    let kind = kind(&entry);
-    let entry = match entry {
-        Entry::Ended { kept } => {
-            let mut before = lock(&run.kept);
-            let change = delta::diff(&before, &kept);
-            *before = kept;
-            Entry::Ended { kept: change }
-        }
-        other => other,
-    };
-    let entry = serde_json::to_value(entry).unwrap_or_default();
-    let mut failed = Ok(());
-    let entry = texts::split(entry, &mut |hash, text| {
-        let insert = || {
-            transaction
-                .prepare_cached("INSERT OR IGNORE INTO texts (run, hash, body) VALUES (?1, ?2, ?3)")?
-                .execute(params![run.no, hash, text])
-        };
-        if let Err(error) = insert() {
-            failed = Err(error);
-        }
-    });
-    failed?;
-    let Position { attempt, phase, phase_try, nested, step, turn, call } = position;
-    let body = json!([[attempt, phase, phase_try, nested, step, turn, call], entry]).to_string();
-    let seq = i64::try_from(seq).unwrap_or(i64::MAX);
-    let seal = seal(run.no, seq, at, kind, &body);
-    transaction
-        .prepare_cached(
-            "INSERT INTO events (run, seq, at, kind, body, seal) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?
-        .execute(params![run.no, seq, at, kind, body, seal])
-        .map(drop)
-}
-
-/// What tells a record from a damaged one.
-pub(super) fn seal(run: i64, seq: i64, at: f64, kind: &str, body: &str) -> i64 {
-    let mut hasher = blake3::Hasher::new();
-    for number in [run.to_le_bytes(), seq.to_le_bytes(), at.to_le_bytes()] {
-        hasher.update(&number);
-    }
-    hasher.update(kind.as_bytes()).update(b" ").update(body.as_bytes());
-    let mut seal = [0; 8];
-    hasher.finalize_xof().fill(&mut seal);
-    i64::from_le_bytes(seal)
-}
-
-fn kind(entry: &Entry) -> &'static str {
-    match entry {
-        Entry::Started { .. } => "started",
-        Entry::Finished { .. } => "finished",
-        Entry::Failed { .. } => "failed",
-        Entry::Event { .. } => "event",
-        Entry::Ended { .. } => "ended",
-        Entry::Status { .. } => "status",
-        Entry::Rewound { .. } => "rewound",
     }
 }
 

@@ -57,7 +57,7 @@ impl Control {
         let plan = match plan {
             // The original hands over the formatted text; the file beside it is exact.
             Value::String(text) => {
-                let file = super::workspace::resolve(&state.work_dir())?.join("planning/final_plan.json");
+                let file = super::directory::resolve(&state.work_dir())?.join("planning/final_plan.json");
                 let look = move || {
                     Ok(confine::read(&file, MOST_PLAN).ok().and_then(|bytes| String::from_utf8(bytes).ok()))
                 };

@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::config::{self, read};
-use super::{reports, workspace};
+use super::{directory, reports};
 use crate::agents::{PlanStep, ideas, parse};
 use crate::engine::state::{put_out, share};
 use crate::engine::{Answer, Estimate, Outcome, Phase, PhaseStatus, Question, Run, Section, State};
@@ -271,7 +271,7 @@ impl End {
         self.output.insert("final_plan".into(), json!(steps));
         self.shared.insert("plan_steps".into(), json!(steps));
         self.shared.insert("number_of_steps_in_plan".into(), json!(steps.len()));
-        let file = workspace::resolve(&self.state.work_dir())?.join("planning/final_plan.json");
+        let file = directory::resolve(&self.state.work_dir())?.join("planning/final_plan.json");
         let known = file.clone();
         if run.observe("whether there is a plan's file", move || Ok(known.exists())).await? {
             reports::json(&file, &json!({"sub_tasks": steps}), 4)?;

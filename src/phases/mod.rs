@@ -4,6 +4,8 @@ mod chats;
 pub mod config;
 mod consult;
 pub mod control;
+pub mod directory;
+mod hint;
 pub mod hitl_checkpoint;
 pub mod idea_generation;
 mod install;

@@ -7,8 +7,9 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::config::{self, Models, read};
+use super::directory::clear;
 use super::step::Site;
-use super::workspace::{Workspace, clear};
+use super::workspace::Workspace;
 use super::{chats, feedback, idea, reports, tell_messages, templates};
 use crate::agents::context::{self, Seed, StepEnd};
 use crate::agents::{Briefing, PlanStep, StepCase, carry, roster};

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use super::config::{self, Params};
 use super::reports;
 use super::workspace::Workspace;
-use crate::agents::diagnosis;
+use crate::agents::{diagnosis, extract};
 use crate::engine::Run;
 use crate::error::Result;
-use crate::exec::{Execution, Script, confine, extract};
+use crate::exec::{Execution, Script, confine};
 
 /// Where and for whom scripts are run.
 pub(super) struct Bench<'a> {

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::config::{Models, Params};
+use super::directory::write;
 use super::install::Installer;
 use super::plots::Judged;
 use super::products::products;
 use super::script::{Bench, Ran};
-use super::workspace::{Workspace, write};
+use super::workspace::Workspace;
 use super::{fitted, reports, template};
 use crate::agents::diagnosis::{self, Diagnosis, Kind, Limits};
+use crate::agents::extract::{self, Answer, Status};
 use crate::agents::prompts::Templates;
 use crate::agents::transcript::{self, At, Transcript};
 use crate::agents::turn::Speaker;
@@ -22,7 +24,6 @@ use crate::agents::{
 use crate::engine::Run;
 use crate::engine::ledger::Total;
 use crate::error::{Error, Result};
-use crate::exec::extract::{self, Answer, Status};
 use crate::exec::{Check, Execution, Exit, clean, confine};
 use crate::llm::{LlmErrorKind, Schema};
 

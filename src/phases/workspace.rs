@@ -4,43 +4,19 @@
 //! `.previous/<run id>/`; files of the user stay where they are. The record is a hint in
 //! `.cmbagent-run.json`: paths in it that leave the directory are ignored.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
 
+use super::directory::{enter, resolve, sweep};
+use super::hint::{HINT, Hint, MOST_HINT, encoded, known, survey, write_hint};
 use crate::engine::Run;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::exec::confine;
 use crate::exec::products::{Inventory, images, inventory};
-use crate::journal::lease;
-
-const HINT: &str = ".cmbagent-run.json";
-const PREVIOUS: &str = ".previous";
-/// A record of more bytes than this is not one of ours.
-const MOST_HINT: u64 = 64 << 20;
-
-/// Which run worked here last, and what it made.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Hint {
-    run_id: String,
-    products: BTreeSet<String>,
-    /// What a restart found in a directory without a record: shown as products, never set aside,
-    /// because the user's own files cannot be told from them.
-    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
-    adopted: BTreeSet<String>,
-}
-
-/// What was set aside of an earlier run, and where it is now.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Aside {
-    path: PathBuf,
-    files: usize,
-}
 
 /// A run's directory and, in it, a phase's.
 #[derive(Debug, Clone)]
@@ -166,192 +142,11 @@ fn places(work_dir: &str, below: &str) -> Result<(PathBuf, PathBuf)> {
     Ok((work_dir, root))
 }
 
-/// Sets an earlier run's products aside and lists what then is in `root` and not this run's own.
-fn survey(work_dir: &Path, root: &Path, run_id: &str, keep: bool) -> Result<(Inventory, Option<Aside>)> {
-    let mut aside = None;
-    let mut hint = read_hint(work_dir);
-    let unrecorded = hint.run_id.is_empty();
-    let prefix = relative(work_dir, root);
-    if hint.run_id != run_id && !keep {
-        aside = set_aside(work_dir, &hint, &prefix)?;
-        hint.products.retain(|product| !is_replaced(product, &prefix));
-        hint.adopted.clear();
-    }
-    let mut foreign = inventory(root)?;
-    if keep && unrecorded {
-        hint.adopted = foreign.files.keys().map(|path| format!("{prefix}{path}")).collect();
-    }
-    let own = |path: &String| hint.products.contains(path) || hint.adopted.contains(path);
-    foreign.files.retain(|path, _| !own(&format!("{prefix}{path}")));
-    hint.run_id = run_id.into();
-    write_hint(work_dir, &hint)?;
-    Ok((foreign, aside))
-}
-
-fn relative(work_dir: &Path, root: &Path) -> String {
-    match root.strip_prefix(work_dir) {
-        Ok(below) if !below.as_os_str().is_empty() => format!("{}/", below.display()),
-        _ => String::new(),
-    }
-}
-
-/// The absolute form of a work directory, with `~` expanded; made when it is missing.
-pub fn resolve(work_dir: &str) -> Result<PathBuf> {
-    if work_dir.trim().is_empty() {
-        return Err(Error::WorkDir("work_dir is empty: give the directory the run may work in".into()));
-    }
-    let expanded = match work_dir.strip_prefix('~').map(|rest| rest.strip_prefix('/').unwrap_or(rest)) {
-        Some(rest) if work_dir == "~" || work_dir.starts_with("~/") => {
-            let home = std::env::home_dir().ok_or_else(|| {
-                Error::WorkDir(format!(
-                    "work_dir={work_dir}: this user has no home directory; give a full path"
-                ))
-            })?;
-            home.join(rest)
-        }
-        _ => PathBuf::from(work_dir),
-    };
-    let absolute = std::path::absolute(&expanded)
-        .map_err(|e| Error::WorkDir(format!("work_dir={work_dir} cannot be made absolute: {e}")))?;
-    make(&absolute)?;
-    absolute.canonicalize().map_err(|e| Error::WorkDir(format!("work_dir={work_dir} cannot be used: {e}")))
-}
-
-fn make(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|e| {
-        Error::WorkDir(format!(
-            "the directory {} cannot be made: {e}; choose another work_dir",
-            path.display()
-        ))
-    })
-}
-
-/// Makes a directory below a work directory; a link that a script left on the way is refused.
-fn enter(path: &Path) -> Result<()> {
-    confine::directory(path).map(drop).map_err(|e| Error::WorkDir(e.to_string()))
-}
-
-fn read_hint(work_dir: &Path) -> Hint {
-    // Only a hint: one that is missing or damaged means that nothing is known.
-    confine::read(&work_dir.join(HINT), MOST_HINT)
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or_default()
-}
-
-fn write_hint(work_dir: &Path, hint: &Hint) -> Result<()> {
-    write(&work_dir.join(HINT), &encoded(hint)?)
-}
-
-fn encoded(hint: &Hint) -> Result<Vec<u8>> {
-    serde_json::to_vec_pretty(hint).map_err(|e| Error::WorkDir(e.to_string()))
-}
-
-/// What this process knows of a run in a directory: scripts may change the file, not this.
-fn known(work_dir: &Path, run_id: &str) -> Arc<Mutex<Hint>> {
-    type Known = BTreeMap<(PathBuf, String), Weak<Mutex<Hint>>>;
-    static KNOWN: Mutex<Known> = Mutex::new(BTreeMap::new());
-    let mut all = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    all.retain(|_, hint| hint.strong_count() > 0);
-    let key = (work_dir.to_owned(), run_id.to_owned());
-    if let Some(hint) = all.get(&key).and_then(Weak::upgrade) {
-        return hint;
-    }
-    let mut hint = read_hint(work_dir);
-    if hint.run_id != run_id {
-        hint = Hint { run_id: run_id.into(), ..Hint::default() };
-    }
-    let hint = Arc::new(Mutex::new(hint));
-    all.insert(key, Arc::downgrade(&hint));
-    hint
-}
-
-/// Deletes what is in a work directory and keeps the directory; links are removed, not followed.
-pub fn clear(work_dir: &str) -> Result<()> {
-    let place = resolve(work_dir)?;
-    let precious = place.parent().is_none()
-        || std::env::home_dir().and_then(|home| home.canonicalize().ok()).as_ref() == Some(&place)
-        || std::env::current_dir().is_ok_and(|here| here != place && here.starts_with(&place));
-    if precious {
-        return Err(Error::WorkDir(format!(
-            "refusing to empty {}; give a directory that holds nothing but results",
-            place.display()
-        )));
-    }
-    let fail = |e: std::io::Error| Error::WorkDir(format!("{} cannot be emptied: {e}", place.display()));
-    for entry in fs::read_dir(&place).map_err(fail)? {
-        let entry = entry.map_err(fail)?;
-        let directory = entry.file_type().map_err(fail)?.is_dir();
-        let removed =
-            if directory { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
-        removed.map_err(fail)?;
-    }
-    Ok(())
-}
-
-/// Writes a file whole or not at all: readers never see half of it. A link that a script left on the way
-/// is refused.
-pub fn write(path: &Path, contents: &[u8]) -> Result<()> {
-    confine::replace(path, contents).map_err(|e| Error::WorkDir(e.to_string()))
-}
-
-/// Removes what processes that were killed while they wrote have left in a directory.
-fn sweep(directory: &Path) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let writer = name
-            .strip_prefix('.')
-            .and_then(|name| name.strip_suffix(confine::DRAFT))
-            .and_then(|name| name.rsplit_once('.')?.1.split_once('-')?.0.parse().ok());
-        if writer.is_some_and(|process| !lease::runs(process)) {
-            // What cannot be removed is in nobody's way.
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-/// Whether a run whose first phase works below `prefix` makes this earlier product anew. The plan that
-/// control carries out is none of its own: it stays, with the context that belongs to it.
-fn is_replaced(product: &str, prefix: &str) -> bool {
-    let after_planning = product.starts_with("context/") && product != "context/context_step_0.pkl";
-    prefix != "control/" || product.starts_with(prefix) || after_planning
-}
-
-fn set_aside(work_dir: &Path, hint: &Hint, prefix: &str) -> Result<Option<Aside>> {
-    let plain = |path: &Path| path.components().all(|c| matches!(c, Component::Normal(_)));
-    if hint.run_id.is_empty() || !plain(Path::new(&hint.run_id)) || hint.run_id.contains('/') {
-        return Ok(None);
-    }
-    let shelf = work_dir.join(PREVIOUS).join(&hint.run_id);
-    let mut files = 0;
-    for product in hint.products.iter().filter(|product| is_replaced(product, prefix)) {
-        let from = work_dir.join(product);
-        let inside =
-            from.parent().and_then(|p| p.canonicalize().ok()).is_some_and(|p| p.starts_with(work_dir));
-        if !plain(Path::new(product)) || !inside || fs::symlink_metadata(&from).is_err() {
-            continue;
-        }
-        let to = shelf.join(product);
-        if let Some(parent) = to.parent() {
-            enter(parent)?;
-        }
-        fs::rename(&from, &to).map_err(|e| {
-            Error::WorkDir(format!(
-                "{} of the earlier run {} cannot be set aside: {e}; choose another work_dir",
-                from.display(),
-                hint.run_id
-            ))
-        })?;
-        files += 1;
-    }
-    Ok((files > 0).then_some(Aside { path: shelf, files }))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
     use super::*;
 
     fn put(dir: &Path, name: &str) -> PathBuf {
@@ -425,19 +220,6 @@ mod tests {
     }
 
     #[test]
-    fn clearing_follows_no_link_and_spares_precious_places() {
-        let temp = tempfile::tempdir().unwrap();
-        let kept = put(temp.path(), "kept/file.txt");
-        let work = temp.path().join("work");
-        put(&work, "a/b.txt");
-        std::os::unix::fs::symlink(temp.path().join("kept"), work.join("link")).unwrap();
-        clear(work.to_str().unwrap()).unwrap();
-        assert_eq!(fs::read_dir(&work).unwrap().count(), 0);
-        assert!(kept.exists());
-        assert!(clear("/").unwrap_err().to_string().contains("refusing to empty /"));
-    }
-
-    #[test]
     fn a_record_that_a_script_changed_is_written_anew() {
         let temp = tempfile::tempdir().unwrap();
         let space = open(temp.path().to_str().unwrap(), "", "run-1", false);
@@ -488,19 +270,5 @@ mod tests {
             open(work.to_str().unwrap(), "", "new", false);
             assert!(victim.exists(), "{run_id} {product}");
         }
-    }
-
-    #[test]
-    fn drafts_of_killed_processes_are_swept_and_nothing_else() {
-        let temp = tempfile::tempdir().unwrap();
-        let own = temp.path().join(confine::draft("a.json"));
-        let dead = temp.path().join(".a.json.4294967295-7.cmbagent.tmp");
-        let theirs = [".a.json.tmp", "a.json.4294967295-7.cmbagent.tmp", ".x.cmbagent.tmp"];
-        let theirs = theirs.map(|name| temp.path().join(name));
-        for path in [&own, &dead].into_iter().chain(&theirs) {
-            fs::write(path, "half").unwrap();
-        }
-        sweep(temp.path());
-        assert!(!dead.exists() && own.exists() && theirs.iter().all(|path| path.exists()));
     }
 }

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use cmbagent::journal::runs::{Tally, Wanted};
-use cmbagent::journal::store::Claim;
-use cmbagent::journal::{Entry, Journal, Store};
+use cmbagent::journal::{Claim, Entry, Journal, Store};
 use serde_json::{Value, json};
 
 use super::shelf::{Shelf, at, claim, commit};

@@ -3,8 +3,8 @@
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
+use cmbagent::journal::Claim;
 use cmbagent::journal::lease::STALE_SECONDS;
-use cmbagent::journal::store::Claim;
 use cmbagent::journal::{Demand, Journal, Store};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::json;

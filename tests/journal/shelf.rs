@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cmbagent::journal::store::Claim;
+use cmbagent::journal::Claim;
 use cmbagent::journal::{Effect, Entry, Journal, Position, Record, SqliteJournal, Store};
 use rusqlite::Connection;
 use serde_json::{Value, json};

@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use cmbagent::journal::Claim;
 use cmbagent::journal::lease::{self, Owner, STALE_SECONDS};
 use cmbagent::journal::runs::Wanted;
-use cmbagent::journal::store::Claim;
 use cmbagent::journal::{Demand, Journal, Store};
 use rusqlite::params;
 use serde_json::json;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cmbagent::error::Result;
-use cmbagent::journal::store::Claim;
+use cmbagent::journal::Claim;
 use cmbagent::journal::{Demand, Effect, Entry, Journal, Position, Record, SqliteJournal, Store};
 use futures_util::future::BoxFuture;
 use rustix::process::{Signal, getpid, kill_process};

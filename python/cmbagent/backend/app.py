@@ -40,7 +40,6 @@ def create_app(store: StoreLike = None, settings: Settings | None = None) -> Fas
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        hub.runs.open()
         leftovers = Leftovers(hub.runs, settings.take_up_seconds)
         if settings.resume:
             await asyncio.to_thread(leftovers.begin)

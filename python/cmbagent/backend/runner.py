@@ -229,12 +229,8 @@ class Runs:
         else:
             self.store.demand(info.id, "resume")
 
-    def open(self) -> None:
-        """Let runs begin, also after an earlier `close`."""
-        self._ending = False
-
     def close(self) -> None:
-        """Have all runs let go, and none begin; another server takes them up."""
+        """Have all runs let go, and none begin meanwhile; another server takes them up."""
         with self._lock:
             self._ending = True
             here = list(self._live.values())
@@ -248,6 +244,8 @@ class Runs:
         let_go = [live.run_id for live in here if live not in held]
         while time.monotonic() < limit and any(self._is_held(run_id) for run_id in let_go):
             time.sleep(0.01)
+        # An application may be begun again.
+        self._ending = False
 
     def _is_held(self, run_id: str) -> bool:
         row = self.store._core.run(run_id)

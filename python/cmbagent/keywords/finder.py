@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from cmbagent.errors import BadReplyError
 from cmbagent.keywords import vocabulary
-from cmbagent.workflows._calls import text
 
 if TYPE_CHECKING:
     from cmbagent._core import RunHandle
@@ -33,8 +32,8 @@ _SYSTEM = (
 class Finder:
     """Chooses from lists, for one text."""
 
-    def __init__(self, run: RunHandle, agent: str, model: str, about: str) -> None:
-        self._run, self._agent, self._model, self._about = run, agent, model, text(about)
+    def __init__(self, run: RunHandle, agent: str, model: str, about: str | None) -> None:
+        self._run, self._agent, self._model, self._about = run, agent, model, about or ""
 
     async def choose(self, groups: Mapping[str, Iterable[str]], rule: str) -> list[str]:
         """Ask once, and once more when words came that are in no list and nothing else."""

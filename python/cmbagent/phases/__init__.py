@@ -5,6 +5,7 @@ from __future__ import annotations
 from cmbagent.phases.base import Phase, PhaseConfig, PhaseContext, PhaseResult, PhaseStatus
 from cmbagent.phases.context import WorkflowContext
 from cmbagent.phases.control import ControlPhase, ControlPhaseConfig
+from cmbagent.phases.conversation import ConversationConfig, ConversationPhase
 from cmbagent.phases.execution_manager import (
     PhaseEventType,
     PhaseExecutionConfig,
@@ -29,6 +30,8 @@ __all__ = [
     "CheckpointType",
     "ControlPhase",
     "ControlPhaseConfig",
+    "ConversationConfig",
+    "ConversationPhase",
     "HITLCheckpointConfig",
     "HITLCheckpointPhase",
     "HITLCheckpointPhaseConfig",
@@ -63,3 +66,4 @@ PhaseRegistry.register_class("hitl_checkpoint", HITLCheckpointPhase)
 PhaseRegistry.register_class("idea_generation", IdeaGenerationPhase)
 PhaseRegistry.register_class("hitl_planning", HITLPlanningPhase)
 PhaseRegistry.register_class("hitl_control", HITLControlPhase)
+PhaseRegistry.register_class("conversation", ConversationPhase)

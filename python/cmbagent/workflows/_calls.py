@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 import os
@@ -12,6 +13,8 @@ from typing import Any
 
 from cmbagent import _core
 from cmbagent.errors import ConfigurationError, WorkDirError
+from cmbagent.phases.base import PhaseConfig
+from cmbagent.phases.registry import PhaseRegistry
 from cmbagent.utils import resolve_work_dir
 from cmbagent.workflows._limits import check_names
 from cmbagent.workflows._tape import Tape
@@ -22,6 +25,111 @@ MASSGEN_ARGUMENTS = frozenset(
     {"use_massgen", "massgen_config", "massgen_verbose", "massgen_enable_logging", "massgen_use_for_retries"}
 )
 RETRIEVAL_ARGUMENTS = frozenset({"skip_rag_agents", "make_vector_stores"})
+
+
+Definition = dict[str, Any]
+"""A phase as a workflow defines it: `type` and `config`."""
+
+_DEFAULT_MODELS = ("default_llm_model", "default_formatter_model")
+# Of these names arguments mean something else: the functions say them to the phases that they concern.
+_NOT_FROM_ARGUMENTS = frozenset({"phase_type", "params", "clear_work_dir", "hitl_enabled"})
+
+
+class Call:
+    """One call of one of the functions: its arguments, and what they ask for.
+
+    Attributes:
+        arguments: the function's own parameters → what was given, or their defaults.
+        tape: where model calls are recorded, or replayed from.
+        work_dir: the absolute path of the work directory, which is there and was emptied if asked for.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], arguments: Mapping[str, Any], known: Collection[str] = ()
+    ) -> None:
+        """Check the arguments and make the work directory.
+
+        Args:
+            function: the function called.
+            arguments: its `locals()`, before anything else was put there.
+            known: arguments of earlier versions that are accepted without effect.
+
+        Raises:
+            TypeError: there is an argument that no version had.
+            ConfigurationError: arguments do not go together, or one cannot be used.
+            MissingFileError: there is no tape to replay.
+            WorkDirError: the work directory cannot be made.
+        """
+        self.arguments = dict(arguments)
+        set_aside(function, self.arguments.pop("ignored", {}), known)
+        get = self.arguments.get
+        check_names(get("limits"))
+        self.tape = Tape.of(get("record"), get("replay"), get("strict", False))
+        if "researcher_filename" in self.arguments:
+            self.arguments["researcher_filename"] = file_name(get("researcher_filename"))
+        self.work_dir = prepare_work_dir(
+            get("work_dir"), get("clear_work_dir", False), get("restart_at_step", -1), self.tape
+        )
+
+    def phase(self, phase_type: str, params: Mapping[str, Any] | None = None, **settings: Any) -> Definition:
+        """Define a phase: the arguments that are settings of it, by their names, and what is said here.
+
+        An argument that is `None` leaves the phase's own default.
+
+        Args:
+            phase_type: a registered type.
+            params: its free settings; the models of agents without a setting of their own are added, where
+                the phase has no such fields.
+            **settings: fields of its config; they outrank the arguments.
+        """
+        config_class = PhaseRegistry.get(phase_type).config_class or PhaseConfig
+        fields = {field.name for field in dataclasses.fields(config_class)} - _NOT_FROM_ARGUMENTS
+        given = {name: value for name, value in self.arguments.items() if value is not None}
+        config = {name: value for name, value in given.items() if name in fields}
+        models = {name: given[name] for name in _DEFAULT_MODELS if name in given and name not in fields}
+        return {"type": phase_type, "config": {**config, **settings, "params": {**models, **(params or {})}}}
+
+    def run(
+        self,
+        workflow_id: str,
+        name: str,
+        phases: list[Definition],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        shared_state: Mapping[str, Any] | None = None,
+    ) -> WorkflowExecutor:
+        """Run phases and return the executor with the results.
+
+        With the argument `resume`, go on with the newest run of the same workflow in the work directory
+        that was not completed; where there is none, begin one.
+
+        Args:
+            workflow_id: the workflow's id.
+            name: its name.
+            phases: definitions of its phases.
+            metadata: noted in the run's metadata, where it is not `None`.
+            shared_state: what the first phase finds there.
+        """
+        get = self.arguments.get
+        executor = WorkflowExecutor(
+            WorkflowDefinition(id=workflow_id, name=name, phases=phases),
+            self.arguments["task"],
+            self.work_dir,
+            get("api_keys"),
+            get("callbacks"),
+            get("approval_manager"),
+            shared_state,
+            verbose=get("verbose"),
+            options={**(get("options") or {}), **(get("limits") or {})},
+            record=self.tape.record,
+            replay=self.tape.replay,
+            strict=self.tape.strict,
+        )
+        executor.context.metadata.update({k: v for k, v in (metadata or {}).items() if v is not None})
+        if get("resume"):
+            executor.take_up_earlier_run()
+        executor.run_sync()
+        return executor
 
 
 def set_aside(function: Callable[..., Any], extra: Mapping[str, Any], known: Collection[str]) -> None:
@@ -45,7 +153,7 @@ def set_aside(function: Callable[..., Any], extra: Mapping[str, Any], known: Col
         warnings.warn(
             f"{function.__name__}() ignores {names}: kept for older programs, without effect here",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -63,18 +171,13 @@ def known_agent(name: str) -> str:
     raise ConfigurationError(f"Unknown agent: {name}.{hint} A task can be given to: {', '.join(able)}")
 
 
-def text(value: str | None) -> str:
-    """Return a text argument; `None` is the same as empty."""
-    return "" if value is None else str(value)
-
-
 def file_name(value: str | None) -> str:
     """Return the researcher's file name, or nothing when the agent shall choose one.
 
     The original's default is a sentence that asks the agent to choose; whatever has a blank in it is taken
     so.
     """
-    name = text(value).strip()
+    name = str(value or "").strip()
     return "" if any(c.isspace() for c in name) else name
 
 
@@ -188,48 +291,3 @@ def approval_phases(
                 settings[name] = value
         checkpoints.append({"type": "hitl_checkpoint", "config": settings})
     return checkpoints, mode == "before_each_step", mode == "on_error"
-
-
-def run_phases(
-    workflow_id: str,
-    name: str,
-    phases: list[dict[str, Any]],
-    task: str,
-    work_dir: str,
-    *,
-    api_keys: Any,
-    callbacks: Any = None,
-    approval_manager: Any = None,
-    verbose: bool | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    shared_state: Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
-    tape: Tape = Tape(),  # noqa: B008 (it cannot be changed)
-    resume: bool = False,
-    limits: Mapping[str, Any] | None = None,
-) -> WorkflowExecutor:
-    """Run phases for one of the functions and return the executor with the results.
-
-    `limits` are the executor's, and other options. With `resume`, go on with the newest run of the same
-    workflow in `work_dir` that was not completed; where there is none, begin one.
-    """
-    check_names(limits)
-    executor = WorkflowExecutor(
-        WorkflowDefinition(id=workflow_id, name=name, phases=phases),
-        task,
-        work_dir,
-        api_keys,
-        callbacks,
-        approval_manager,
-        shared_state,
-        verbose=verbose,
-        options={**(options or {}), **(limits or {})},
-        record=tape.record,
-        replay=tape.replay,
-        strict=tape.strict,
-    )
-    executor.context.metadata.update({k: v for k, v in (metadata or {}).items() if v is not None})
-    if resume:
-        executor.take_up_earlier_run()
-    executor.run_sync()
-    return executor

@@ -8,8 +8,7 @@ from typing import Any
 
 from cmbagent.errors import ConfigurationError
 from cmbagent.utils import default_agents_llm_model
-from cmbagent.workflows import _calls
-from cmbagent.workflows._tape import Tape
+from cmbagent.workflows._calls import Call
 from cmbagent.workflows.results import RunResult, control_result, whole_control_times
 from cmbagent.workflows.utils import load_plan, plan_steps
 
@@ -95,7 +94,7 @@ def control(
         ValueError: no plan was given, or it holds no steps.
         CmbagentError: a model could not be reached, or an argument cannot be used.
     """
-    _calls.set_aside(control, ignored, _PLANNING_ARGUMENTS)
+    arguments = locals()
     if plan is None:
         raise ConfigurationError(
             "control() needs plan=: the path of a JSON file with 'sub_tasks', or the steps"
@@ -105,41 +104,12 @@ def control(
         steps = plan_steps(plan, "the given plan")
     else:
         steps = plan_steps(load_plan(plan), os.fspath(plan))
-    tape = Tape.of(record, replay, strict)
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir, tape=tape)
-    settings = {
-        "max_rounds": max_rounds,
-        "max_n_attempts": max_n_attempts,
-        "engineer_model": engineer_model,
-        "researcher_model": researcher_model,
-        "web_surfer_model": web_surfer_model,
-        "retrieve_assistant_model": retrieve_assistant_model,
-        "idea_maker_model": idea_maker_model,
-        "idea_hater_model": idea_hater_model,
-        "plot_judge_model": plot_judge_model,
-        "evaluate_plots": evaluate_plots,
-        "max_n_plot_evals": max_n_plot_evals,
-        "engineer_instructions": _calls.text(engineer_instructions),
-        "researcher_instructions": _calls.text(researcher_instructions),
-        "params": {
-            "preloaded_plan": steps,
-            "files": "plain",
-            "fail_softly": True,
-        },
-    }
-    executor = _calls.run_phases(
+    call = Call(control, arguments, _PLANNING_ARGUMENTS)
+    params = {"preloaded_plan": steps, "files": "plain", "fail_softly": True}
+    executor = call.run(
         "control",
         "Control",
-        [{"type": "control", "config": settings}],
-        task,
-        place,
-        api_keys=api_keys,
-        callbacks=callbacks,
-        verbose=verbose,
-        options=options,
-        tape=tape,
-        resume=resume,
-        limits=limits,
-        shared_state={"planning_context": {"hardware_constraints": _calls.text(hardware_constraints)}},
+        [call.phase("control", params)],
+        shared_state={"planning_context": {"hardware_constraints": hardware_constraints or ""}},
     )
     return whole_control_times(control_result(executor, planned=False))

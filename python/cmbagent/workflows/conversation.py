@@ -1,160 +1,14 @@
-"""Work on a task in turns: an agent works, a human says what comes next."""
+"""Work on a task with an agent in turns."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-from cmbagent.phases._ask import ask, fresh
-from cmbagent.phases.base import Phase, PhaseConfig, PhaseContext, PhaseResult, PhaseStatus
-from cmbagent.phases.one_shot import OneShotPhase, OneShotPhaseConfig
-from cmbagent.workflows import _calls
-from cmbagent.workflows.composer import WorkflowDefinition, WorkflowExecutor
+from cmbagent.phases.conversation import ConversationConfig
+from cmbagent.workflows._calls import MASSGEN_ARGUMENTS, RETRIEVAL_ARGUMENTS, Call, known_agent
 from cmbagent.workflows.results import RunResult, conversation_result
-
-_MODEL = "gpt-4o-2024-11-20"
-_OPTIONS = ["approve", "continue", "abort"]
-
-
-@dataclass
-class ConversationConfig(PhaseConfig):
-    """Settings of a conversation.
-
-    Attributes:
-        max_rounds: upper limit of model calls, all turns together.
-        max_n_attempts: how often failing code is tried again.
-        agent: who works on the task.
-        engineer_model: model of the engineer.
-        researcher_model: model of the researcher.
-        answer_seconds: how long to wait for each answer of the human.
-    """
-
-    phase_type: str = "conversation"
-    max_rounds: int = 50
-    max_n_attempts: int = 3
-    agent: str = "engineer"
-    engineer_model: str = _MODEL
-    researcher_model: str = _MODEL
-    answer_seconds: int = 3600
-
-
-@dataclass
-class _Talk:
-    chat: list[dict[str, Any]] = field(default_factory=list)
-    found: list[str] = field(default_factory=list)
-    output: dict[str, Any] = field(default_factory=dict)
-    files: list[str] = field(default_factory=list)
-    said: str | None = None
-    error: str | None = None
-
-
-class ConversationPhase(Phase):
-    """One-shot work, turn by turn, until the human is content."""
-
-    config_class: ClassVar[type[PhaseConfig] | None] = ConversationConfig
-
-    @property
-    def phase_type(self) -> str:
-        """`conversation`."""
-        return "conversation"
-
-    @property
-    def display_name(self) -> str:
-        """`Conversation (<agent>)`."""
-        return f"Conversation ({self.config.agent})"
-
-    async def execute(self, context: PhaseContext) -> PhaseResult:
-        """Work in turns.
-
-        Returns:
-            COMPLETED with the context of the last turn under `result`; FAILED when there is none.
-        """
-        started = time.time()
-        run, talk = context.run, _Talk()
-        turn = 0
-        while True:
-            turn += 1
-            await self._turn(context, talk, turn)
-            if talk.error is not None or not await self._go_on(context, talk, turn):
-                break
-        seconds = time.time() - started
-        setup = float(talk.output.get("initialization_time") or 0.0)
-        times = {"initialization_time": setup, "execution_time": seconds - setup}
-        await run.report_times(context.work_dir, times)
-        context.output_data = {
-            "result": talk.output.get("result") or {},
-            "chat_history": talk.chat,
-            "output_files": talk.files,
-            "status": "completed" if talk.error is None else "failed",
-            "error": talk.error,
-            **times,
-        }
-        nothing = talk.error is not None and not talk.output
-        status = PhaseStatus.FAILED if nothing else PhaseStatus.COMPLETED
-        return PhaseResult(status, context, talk.error, talk.chat, {"total": seconds})
-
-    async def _turn(self, context: PhaseContext, talk: _Talk, turn: int) -> None:
-        config = self.config
-        own = dataclasses.replace(fresh(context), task=_task(context.task, talk))
-        names = (
-            "max_rounds",
-            "max_n_attempts",
-            "agent",
-            "engineer_model",
-            "researcher_model",
-            "model_overrides",
-        )
-        settings = {name: getattr(config, name) for name in names}
-        # What earlier turns made is what later ones work on.
-        params = {**config.params, "fail_softly": True, "keep_existing": turn > 1}
-        phase = OneShotPhase(OneShotPhaseConfig(**settings, researcher_filename="", params=params))
-        result = await phase.execute(own)
-        # The first message is the task as the agent was given it; people wrote something shorter.
-        first = {"name": "user" if talk.said is None else "admin", "role": "user", "content": talk.said}
-        opening = result.chat_history[:1] if talk.said is None else [first]
-        talk.chat += [*opening, *result.chat_history[1:]]
-        if not result.succeeded:
-            talk.error = result.error
-            return
-        talk.output = dict(result.output_data)
-        talk.files += [file for file in talk.output.get("output_files") or [] if file not in talk.files]
-        talk.found.append(_found(talk.output))
-
-    async def _go_on(self, context: PhaseContext, talk: _Talk, turn: int) -> bool:
-        failure = talk.output.get("error")
-        state = f"The {self.config.agent} is done." if failure is None else str(failure)
-        answer = await ask(
-            context,
-            f"{context.phase_id}_turn_{turn}",
-            "custom",
-            f"{state} Approve to end here, or continue and say what to do next.\n\n{talk.found[-1]}",
-            _OPTIONS,
-            self.config.answer_seconds,
-        )
-        if answer.error is not None or answer.nobody or answer.word != "continue":
-            return False
-        talk.said = answer.feedback or "Go on."
-        return True
-
-
-def _task(task: str, talk: _Talk) -> str:
-    if talk.said is None:
-        return task
-    done = "\n\n".join(f"Turn {number}:\n{found}" for number, found in enumerate(talk.found, 1))
-    return (
-        f"{task}\n\nWhat was done so far (files it left are still there):\n\n{done}\n\n"
-        f"What is wanted now:\n\n{talk.said}"
-    )
-
-
-def _found(output: Mapping[str, Any]) -> str:
-    context = output.get("result") or {}
-    summary = str(context.get("previous_steps_execution_summary") or "").strip()
-    return summary or str(output.get("error") or "nothing was found")
 
 
 def human_in_the_loop(
@@ -162,9 +16,9 @@ def human_in_the_loop(
     work_dir: str | os.PathLike[str] | None = None,
     max_rounds: int = 50,
     max_n_attempts: int = 3,
-    engineer_model: str = _MODEL,
-    researcher_model: str = _MODEL,
-    web_surfer_model: str = _MODEL,
+    engineer_model: str = ConversationConfig.engineer_model,
+    researcher_model: str = ConversationConfig.researcher_model,
+    web_surfer_model: str = ConversationConfig.engineer_model,
     agent: str = "engineer",
     api_keys: Any = None,
     *,
@@ -174,6 +28,11 @@ def human_in_the_loop(
     initial_agent: str | None = None,
     options: Mapping[str, Any] | None = None,
     verbose: bool | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
+    resume: bool = False,
+    limits: Mapping[str, Any] | None = None,
     **ignored: Any,
 ) -> RunResult:
     """Work on a task with an agent: after each of its turns, say what comes next or that it is done.
@@ -195,6 +54,12 @@ def human_in_the_loop(
         initial_agent: another name for `agent`.
         options: settings for every phase, see `WorkflowExecutor`.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        record: a new file in which every model call is written down, see `docs/replay.md`.
+        replay: a file written so: calls are answered from it, without a model, a key or a network.
+        strict: whether a request that differs from the recorded one is an error; else it is a warning.
+        resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
+            error has ended; one that is completed gives its results again.
+        limits: what the run may take, such as `{"max_cost": 2.0}`, and how fast; see `docs/limits.md`.
         **ignored: arguments of earlier versions without effect here; a warning names them.
 
     Returns:
@@ -206,27 +71,7 @@ def human_in_the_loop(
         ValueError: there is no such agent; the text names the nearest.
         CmbagentError: a model could not be reached in the first turn, or an argument cannot be used.
     """
-    del web_surfer_model
-    _calls.set_aside(human_in_the_loop, ignored, _calls.MASSGEN_ARGUMENTS | _calls.RETRIEVAL_ARGUMENTS)
-    agent = _calls.known_agent(initial_agent or agent)
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir)
-    executor = WorkflowExecutor(
-        WorkflowDefinition(id="human_in_the_loop", name="Human in the Loop"),
-        task,
-        place,
-        api_keys,
-        callbacks,
-        approval_manager,
-        verbose=verbose,
-    )
-    config = ConversationConfig(
-        max_rounds=max_rounds,
-        max_n_attempts=max_n_attempts,
-        agent=agent,
-        engineer_model=engineer_model,
-        researcher_model=researcher_model,
-        params=dict(options or {}),
-    )
-    executor.phases = [ConversationPhase(config)]
-    executor.run_sync()
+    arguments = {**locals(), "agent": known_agent(initial_agent or agent)}
+    call = Call(human_in_the_loop, arguments, MASSGEN_ARGUMENTS | RETRIEVAL_ARGUMENTS)
+    executor = call.run("human_in_the_loop", "Human in the Loop", [call.phase("conversation")])
     return conversation_result(executor, engineer_model, researcher_model)

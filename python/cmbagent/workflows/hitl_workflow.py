@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
 from cmbagent.utils import default_llm_model as _default_llm_model
-from cmbagent.workflows import _calls
+from cmbagent.workflows._calls import Call, Definition
 from cmbagent.workflows.results import RunResult
 
 _MODELS = default_agents_llm_model
@@ -35,6 +36,13 @@ def hitl_interactive_workflow(
     clear_work_dir: bool = False,
     callbacks: Any = None,
     approval_manager: Any = None,
+    verbose: bool | None = None,
+    options: Mapping[str, Any] | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
+    resume: bool = False,
+    limits: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Plan with a human, then carry the plan out with a human.
 
@@ -60,6 +68,14 @@ def hitl_interactive_workflow(
         clear_work_dir: empty the directory first.
         callbacks: the caller's callbacks.
         approval_manager: asks the human; `None` as in `WorkflowExecutor`.
+        verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        options: settings for every phase, see `WorkflowExecutor`.
+        record: a new file in which every model call is written down, see `docs/replay.md`.
+        replay: a file written so: calls are answered from it, without a model, a key or a network.
+        strict: whether a request that differs from the recorded one is an error; else it is a warning.
+        resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
+            error has ended; one that is completed gives its results again.
+        limits: what the run may take, such as `{"max_cost": 2.0}`, and how fast; see `docs/limits.md`.
 
     Returns:
         A dict with `final_context` (the workflow's context as a dict), `phase_timings` in seconds,
@@ -69,34 +85,12 @@ def hitl_interactive_workflow(
         RuntimeError: a phase failed, or the human rejected the plan or ended the run.
         CmbagentError: a model could not be reached, or an argument cannot be used.
     """
-    params = _params(default_llm_model, default_formatter_model)
+    call = Call(hitl_interactive_workflow, locals())
     phases = [
-        _phase(
-            "hitl_planning",
-            params,
-            max_rounds=max_rounds_planning,
-            max_plan_steps=max_plan_steps,
-            max_human_iterations=max_human_iterations,
-            allow_plan_modification=allow_plan_modification,
-            max_n_attempts=max_n_attempts,
-            planner_model=planner_model,
-        ),
-        _phase(
-            "hitl_control",
-            params,
-            max_rounds=max_rounds_control,
-            max_n_attempts=max_n_attempts,
-            approval_mode=approval_mode,
-            allow_step_skip=allow_step_skip,
-            allow_step_retry=allow_step_retry,
-            show_step_context=show_step_context,
-            engineer_model=engineer_model,
-            researcher_model=researcher_model,
-        ),
+        call.phase("hitl_planning", max_rounds=max_rounds_planning),
+        call.phase("hitl_control", max_rounds=max_rounds_control),
     ]
-    keys = ("planning_feedback_history", "step_feedback")
-    return _run("hitl_interactive", phases, task, work_dir, clear_work_dir, api_keys, callbacks,
-                approval_manager, keys)  # fmt: skip
+    return _run(call, "hitl_interactive", phases, ("planning_feedback_history", "step_feedback"))
 
 
 def hitl_planning_only_workflow(
@@ -116,6 +110,13 @@ def hitl_planning_only_workflow(
     clear_work_dir: bool = False,
     callbacks: Any = None,
     approval_manager: Any = None,
+    verbose: bool | None = None,
+    options: Mapping[str, Any] | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
+    resume: bool = False,
+    limits: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Plan with a human, then carry the plan out without questions.
 
@@ -128,27 +129,12 @@ def hitl_planning_only_workflow(
         RuntimeError: a phase failed, or the human rejected the plan.
         CmbagentError: a model could not be reached, or an argument cannot be used.
     """
-    params = _params(default_llm_model, default_formatter_model)
+    call = Call(hitl_planning_only_workflow, locals())
     phases = [
-        _phase(
-            "hitl_planning",
-            params,
-            max_rounds=max_rounds_planning,
-            max_plan_steps=max_plan_steps,
-            max_human_iterations=max_human_iterations,
-            allow_plan_modification=allow_plan_modification,
-            planner_model=planner_model,
-        ),
-        _phase(
-            "control",
-            params,
-            max_rounds=max_rounds_control,
-            engineer_model=engineer_model,
-            researcher_model=researcher_model,
-        ),
+        call.phase("hitl_planning", max_rounds=max_rounds_planning),
+        call.phase("control", max_rounds=max_rounds_control),
     ]
-    return _run("hitl_planning_only", phases, task, work_dir, clear_work_dir, api_keys, callbacks,
-                approval_manager, ("planning_feedback_history",))  # fmt: skip
+    return _run(call, "hitl_planning_only", phases, ("planning_feedback_history",))
 
 
 def hitl_error_recovery_workflow(
@@ -171,6 +157,13 @@ def hitl_error_recovery_workflow(
     clear_work_dir: bool = False,
     callbacks: Any = None,
     approval_manager: Any = None,
+    verbose: bool | None = None,
+    options: Mapping[str, Any] | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
+    resume: bool = False,
+    limits: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Plan and carry the plan out without questions, until a step fails.
 
@@ -184,69 +177,20 @@ def hitl_error_recovery_workflow(
         RuntimeError: a phase failed, or the human ended the run.
         CmbagentError: a model could not be reached, or an argument cannot be used.
     """
-    params = _params(default_llm_model, default_formatter_model)
+    call = Call(hitl_error_recovery_workflow, locals())
     phases = [
-        _phase(
-            "planning",
-            params,
-            max_rounds=max_rounds_planning,
-            max_plan_steps=max_plan_steps,
-            n_plan_reviews=n_plan_reviews,
-            max_n_attempts=max_n_attempts,
-            planner_model=planner_model,
-            plan_reviewer_model=plan_reviewer_model,
-        ),
-        _phase(
-            "hitl_control",
-            params,
-            max_rounds=max_rounds_control,
-            max_n_attempts=max_n_attempts,
-            approval_mode="on_error",
-            allow_step_retry=allow_step_retry,
-            allow_step_skip=allow_step_skip,
-            engineer_model=engineer_model,
-            researcher_model=researcher_model,
-        ),
+        call.phase("planning", max_rounds=max_rounds_planning),
+        call.phase("hitl_control", max_rounds=max_rounds_control, approval_mode="on_error"),
     ]
-    return _run("hitl_error_recovery", phases, task, work_dir, clear_work_dir, api_keys, callbacks,
-                approval_manager, ("step_feedback",))  # fmt: skip
+    return _run(call, "hitl_error_recovery", phases, ("step_feedback",))
 
 
-def _params(llm_model: str, formatter_model: str) -> dict[str, Any]:
-    return {"default_llm_model": llm_model, "default_formatter_model": formatter_model}
-
-
-def _phase(phase_type: str, params: dict[str, Any], **settings: Any) -> dict[str, Any]:
-    return {"type": phase_type, "config": {**settings, "params": dict(params)}}
-
-
-def _run(
-    workflow_id: str,
-    phases: list[dict[str, Any]],
-    task: str,
-    work_dir: str | os.PathLike[str] | None,
-    clear: bool,
-    api_keys: Any,
-    callbacks: Any,
-    approval_manager: Any,
-    histories: tuple[str, ...],
-) -> RunResult:
-    place = _calls.prepare_work_dir(work_dir, clear)
-    executor = _calls.run_phases(
-        workflow_id,
-        workflow_id.replace("_", " "),
-        phases,
-        task,
-        place,
-        api_keys=api_keys,
-        callbacks=callbacks,
-        approval_manager=approval_manager,
-    )
-    shared = executor.context.shared_state
+def _run(call: Call, workflow_id: str, phases: list[Definition], histories: tuple[str, ...]) -> RunResult:
+    context = call.run(workflow_id, workflow_id.replace("_", " "), phases).context
     return RunResult(
-        final_context=executor.context.to_dict(),
-        phase_timings=executor.context.phase_timings,
-        work_dir=place,
-        hitl_feedback=shared.get("all_hitl_feedback") or [],
-        **{name: shared.get(name) or [] for name in histories},
+        final_context=context.to_dict(),
+        phase_timings=context.phase_timings,
+        work_dir=call.work_dir,
+        hitl_feedback=context.shared_state.get("all_hitl_feedback") or [],
+        **{name: context.shared_state.get(name) or [] for name in histories},
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from cmbagent.utils import default_agents_llm_model
-from cmbagent.workflows import _calls
+from cmbagent.workflows._calls import Call, Definition
 from cmbagent.workflows.results import RunResult, control_result, idea_result
 
 _MODELS = default_agents_llm_model
@@ -27,7 +28,12 @@ def idea_generation(
     callbacks: Any = None,
     approval_manager: Any = None,
     verbose: bool | None = None,
+    options: Mapping[str, Any] | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
     resume: bool = False,
+    limits: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Make research ideas on a topic, have them criticised and improved, and select one.
 
@@ -45,8 +51,13 @@ def idea_generation(
         callbacks: see `cmbagent.callbacks`.
         approval_manager: asks the human; `None` as in `WorkflowExecutor`.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        options: settings for every phase, see `WorkflowExecutor`.
+        record: a new file in which every model call is written down, see `docs/replay.md`.
+        replay: a file written so: calls are answered from it, without a model, a key or a network.
+        strict: whether a request that differs from the recorded one is an error; else it is a warning.
         resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
             error has ended; one that is completed gives its results again.
+        limits: what the run may take, such as `{"max_cost": 2.0}`, and how fast; see `docs/limits.md`.
 
     Returns:
         A dict with `ideas`, `reviews`, `selected_idea` (the human's where there was one), `chat_history`,
@@ -56,23 +67,9 @@ def idea_generation(
         RuntimeError: the human rejected the ideas.
         CmbagentError: a model could not be reached, or an argument cannot be used.
     """
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir)
-    executor = _calls.run_phases(
-        "idea_generation",
-        "Idea Generation",
-        [
-            _ideas(max_rounds, n_ideas, n_reviews, idea_maker_model, idea_hater_model),
-            *([_checkpoint("custom", _SELECT)] if hitl_after_ideas else []),
-        ],
-        task,
-        place,
-        api_keys=api_keys,
-        callbacks=callbacks,
-        approval_manager=approval_manager,
-        verbose=verbose,
-        resume=resume,
-    )
-    return idea_result(executor)
+    call = Call(idea_generation, locals())
+    phases = [call.phase("idea_generation"), *([_checkpoint("custom", _SELECT)] if hitl_after_ideas else [])]
+    return idea_result(call.run("idea_generation", "Idea Generation", phases))
 
 
 def idea_to_execution(
@@ -100,7 +97,12 @@ def idea_to_execution(
     callbacks: Any = None,
     approval_manager: Any = None,
     verbose: bool | None = None,
+    options: Mapping[str, Any] | None = None,
+    record: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    strict: bool = False,
     resume: bool = False,
+    limits: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Make research ideas, select one, plan it and carry it out.
 
@@ -129,8 +131,13 @@ def idea_to_execution(
         callbacks: see `cmbagent.callbacks`.
         approval_manager: asks the human; `None` as in `WorkflowExecutor`.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        options: settings for every phase, see `WorkflowExecutor`.
+        record: a new file in which every model call is written down, see `docs/replay.md`.
+        replay: a file written so: calls are answered from it, without a model, a key or a network.
+        strict: whether a request that differs from the recorded one is an error; else it is a warning.
         resume: go on with the run of the same task in `work_dir`, if there is one that a crash, a stop or an
             error has ended; one that is completed gives its results again.
+        limits: what the run may take, such as `{"max_cost": 2.0}`, and how fast; see `docs/limits.md`.
 
     Returns:
         What `planning_and_control_context_carryover` returns, with `ideas`, `reviews`, `selected_idea` and
@@ -140,49 +147,17 @@ def idea_to_execution(
         RuntimeError: the human rejected the ideas or the plan.
         CmbagentError: planning failed, a model could not be reached, or an argument cannot be used.
     """
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir)
-    texts = {
-        "engineer_instructions": _calls.text(engineer_instructions),
-        "researcher_instructions": _calls.text(researcher_instructions),
-    }
-    planning = {
-        "max_rounds": max_rounds_planning,
-        "max_plan_steps": max_plan_steps,
-        "n_plan_reviews": n_plan_reviews,
-        "planner_model": planner_model,
-        "plan_reviewer_model": plan_reviewer_model,
-        "plan_instructions": _calls.text(plan_instructions),
-        "max_n_attempts": max_n_attempts,
-        **texts,
-    }
-    control = {
-        "max_rounds": max_rounds_control,
-        "max_n_attempts": max_n_attempts,
-        "engineer_model": engineer_model,
-        "researcher_model": researcher_model,
-        "idea_maker_model": idea_maker_model,
-        "idea_hater_model": idea_hater_model,
-        **texts,
-        "params": {"fail_softly": True},
-    }
-    executor = _calls.run_phases(
+    call = Call(idea_to_execution, locals())
+    executor = call.run(
         "idea_to_execution",
         "Idea to Execution",
         [
-            # The limit of the phase itself: the signature of earlier versions names none for ideas.
-            _ideas(50, n_ideas, n_reviews, idea_maker_model, idea_hater_model),
+            call.phase("idea_generation"),
             *([_checkpoint("custom", _SELECT)] if hitl_enabled else []),
-            {"type": "planning", "config": planning},
+            call.phase("planning", max_rounds=max_rounds_planning),
             *([_checkpoint("after_planning")] if hitl_enabled else []),
-            {"type": "control", "config": control},
+            call.phase("control", {"fail_softly": True}, max_rounds=max_rounds_control),
         ],
-        task,
-        place,
-        api_keys=api_keys,
-        callbacks=callbacks,
-        approval_manager=approval_manager,
-        verbose=verbose,
-        resume=resume,
     )
     ideas = idea_result(executor)
     result = control_result(executor, planned=True)
@@ -191,16 +166,5 @@ def idea_to_execution(
     return result
 
 
-def _ideas(max_rounds: int, n_ideas: int, n_reviews: int, maker: str, hater: str) -> dict[str, Any]:
-    config = {
-        "max_rounds": max_rounds,
-        "n_ideas": n_ideas,
-        "n_reviews": n_reviews,
-        "idea_maker_model": maker,
-        "idea_hater_model": hater,
-    }
-    return {"type": "idea_generation", "config": config}
-
-
-def _checkpoint(kind: str, message: str = "") -> dict[str, Any]:
+def _checkpoint(kind: str, message: str = "") -> Definition:
     return {"type": "hitl_checkpoint", "config": {"checkpoint_type": kind, "custom_message": message}}

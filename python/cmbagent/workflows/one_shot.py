@@ -8,12 +8,11 @@ from typing import Any
 
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
 from cmbagent.utils import default_llm_model as _default_llm_model
-from cmbagent.workflows import _calls
-from cmbagent.workflows._tape import Tape
+from cmbagent.workflows._calls import MASSGEN_ARGUMENTS, RETRIEVAL_ARGUMENTS, Call, known_agent
 from cmbagent.workflows.results import RunResult, one_shot_result
 
 _MODELS = default_agents_llm_model
-_IGNORED = _calls.MASSGEN_ARGUMENTS | _calls.RETRIEVAL_ARGUMENTS | {"inject_wrong_plot"}
+_IGNORED = MASSGEN_ARGUMENTS | RETRIEVAL_ARGUMENTS | {"inject_wrong_plot"}
 
 
 def one_shot(
@@ -90,46 +89,15 @@ def one_shot(
     Raises:
         CmbagentError: a model could not be reached, the agent is unknown, or an argument cannot be used.
     """
-    ignored = {_renamed(name): value for name, value in ignored.items()}
-    default_llm_model = ignored.pop("default_llm_model", default_llm_model)
-    default_formatter_model = ignored.pop("default_formatter_model", default_formatter_model)
+    arguments = locals()
+    # One released version called these two parameters differently.
+    for name in ("default_llm_model", "default_formatter_model"):
+        arguments[name] = ignored.pop(f"{name}_arg", arguments[name])
     if not ignored.get("inject_wrong_plot"):
         ignored.pop("inject_wrong_plot", None)
-    _calls.set_aside(one_shot, ignored, _IGNORED)
-    agent = _calls.known_agent(initial_agent or agent)
-    tape = Tape.of(record, replay, strict)
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir, tape=tape)
-    settings = {
-        "max_rounds": max_rounds,
-        "max_n_attempts": max_n_attempts,
-        "agent": agent,
-        "evaluate_plots": evaluate_plots,
-        "max_n_plot_evals": max_n_plot_evals,
-        "model": model,
-        "engineer_model": engineer_model,
-        "researcher_model": researcher_model,
-        "web_surfer_model": web_surfer_model,
-        "plot_judge_model": plot_judge_model,
-        "camb_context_model": camb_context_model,
-        "default_llm_model": default_llm_model,
-        "default_formatter_model": default_formatter_model,
-        "researcher_filename": _calls.file_name(researcher_filename),
-        "params": {"fail_softly": True},
-    }
-    executor = _calls.run_phases(
-        "one_shot",
-        "One Shot",
-        [{"type": "one_shot", "config": settings}],
-        task,
-        place,
-        api_keys=api_keys,
-        callbacks=callbacks,
-        verbose=verbose,
-        options=options,
-        tape=tape,
-        resume=resume,
-        limits=limits,
-    )
+    agent = arguments["agent"] = known_agent(initial_agent or agent)
+    call = Call(one_shot, arguments, _IGNORED)
+    executor = call.run("one_shot", "One Shot", [call.phase("one_shot", {"fail_softly": True})])
     return one_shot_result(
         executor,
         {
@@ -141,11 +109,3 @@ def one_shot(
             "plot_debugger": None,
         },
     )
-
-
-def _renamed(name: str) -> str:
-    # One released version called these two parameters differently.
-    return {
-        "default_llm_model_arg": "default_llm_model",
-        "default_formatter_model_arg": "default_formatter_model",
-    }.get(name, name)

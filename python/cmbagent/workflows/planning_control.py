@@ -8,12 +8,17 @@ from typing import Any
 
 from cmbagent.utils import default_agents_llm_model, default_formatter_model
 from cmbagent.utils import default_llm_model as _default_llm_model
-from cmbagent.workflows import _calls
-from cmbagent.workflows._tape import Tape
+from cmbagent.workflows._calls import (
+    MASSGEN_ARGUMENTS,
+    RETRIEVAL_ARGUMENTS,
+    Call,
+    approval_phases,
+    restart_settings,
+)
 from cmbagent.workflows.results import RunResult, control_result, whole_control_times
 
 _MODELS = default_agents_llm_model
-_IGNORED = _calls.MASSGEN_ARGUMENTS | _calls.RETRIEVAL_ARGUMENTS
+_IGNORED = MASSGEN_ARGUMENTS | RETRIEVAL_ARGUMENTS
 
 
 def planning_and_control_context_carryover(
@@ -121,68 +126,27 @@ def planning_and_control_context_carryover(
     Raises:
         CmbagentError: planning failed, a model could not be reached, or an argument cannot be used.
     """
-    _calls.set_aside(planning_and_control_context_carryover, ignored, _IGNORED)
-    tape = Tape.of(record, replay, strict)
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir, restart_at_step, tape=tape)
-    shared_params = {
-        "default_llm_model": default_llm_model,
-        "default_formatter_model": default_formatter_model,
-    }
-    checkpoints, after_each_step, on_error = _calls.approval_phases(approval_config, hitl_after_planning)
-    control = _control_phase(
-        {**shared_params, "researcher_filename": _calls.file_name(researcher_filename)},
+    call = Call(planning_and_control_context_carryover, locals(), _IGNORED)
+    checkpoints, after_each_step, on_error = approval_phases(approval_config, hitl_after_planning)
+    control = call.phase(
+        "control",
+        {"fail_softly": True, "researcher_filename": call.arguments["researcher_filename"]},
         max_rounds=max_rounds_control,
-        max_n_attempts=max_n_attempts,
         hitl_after_each_step=after_each_step,
         hitl_enabled=on_error,
-        engineer_model=engineer_model,
-        researcher_model=researcher_model,
-        idea_maker_model=idea_maker_model,
-        idea_hater_model=idea_hater_model,
-        camb_context_model=camb_context_model,
-        plot_judge_model=plot_judge_model,
-        evaluate_plots=evaluate_plots,
-        max_n_plot_evals=max_n_plot_evals,
-        web_surfer_model=web_surfer_model,
-        retrieve_assistant_model=retrieve_assistant_model,
-        engineer_instructions=_calls.text(engineer_instructions),
-        researcher_instructions=_calls.text(researcher_instructions),
     )
     if restart_at_step > 0:
-        restart = _calls.restart_settings(place, restart_at_step)
-        if _calls.text(hardware_constraints):
+        restart = restart_settings(call.work_dir, restart_at_step)
+        if hardware_constraints:
             restart["restored_context"]["hardware_constraints"] = hardware_constraints
         control["config"]["params"].update(restart)
         phases = [control]
     else:
-        planning = _planning_phase(
-            shared_params,
-            max_rounds=max_rounds_planning,
-            max_plan_steps=max_plan_steps,
-            n_plan_reviews=n_plan_reviews,
-            planner_model=planner_model,
-            plan_reviewer_model=plan_reviewer_model,
-            plan_instructions=_calls.text(plan_instructions),
-            engineer_instructions=_calls.text(engineer_instructions),
-            researcher_instructions=_calls.text(researcher_instructions),
-            hardware_constraints=_calls.text(hardware_constraints),
-            max_n_attempts=max_n_attempts,
-        )
-        phases = [planning, *checkpoints, control]
-    executor = _calls.run_phases(
+        phases = [call.phase("planning", max_rounds=max_rounds_planning), *checkpoints, control]
+    executor = call.run(
         "deep_research",
         "Deep Research",
         phases,
-        task,
-        place,
-        api_keys=api_keys,
-        callbacks=callbacks,
-        approval_manager=approval_manager,
-        verbose=verbose,
-        options=options,
-        tape=tape,
-        resume=resume,
-        limits=limits,
         metadata={"parent_run_id": parent_run_id, "stage_name": stage_name},
     )
     return control_result(executor, planned=True)
@@ -238,60 +202,21 @@ def planning_and_control(
     Raises:
         CmbagentError: planning failed, a model could not be reached, or an argument cannot be used.
     """
-    _calls.set_aside(planning_and_control, ignored, _IGNORED)
-    tape = Tape.of(record, replay, strict)
-    place = _calls.prepare_work_dir(work_dir, clear_work_dir, tape=tape)
-    shared_params = {
-        "files": "plain",
-        "default_llm_model": default_llm_model,
-        "default_formatter_model": default_formatter_model,
-    }
-    planning = _planning_phase(
-        shared_params,
-        max_rounds=max_rounds_planning,
-        max_plan_steps=max_plan_steps,
-        n_plan_reviews=n_plan_reviews,
-        planner_model=planner_model,
-        plan_reviewer_model=plan_reviewer_model,
-        plan_instructions=_calls.text(plan_instructions),
-        engineer_instructions=_calls.text(engineer_instructions),
-        researcher_instructions=_calls.text(researcher_instructions),
-        hardware_constraints=_calls.text(hardware_constraints),
-        max_n_attempts=max_n_attempts,
-    )
-    control = _control_phase(
-        {**shared_params, "researcher_filename": _calls.file_name(researcher_filename)},
-        max_rounds=max_rounds_control,
-        max_n_attempts=max_n_attempts,
-        engineer_model=engineer_model,
-        researcher_model=researcher_model,
-        web_surfer_model=web_surfer_model,
-        retrieve_assistant_model=retrieve_assistant_model,
-        idea_maker_model=idea_maker_model,
-        idea_hater_model=idea_hater_model,
-        engineer_instructions=_calls.text(engineer_instructions),
-        researcher_instructions=_calls.text(researcher_instructions),
-    )
-    executor = _calls.run_phases(
+    call = Call(planning_and_control, locals(), _IGNORED)
+    executor = call.run(
         "planning_and_control",
         "Planning and Control",
-        [planning, control],
-        task,
-        place,
-        api_keys=api_keys,
-        callbacks=callbacks,
-        verbose=verbose,
-        options=options,
-        tape=tape,
-        resume=resume,
-        limits=limits,
+        [
+            call.phase("planning", {"files": "plain"}, max_rounds=max_rounds_planning),
+            call.phase(
+                "control",
+                {
+                    "files": "plain",
+                    "fail_softly": True,
+                    "researcher_filename": call.arguments["researcher_filename"],
+                },
+                max_rounds=max_rounds_control,
+            ),
+        ],
     )
     return whole_control_times(control_result(executor, planned=True))
-
-
-def _planning_phase(params: dict[str, Any], **settings: Any) -> dict[str, Any]:
-    return {"type": "planning", "config": {**settings, "params": dict(params)}}
-
-
-def _control_phase(params: dict[str, Any], **settings: Any) -> dict[str, Any]:
-    return {"type": "control", "config": {**settings, "params": {**params, "fail_softly": True}}}

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde_json::{Value, json};
 
 use super::Run;
-use super::ledger::Line;
+use crate::engine::ledger::Line;
 use crate::llm::{Usage, Watch};
 
 /// Watches one call.

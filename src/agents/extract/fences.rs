@@ -1,7 +1,7 @@
 //! The fenced blocks of a Markdown text, as models write them.
 
-use super::extract::without_status;
 use super::scan::{Scan, dedent, is_bare_script};
+use super::without_status;
 
 /// A fenced block; `first` is the line of its opening fence, `after` the line behind its closing one.
 pub(super) struct Block {

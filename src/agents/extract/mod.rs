@@ -1,15 +1,19 @@
 //! From an engineer's Markdown answer to what can be run: explanation, code, file name, status.
 
+mod fences;
+mod normalise;
+mod scan;
+
 use std::sync::LazyLock;
 
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use super::fences::{Block, blocks, fence};
-pub use super::normalise::normalise;
-pub use super::scan::dedent;
-use super::scan::{is_bare_script, is_whole};
 use crate::pattern::pattern;
+use fences::{Block, blocks, fence};
+pub use normalise::normalise;
+pub use scan::dedent;
+use scan::{is_bare_script, is_whole};
 
 /// An engineer's answer, taken apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +24,7 @@ pub struct Answer {
     pub modifications: Option<String>,
     /// The script, dedented, without its file name comment, ending in a line break.
     pub code: Option<String>,
-    /// The path of the `# filename:` comment, unchecked (see [`super::confine`]).
+    /// The path of the `# filename:` comment, unchecked (see [`crate::exec::confine`]).
     pub filename: Option<String>,
     /// Python blocks besides the one in `code`: more than none breaks the rule of one block.
     pub other_blocks: usize,
@@ -157,7 +161,7 @@ fn remaining(rest: &str, below: &[&str]) -> Status {
 }
 
 /// A block without its end may have swallowed the status line.
-pub(super) fn without_status<'a, 'b>(lines: &'a [&'b str]) -> &'a [&'b str] {
+fn without_status<'a, 'b>(lines: &'a [&'b str]) -> &'a [&'b str] {
     let last = lines.iter().rposition(|line| !line.trim().is_empty());
     match last {
         Some(last) if status_line(lines[last]).is_some() => &lines[..last],
@@ -219,5 +223,4 @@ fn prose(lines: &[&str], blocks: &[Block], status_at: Option<usize>) -> (String,
 }
 
 #[cfg(test)]
-#[path = "extract_tests.rs"]
 mod tests;
