@@ -150,29 +150,29 @@ kinds! {
     Mode: json!({"type": "string", "enum": ["strict", "default", "off"]});
 }
 
-impl<K: Kind> Kind for Option<K> {
+impl<T: Kind> Kind for Option<T> {
     fn schema() -> Value {
-        optional(K::schema())
+        optional(T::schema())
     }
 
     fn plain(&self) -> Value {
-        self.as_ref().map_or(Value::Null, K::plain)
+        self.as_ref().map_or(Value::Null, T::plain)
     }
 }
 
-impl<K: Kind> Kind for Vec<K> {
+impl<T: Kind> Kind for Vec<T> {
     fn schema() -> Value {
-        json!({"type": "array", "items": K::schema()})
+        json!({"type": "array", "items": T::schema()})
     }
 
     fn plain(&self) -> Value {
-        self.iter().map(K::plain).collect()
+        self.iter().map(T::plain).collect()
     }
 }
 
-impl<K: Kind> Kind for BTreeMap<String, K> {
+impl<V: Kind> Kind for BTreeMap<String, V> {
     fn schema() -> Value {
-        json!({"type": "object", "additionalProperties": K::schema()})
+        json!({"type": "object", "additionalProperties": V::schema()})
     }
 
     fn plain(&self) -> Value {
