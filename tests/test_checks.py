@@ -132,7 +132,7 @@ CHECKS = """
 48  defaults of configurations
     test_spec::test_phase_configurations
     test_base::test_config_defaults
-    test_base::test_config_defaults_are_the_engines
+    test_base::test_configs_are_the_engines
 49  defaults are not shared
     test_base::test_checkpoint_config
 50  a phase from its definition

@@ -68,6 +68,13 @@ class RunInfo:
         return self.owner is None and self.status != "completed" and not kept
 
 
+def _wanted(
+    work_dir: str | os.PathLike[str] | None, workflow_id: str | None, status: str | None, top_level: bool
+) -> dict[str, Any]:
+    place = None if work_dir is None else real(work_dir)
+    return {"work_dir": place, "workflow_id": workflow_id, "status": status, "top_level": top_level}
+
+
 def _info(row: dict[str, Any]) -> RunInfo:
     about = row["about"] or {}
     return RunInfo(
@@ -116,20 +123,50 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"
 
-    def runs(self, work_dir: str | os.PathLike[str] | None = None) -> list[RunInfo]:
+    def runs(
+        self,
+        work_dir: str | os.PathLike[str] | None = None,
+        *,
+        workflow_id: str | None = None,
+        status: str | None = None,
+        top_level: bool = False,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[RunInfo]:
         """List the runs, the newest first.
 
         Args:
             work_dir: only those in this directory.
+            workflow_id: only those of this workflow.
+            status: only those that stand so, a word as `RunInfo.status` has it.
+            top_level: only those that no phase of another run made.
+            limit: how many at most; `None` means all.
+            offset: how many are passed over.
 
         Returns:
-            What is known of each; runs that phases of others made are among them.
+            What is known of each.
+
+        Raises:
+            JournalError: the store cannot be read.
         """
-        infos = [_info(row) for row in self._core.runs()]
-        if work_dir is None:
-            return infos
-        place = real(work_dir)
-        return [info for info in infos if info.work_dir == place]
+        wanted = _wanted(work_dir, workflow_id, status, top_level)
+        rows = self._core.runs({**wanted, "limit": limit, "offset": offset})
+        return [_info(row) for row in rows]
+
+    def count(
+        self,
+        work_dir: str | os.PathLike[str] | None = None,
+        *,
+        workflow_id: str | None = None,
+        status: str | None = None,
+        top_level: bool = False,
+    ) -> int:
+        """Return how many runs `runs` finds with these arguments, on all pages together.
+
+        Raises:
+            JournalError: the store cannot be read.
+        """
+        return self._core.count_runs(_wanted(work_dir, workflow_id, status, top_level))
 
     def run(self, run_id: str) -> RunInfo:
         """Return the run with this id, or whose id begins so.
