@@ -6,7 +6,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench clean setup build release
+.PHONY: help demo test lint docs bench clean setup build release
 
 PYTHON ?=
 VENV := .venv
@@ -43,8 +43,8 @@ lint: build ## Check format, lints, types, stubs and the tree of dependencies.
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --all-targets --features python -- -D warnings
-	$(BIN)/ruff format --check python tests examples benches
-	$(BIN)/ruff check python tests examples benches
+	$(BIN)/ruff format --check python tests examples benches docs
+	$(BIN)/ruff check python tests examples benches docs
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_stubs.py
 	@tree=$$(cargo tree --features python --edges normal,build --prefix none); \
@@ -53,13 +53,17 @@ lint: build ## Check format, lints, types, stubs and the tree of dependencies.
 	fi
 	@echo "lint: all clean"
 
+docs: build $(VENV)/.docs ## Build the documentation's site into site/; what is broken in it is an error.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "docs: site/index.html"
+
 bench: release ## Measure; one JSON object a line.
 	@$(BIN)/python benches/bench.py | tee $(CARGO_TARGET_DIR)/bench.jsonl
 	@$(BIN)/python benches/server.py | tee -a $(CARGO_TARGET_DIR)/bench.jsonl
 	@cargo bench -q --bench engine | tee -a $(CARGO_TARGET_DIR)/bench.jsonl
 
 clean: ## Remove what was built; results of runs stay.
-	rm -rf $(CARGO_TARGET_DIR) $(VENV) dist .pytest_cache .mypy_cache .ruff_cache python/cmbagent/_core*.so
+	rm -rf $(CARGO_TARGET_DIR) $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache python/cmbagent/_core*.so
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: $(VENV)/.dev
@@ -84,6 +88,10 @@ $(VENV)/.python:
 $(VENV)/.dev: $(VENV)/.python pyproject.toml
 	@$(BIN)/python -m pip install -q 'pip>=25.1'
 	@$(BIN)/python -m pip install -q --group dev
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev pyproject.toml
+	@$(BIN)/python -m pip install -q --group docs
 	@touch $@
 
 # Both profiles install the same file, so each forgets the other's stamp.

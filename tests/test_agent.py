@@ -231,3 +231,43 @@ def test_a_plan_of_unknown_agents_is_no_exit(tmp_path):
     agent = CMBAgent(work_dir=tmp_path, api_keys={"OPENAI": "k"})
     with pytest.raises(Exception, match="enginer"):
         solve(agent, server, "t", initial_agent="planner")
+
+
+FINDERS = {
+    "aas_keyword_finder": ("Interstellar dust", {"Interstellar dust": "http://astrothesaurus.org/uat/836"}),
+    "aaai_keywords_finder": ("ML: Bayesian Learning", {"ML: Bayesian Learning": ""}),
+    "list_keywords_finder": ("dust", {"dust": ""}),
+}
+
+
+@pytest.mark.parametrize("finder", FINDERS)
+def test_keyword_agents_choose_as_their_functions_do(tmp_path, finder):
+    keyword, expected = FINDERS[finder]
+    config = {"model": "gpt-mine", "api_key": "sk-own", "reasoning_effort": "low"}
+    agent = CMBAgent(work_dir=tmp_path, agent_llm_configs={finder: config}, api_keys={})
+    context = {"text_input_for_AAS_keyword_finder": "On dust.", "N_AAS_keywords": 1, "mine": 7}
+    if finder == "list_keywords_finder":
+        context["AAS_keywords_string"] = "dust, gas"
+    server = ModelServer({finder: {"keywords": [keyword, keyword]}})
+    solve(agent, server, "t", max_rounds=2, initial_agent=finder, mode="one_shot", shared_context=context)
+    assert agent.final_context["aas_keywords"] == expected
+    assert (agent.final_context["mine"], agent.final_context["main_task"]) == (7, "t")
+    # As the functions of earlier versions read it.
+    said = next(m["content"] for m in agent.chat_result.chat_history if m["role"] == "user")
+    assert [line.lstrip("-").strip() for line in said.splitlines() if line.startswith("-")] == [keyword]
+    (call,) = server.calls
+    assert "On dust." in call.prompt and call.model == "gpt-mine"
+    assert call.body["reasoning_effort"] == "low"
+    assert agent.last_agent.name == finder and agent.last_agent.llm_config["model"] == "gpt-mine"
+    rows = agent.final_context["cost_dataframe"]
+    assert [row["Agent"] for row in rows] == [finder.replace("_", " "), "Total"]
+    assert len(list((tmp_path / "cost").glob("*.json"))) == 1
+
+
+def test_a_keyword_agent_without_a_list_takes_its_own(tmp_path):
+    (tmp_path / "old.txt").write_text("x")
+    server = ModelServer({"list_keywords_finder": {"keywords": ["LOGIC"]}})
+    agent = CMBAgent(work_dir=tmp_path, api_keys={"OPENAI": "k"}, clear_work_dir=True)
+    solve(agent, server, "On proofs.", initial_agent="list_keywords_finder")
+    assert "LOGIC" in agent.final_context["aas_keywords"] and "On proofs." in server.calls[0].prompt
+    assert not (tmp_path / "old.txt").exists()

@@ -205,6 +205,19 @@ def test_a_folder(tmp_path):
     )
 
 
+def test_papers_of_one_name_do_not_replace_each_other(tmp_path):
+    words = {"a.pdf": "first", "sub/A.pdf": "second", "more/sub/a.pdf": "third", "Ä – Staub.pdf": "fourth"}
+    for name, text in words.items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(pdf(text))
+    for _ in range(2):
+        result = cmbagent.process_folder(tmp_path / "in", save_json=False)
+        assert result["processed_files"] == 4
+        texts = {file.name: file.read_text() for file in (tmp_path / "in_processed").iterdir()}
+        assert sorted(texts) == ["in_a.md", "sub_A_2.md", "sub_a.md", "Ä – Staub.md"]
+        assert all(any(word in text for text in texts.values()) for word in words.values())
+
+
 # Summaries
 
 
@@ -229,6 +242,9 @@ def test_a_summary(tmp_path):
     assert [row["Agent"] for row in json.loads(report.read_text())] == ["summarizer", "Total"]
     with pytest.raises(FileNotFoundError):
         cmbagent.summarize_document(tmp_path / "none.md", tmp_path / "out")
+    (tmp_path / "paper.pdf").write_bytes(pdf("x"))
+    with pytest.raises(ConfigurationError, match=r"is a PDF; have it read by process_single_pdf\(\) first"):
+        cmbagent.summarize_document(tmp_path / "paper.pdf", tmp_path / "out")
 
 
 def test_a_summary_of_a_model_that_knows_no_schema(tmp_path):

@@ -6,11 +6,14 @@ build on them: `module: names`.
 
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 import warnings
 
 import pytest
+
+from cmbagent.workflows import WorkflowExecutor
 
 FUNCTIONS = (
     "planning_and_control_context_carryover planning_and_control deep_research one_shot control"
@@ -31,15 +34,26 @@ MANAGER = (
 )
 BASE = "Phase PhaseConfig PhaseContext PhaseResult PhaseStatus"
 KEYWORDS = "get_keywords get_keywords_from_aaai get_keywords_from_string get_aas_keywords"
+UTILS = (
+    "get_api_keys_from_env get_model_config work_dir_default default_llm_model default_formatter_model"
+    " default_agents_llm_model default_agent_llm_configs default_llm_config_list AAS_keywords_dict"
+    " AAS_keywords_string"
+)
 TABLE = {
     "cmbagent": f"{FUNCTIONS} {KEYWORDS} {CALLBACKS} {LOADERS} CMBAgent __version__ work_dir_default"
+    " idea_generation idea_to_execution"
     " process_single_pdf process_folder arxiv_filter preprocess_task summarize_document summarize_documents"
     " print_cmbagent_logo make_rag_agents get_api_keys_from_env",
     "cmbagent.cmbagent": f"{FUNCTIONS} {KEYWORDS} {LOADERS} CMBAgent work_dir_default preprocess_task"
     " summarize_document summarize_documents",
     "cmbagent.cli": "main",
-    "cmbagent.utils": "get_api_keys_from_env get_model_config work_dir_default",
-    "cmbagent.utils.utils": "get_api_keys_from_env get_model_config work_dir_default",
+    "cmbagent.version": "__version__",
+    "cmbagent.context": "shared_context",
+    "cmbagent.literature": "process_tex_file_with_references",
+    "cmbagent.ocr": "process_single_pdf process_folder",
+    "cmbagent.arxiv_downloader": "arxiv_filter",
+    "cmbagent.utils": UTILS,
+    "cmbagent.utils.utils": UTILS,
     "cmbagent.callbacks": CALLBACKS,
     "cmbagent.database.approval_types": APPROVALS,
     "cmbagent.database.websocket_approval_manager": "WebSocketApprovalManager SimpleApprovalRequest",
@@ -62,7 +76,7 @@ TABLE = {
     " list_workflows SYSTEM_WORKFLOWS DEEP_RESEARCH_WORKFLOW DEEP_RESEARCH_HITL_WORKFLOW"
     " DEEP_RESEARCH_FULL_HITL_WORKFLOW ONE_SHOT_WORKFLOW ONE_SHOT_RESEARCHER_WORKFLOW"
     " IDEA_GENERATION_WORKFLOW IDEA_TO_EXECUTION_WORKFLOW hitl_interactive_workflow"
-    " hitl_planning_only_workflow hitl_error_recovery_workflow",
+    " hitl_planning_only_workflow hitl_error_recovery_workflow idea_generation idea_to_execution",
     "cmbagent.workflows.composer": "WorkflowDefinition WorkflowExecutor get_workflow list_workflows"
     " SYSTEM_WORKFLOWS DEEP_RESEARCH_WORKFLOW",
     "cmbagent.workflows.planning_control": "planning_and_control_context_carryover planning_and_control"
@@ -232,3 +246,26 @@ def test_names_whose_work_is_no_longer_done(capsys):
     assert capsys.readouterr().out == f"cmbagent {cmbagent.__version__}\n"
     with pytest.warns(UserWarning, match="preprocess_task"):
         cmbagent.make_rag_agents(["camb"])
+
+
+def test_what_is_gone_says_what_to_use_instead():
+    import cmbagent
+    from cmbagent import _former
+
+    known = {f"{module}.{name}" for module, name in PATHS}
+    assert not known & set(_former.GONE)
+    for path, instead in _former.GONE.items():
+        module, _, name = path.rpartition(".")
+        for program in (f"from {module} import {name}", f"import {path}", f"from {path} import something"):
+            with pytest.raises(ImportError) as caught:
+                exec(program)
+            assert str(caught.value) == f"{path} is no part of this version: {instead}"
+        # Whoever looks before leaping finds nothing.
+        assert not hasattr(importlib.import_module(module), name)
+        for said in re.findall(r"(\w+)\(\)", instead):
+            homes = (cmbagent, cmbagent.workflows, WorkflowExecutor)
+            assert any(callable(getattr(home, said, None)) for home in homes), said
+    with pytest.raises(AttributeError, match=r"no attribute 'quick_task'; .*: use one_shot\(\)$"):
+        cmbagent.quick_task("t")
+    with pytest.raises(ImportError, match="cannot import name 'nonsense'"):
+        exec("from cmbagent.workflows import nonsense")

@@ -1,6 +1,7 @@
 """Keywords: checks 33 and 34, the vocabularies, and what a model may answer."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,11 @@ LEVELS = [
     {"keywords": ["Galaxies", "Cosmology and cosmogony", "Time series"]},
 ]
 DATA = Path(vocabulary.__file__).parent / "data"
+ROOT = Path(__file__).parents[1]
+ADDRESSES = {
+    "CC-BY-SA-3.0": "https://creativecommons.org/licenses/by-sa/3.0/",
+    "Apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
+}
 
 
 def ask(script, function=cmbagent.get_keywords, *args, **kwargs):
@@ -167,9 +173,16 @@ def test_vocabularies_are_whole_and_name_source_and_licence():
     assert vocabulary.below(["1209"])["1209.15"] == "Time series" and vocabulary.below([]) == {}
     assert vocabulary.below(["1209.15"]) == {}
     assert (len(vocabulary.aas()), len(vocabulary.aaai())) == (2275, 282)
+    notice = (ROOT / "NOTICE.md").read_text().splitlines()
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"LICENSE", "NOTICE.md", "licenses/*"} == set(package["license-files"])
     for file in DATA.iterdir():
         head = "".join(line for line in file.read_text().splitlines(True) if line.startswith("#"))
-        assert "Source:" in head and ("icen" in head or "facts" in head), file
+        assert "Source:" in head, file
+        # The package's licence has to say what is in it.
+        (licence,) = (each for each in ("CC-BY-SA-3.0", "Apache-2.0") if ADDRESSES[each] in head)
+        (row,) = (line for line in notice if f"`cmbagent/keywords/data/{file.name}`" in line)
+        assert licence.replace("-", " ") in row.replace("-", " ") and licence in package["license"]
         assert not any("\\&" in line for line in file.read_text().splitlines()), file
 
 

@@ -4,18 +4,22 @@ import asyncio
 import json
 import os
 import stat
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from cmbagent import control, deep_research, one_shot, planning_and_control
+from cmbagent import archive, control, deep_research, one_shot, planning_and_control, process_folder
 from cmbagent.cli import app
 from cmbagent.errors import ConfigurationError, MissingFileError, TapeError
 from cmbagent.phases import Phase, PhaseConfig, PhaseResult, PhaseStatus
+from cmbagent.store import Store
 from cmbagent.testing import Fault, ModelServer, code, notes
 from cmbagent.workflows import WorkflowDefinition, WorkflowExecutor, get_workflow
+from papers import pdf, serve
+from procs import executor
 from scripted import STEPS, run, two_steps
 
 KEY = "sk-proj-MARKED-4f3c2b1a0987"
@@ -298,3 +302,52 @@ def test_command_line(tmp_path, nowhere, monkeypatch):
     assert both.exit_code == 2 and "exclude each other" in both.output
     missing = CliRunner().invoke(app, [*run_it, *place, "--replay", str(tmp_path / "none.jsonl")])
     assert missing.exit_code == 1 and "there is no tape" in missing.output
+
+
+@pytest.mark.parametrize("key", ["test-mistral", ""])
+def test_what_pdfs_say_is_on_the_tape(tmp_path, monkeypatch, key):
+    monkeypatch.setenv("MISTRAL_API_KEY", key)
+    papers = tmp_path / "papers"
+    papers.mkdir()
+    for n in range(6):
+        (papers / f"{n}.pdf").write_bytes(pdf(f"Page of {n}"))
+
+    async def read(context):
+        context.output_data["read"] = process_folder(papers, work_dir=context.work_dir, max_workers=2)
+
+    def play(place, **settings):
+        (made := executor(tmp_path / place, read, **settings)).run_sync()
+        done = made.results[0].context.output_data["read"]
+        texts = sorted((tmp_path / place).rglob("papers_processed/*.md"))
+        costs = [
+            json.loads(each.read_text())[-1]["Cost ($)"] for each in (tmp_path / place).rglob("cost_re*")
+        ]
+        return done["processed_files"], [text.read_text() for text in texts], costs
+
+    tape = tmp_path / "tape.jsonl"
+    with serve(monkeypatch) as service:
+        if key:
+            monkeypatch.setenv("MISTRAL_BASE_URL", service.url)
+        count, texts, costs = play("a", record=tape)
+    # Nobody serves any more, and there is no key.
+    monkeypatch.delenv("MISTRAL_API_KEY")
+    again = play("b", replay=tape, strict=True)
+    assert (count, len(texts), len(service.read)) == (6, 6, 6 if key else 0)
+    assert again[:2] == (6, texts)
+    assert (costs, again[2]) == (([pytest.approx(0.048)], [0.0]) if key else ([], []))
+
+
+def test_a_run_that_read_pdfs_is_exported_with_its_tape(tmp_path, monkeypatch):
+    monkeypatch.setenv("MISTRAL_API_KEY", "test-mistral")
+    (tmp_path / "a.pdf").write_bytes(pdf("x"))
+
+    async def read(context):
+        context.output_data["pages"] = (await context.run.read_pdf(tmp_path / "a.pdf"))["pages"]
+
+    with serve(monkeypatch) as service:
+        monkeypatch.setenv("MISTRAL_BASE_URL", service.url)
+        first = executor(tmp_path / "w", read, record=tmp_path / "tape.jsonl")
+        first.run_sync()
+    archive.export_run(Store(), first.context.run_id, tmp_path / "run.zip")
+    with zipfile.ZipFile(tmp_path / "run.zip") as exported:
+        assert exported.read("tape.jsonl") == (tmp_path / "tape.jsonl").read_bytes()

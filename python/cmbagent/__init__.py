@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from cmbagent import _former
+
 if TYPE_CHECKING:
     from cmbagent._core import __version__
     from cmbagent._former import make_rag_agents, print_cmbagent_logo
@@ -152,6 +154,8 @@ __all__ = [
     "work_dir_default",
 ]
 
+_former.put_up_signpost()
+
 # Their value may change between two uses, so they are looked up every time.
 _CHANGING = frozenset({"work_dir_default"})
 
@@ -159,7 +163,7 @@ _CHANGING = frozenset({"work_dir_default"})
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(_former.missing(__name__, name))
     value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
     if name not in _CHANGING:
         globals()[name] = value

@@ -43,6 +43,8 @@ class EventLog:
         self._finished = False
         # Questions that humans are asked now.
         self._asked = 0
+        self.ending: dict[str, Any] = {}
+        """The fields of `run_finished`; empty before it."""
 
     @property
     def closed(self) -> bool:
@@ -82,6 +84,7 @@ class EventLog:
         kind = event.kind
         if kind == "run_finished":
             self._status, self._finished = str(event.data["status"]), True
+            self.ending = event.data
         elif kind in _STATUS_AFTER:
             self._status = _STATUS_AFTER[kind]
         elif kind == "approval_requested" or (

@@ -26,11 +26,19 @@ from cmbagent.utils import (
     get_api_keys_from_env,
     resolve_work_dir,
 )
+from cmbagent.workflows._calls import prepare_work_dir
 from cmbagent.workflows.control import control
 from cmbagent.workflows.conversation import human_in_the_loop
 from cmbagent.workflows.one_shot import one_shot
 from cmbagent.workflows.planning_control import planning_and_control, planning_and_control_context_carryover
-from cmbagent.workflows.results import AgentInfo, FinalContext, Result, agent_names, agents
+from cmbagent.workflows.results import (
+    KEYWORD_FINDERS,
+    AgentInfo,
+    FinalContext,
+    Result,
+    agent_names,
+    agents,
+)
 from cmbagent.workflows.utils import clean_work_dir
 
 _WHOLE = ("planning_and_control", "planning_and_control_context_carryover", "deep_research")
@@ -181,10 +189,10 @@ class CMBAgent:
     def init_agents(self) -> None:
         """Describe the agents anew, after `agent_llm_configs` was changed."""
         models: dict[str, str | None] = dict.fromkeys(agent_names())
-        for agent in _core.roster():
-            own = self.agent_llm_configs.get(agent["name"], {}).get("model")
+        for name in (*(agent["name"] for agent in _core.roster()), *KEYWORD_FINDERS):
+            own = self.agent_llm_configs.get(name, {}).get("model")
             # The roster's general model gives way to the caller's default.
-            models[agent["name"]] = own or default_agents_llm_model.get(agent["name"], self.default_llm_model)
+            models[name] = own or default_agents_llm_model.get(name, self.default_llm_model)
         self.agents = list(agents(models, self._rows).values())
         self.agent_names = [agent.name for agent in self.agents]
 
@@ -202,7 +210,8 @@ class CMBAgent:
         Args:
             task: the task, verbatim.
             initial_agent: `planner` (or `task_improver`) has the task planned first; any other agent does it
-                at once.
+                at once. `aas_keyword_finder`, `aaai_keywords_finder` and `list_keywords_finder` choose
+                keywords for it, see `cmbagent.keywords.agents`.
             shared_context: what the run's context has besides the instance's `shared_context`. The items
                 `feedback_left` (rounds of review), `maximum_number_of_steps_in_plan`, `max_n_attempts`,
                 `planner_append_instructions`, `engineer_append_instructions`,
@@ -235,13 +244,14 @@ class CMBAgent:
         self.last_agent = self.get_agent_object_from_name(named[0]) if named else None
 
     def _run(self, task: str, mode: str, initial_agent: str, context: dict[str, Any], rounds: int) -> Result:
-        heard = WorkflowCallbacks(on_cost_update=lambda cost: self._rows.extend(cost["records"]))
+        if initial_agent in KEYWORD_FINDERS:
+            return self._find_keywords(initial_agent, task, context)
         settings: dict[str, Any] = {
             "work_dir": self.work_dir,
             "clear_work_dir": self.clear_work_dir_bool,
             "api_keys": self.api_keys,
             "max_n_attempts": context["max_n_attempts"],
-            "callbacks": merge_callbacks(heard, self._callbacks),
+            "callbacks": self._heard(),
             "verbose": self.verbose,
             "options": self._options(),
             "engineer_model": self._model("engineer"),
@@ -281,6 +291,26 @@ class CMBAgent:
         carry_over = mode != "planning_and_control"
         plan = planning_and_control_context_carryover if carry_over else planning_and_control
         return plan(task, **defaults, **settings)
+
+    def _find_keywords(self, agent: str, task: str, context: dict[str, Any]) -> Result:
+        from cmbagent.keywords import agents as finders
+
+        return finders.solve(
+            agent,
+            task,
+            context,
+            prepare_work_dir(self.work_dir, self.clear_work_dir_bool),
+            api_keys=self.api_keys,
+            model=self._model(agent),
+            callbacks=self._heard(),
+            verbose=self.verbose,
+            options=self._options(),
+        )
+
+    def _heard(self) -> WorkflowCallbacks:
+        """The caller's callbacks, and what takes down the costs."""
+        heard = WorkflowCallbacks(on_cost_update=lambda cost: self._rows.extend(cost["records"]))
+        return merge_callbacks(heard, self._callbacks)
 
     def _model(self, agent: str) -> str:
         model: str = self.get_agent_object_from_name(agent).llm_config["model"]

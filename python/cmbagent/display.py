@@ -7,16 +7,19 @@ prompts are shown.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import sys
 import time
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
 CODE_LINES = 12
 """Lines of a script that are shown before its path."""
@@ -41,6 +44,10 @@ _FILENAME = re.compile(r"\A# filename:.*\n")
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 
+on_terminal: ContextVar[Callable[[], Display] | None] = ContextVar("on_terminal", default=None)
+"""What makes the display of a run outside notebooks, where a program such as the command has its own."""
+
+
 def make_display(verbose: bool | None = None) -> Display | None:
     """The display of a run, or ``None`` when nothing is to be shown.
 
@@ -56,7 +63,8 @@ def make_display(verbose: bool | None = None) -> Display | None:
     kernel = running_kernel()
     publisher = getattr(getattr(kernel, "shell", None), "display_pub", None)
     if publisher is None:
-        return Display()
+        own = on_terminal.get()
+        return Display() if own is None else own()
     from cmbagent._notebook import NotebookDisplay
 
     return NotebookDisplay(publisher)
@@ -131,6 +139,14 @@ class Display:
             self._held = ""
         if text:
             self._write(text + "\n")
+
+    def hold(self) -> contextlib.AbstractContextManager[None]:
+        """Leave the terminal to a conversation, for as long as the returned context lasts."""
+        return contextlib.nullcontext()
+
+    def close(self) -> None:
+        """End what changes in place, such as a status line."""
+        self._end()
 
     # --- writing ---
 
@@ -395,11 +411,14 @@ class Display:
             lines.append(f"    … all of the output is in {self._path(data.get('log_path'))}; it ends with:")
             last = str(data.get("output") or "").rstrip().split("\n")
             lines += [self._output_line(each) for each in last[-min(TAIL_LINES, self._lines_hidden) :]]
+        return "\n".join([*lines, f"  {self._script_end(data)}"])
+
+    def _script_end(self, data: dict[str, Any]) -> str:
         ok = bool(data.get("success"))
-        end = f"  {'ran' if ok else 'failed'} in {seconds_text(data.get('seconds') or 0.0)}"
+        end = f"{'ran' if ok else 'failed'} in {seconds_text(data.get('seconds') or 0.0)}"
         if not ok:
             end += f" ({data.get('exit')}); log: {self._path(data.get('log_path'))}"
-        return "\n".join([*lines, self._style(end, "green" if ok else "red")])
+        return self._style(end, "green" if ok else "red")
 
     # --- the rest ---
 

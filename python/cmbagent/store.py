@@ -103,6 +103,16 @@ class Store:
         """Its file."""
         return Path(self._core.path)
 
+    @property
+    def network(self) -> str | None:
+        """The network file system it is on, such as `NFS`; `None` on a local disk."""
+        return self._core.network
+
+    @property
+    def schema(self) -> int:
+        """The version of its tables."""
+        return self._core.schema
+
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"
 

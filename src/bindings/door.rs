@@ -26,8 +26,11 @@ use crate::llm::fetch::Bounds;
 use crate::llm::{Schema, ocr};
 use crate::phases::{config, hitl_checkpoint, reports, script};
 
-/// The run that a custom phase is part of. Every call is a part of the run of its own: cancelling
-/// one ends nothing else, and cancelling the run ends all.
+/// The run that a phase is part of: models, scripts, humans and observations through the engine's door.
+///
+/// What is done here is recorded before it is used, so a resumed run does not repeat it; it counts against the
+/// run's limits, waits while the run is paused, and ends when the run is cancelled. Cancelling one call ends
+/// nothing else.
 #[pyclass(frozen, module = "cmbagent._core")]
 pub(super) struct RunHandle {
     pub(super) run: Run,
@@ -125,7 +128,23 @@ impl RunHandle {
         self.run.control().cancelled()
     }
 
-    /// Calls a model; with `schema` the answer is the value of that JSON schema, else text.
+    /// Calls a model.
+    ///
+    /// Args:
+    ///     prompt: what it is asked.
+    ///     agent: who speaks: the name under which settings, costs and tests know the call.
+    ///     system: what follows `You are the <agent> agent.` in the system prompt.
+    ///     schema: JSON Schema of the answer; without it the answer is text.
+    ///     model: the model, unless `model_overrides` or `agent_llm_configs` name one for this agent; without
+    ///         any it is `default_llm_model`.
+    ///
+    /// Returns:
+    ///     The text, or with `schema` the dict that fits it.
+    ///
+    /// Raises:
+    ///     ModelError: the call failed for good; its subclasses say how.
+    ///     OverLimitError: a limit of the run or the phase does not allow it.
+    ///     RunStoppedError: the run was cancelled.
     #[pyo3(signature = (prompt, *, agent = "assistant", system = None, schema = None, model = None))]
     fn call(
         &self,
@@ -152,8 +171,21 @@ impl RunHandle {
         }))
     }
 
-    /// Runs a Python script in the phase's directory, as the engineer's are run; gives `success`, `exit`,
-    /// `output`, `seconds`, `file`, `files` and `log_path`.
+    /// Runs a Python script in the phase's directory, in the sandbox, as the engineer's scripts are run.
+    ///
+    /// Args:
+    ///     code: the script.
+    ///     filename: its name below `codebase/`; without it one is made up.
+    ///     timeout_seconds: how long it may take, in seconds; without it the phase's `script_timeout_seconds`,
+    ///         and without that as long as it likes.
+    ///
+    /// Returns:
+    ///     A dict with `success`, `exit` (in words), `output`, `seconds`, `file`, `files` (what it wrote) and
+    ///     `log_path`. A script that fails raises nothing.
+    ///
+    /// Raises:
+    ///     ExecutionError: it could not be started.
+    ///     RunStoppedError: the run was cancelled, and the script with it.
     #[pyo3(signature = (code, *, filename = None, timeout_seconds = None))]
     fn execute(
         &self,
@@ -171,7 +203,23 @@ impl RunHandle {
         })
     }
 
-    /// Asks a human; the answer has `resolution` (one of `options`), `user_feedback`, `modifications`.
+    /// Asks a human, through the workflow's approval manager.
+    ///
+    /// Args:
+    ///     message: the question.
+    ///     options: the answers there are. The first counts, with a warning, where there is nobody to ask.
+    ///     checkpoint_type: a word by which a manager tells questions apart.
+    ///     context: what the manager is shown beside the question, such as `{"plan": …}`.
+    ///     timeout_seconds: how long an answer is waited for, in seconds.
+    ///
+    /// Returns:
+    ///     A dict with `resolution` (one of `options`), `user_feedback` and `modifications`, and
+    ///     `no_hitl_manager: True` where nobody was asked.
+    ///
+    /// Raises:
+    ///     TimeoutError: nobody answered in time.
+    ///     ConfigurationError: the manager failed.
+    ///     RunStoppedError: the run was cancelled.
     #[pyo3(signature = (message, options, *, checkpoint_type = "custom", context = None, timeout_seconds = 3600))]
     fn ask(
         &self,
@@ -214,8 +262,18 @@ impl RunHandle {
         })
     }
 
-    /// Looks at something outside the run: what `look()` returns, or what it returned when the run
-    /// was first here. With `thread`, `look` is called in another thread, for what takes long.
+    /// Looks at something outside the run: a clock, a file, a service.
+    ///
+    /// Args:
+    ///     what: a word for it in the record.
+    ///     look: is called without arguments; what it returns is kept as JSON.
+    ///     thread: whether it is called in another thread, for what takes long.
+    ///
+    /// Returns:
+    ///     What `look()` returned, now or when the run was first here.
+    ///
+    /// Raises:
+    ///     Exception: whatever `look` raises, as it is.
     #[pyo3(signature = (what, look, *, thread = false))]
     fn observe(&self, what: String, look: Py<PyAny>, thread: bool) -> Awaitable {
         let bridge = Bridge::default();
@@ -231,8 +289,19 @@ impl RunHandle {
         })
     }
 
-    /// Downloads a document into the file `path`; gives `url` (where it was in the end), `bytes`,
-    /// `content_type` and `hash`.
+    /// Downloads a document.
+    ///
+    /// Args:
+    ///     url: its address, `http` or `https`; five redirections are followed.
+    ///     path: the file to write.
+    ///     max_bytes: what is larger is refused.
+    ///     timeout_seconds: how long it may take, in seconds.
+    ///
+    /// Returns:
+    ///     A dict with `url` (where it was in the end), `bytes`, `content_type` and `hash`.
+    ///
+    /// Raises:
+    ///     DownloadError: it cannot be had.
     #[pyo3(signature = (url, path, *, max_bytes = Bounds::default().bytes, timeout_seconds = Bounds::default().seconds))]
     fn download(&self, url: String, path: PathBuf, max_bytes: u64, timeout_seconds: f64) -> Awaitable {
         let bridge = Bridge::default();
@@ -241,7 +310,17 @@ impl RunHandle {
         awaitable(bridge, &run.clone(), async move { Ok(json!(run.download(&url, &path, bounds).await?)) })
     }
 
-    /// Has a model read a PDF; gives `pages` (Markdown), `pages_processed`, `doc_size_bytes` and `cost`.
+    /// Has a model read a PDF.
+    ///
+    /// Args:
+    ///     path: the file.
+    ///     model: a model for documents; the key is `MISTRAL_API_KEY`.
+    ///
+    /// Returns:
+    ///     A dict with `pages` (Markdown), `pages_processed`, `doc_size_bytes` and `cost` in dollars.
+    ///
+    /// Raises:
+    ///     ModelError: it could not be read.
     #[pyo3(signature = (path, *, model = ocr::MODEL))]
     fn read_pdf(&self, path: PathBuf, model: &str) -> Awaitable {
         let bridge = Bridge::default();
@@ -250,8 +329,14 @@ impl RunHandle {
         awaitable(bridge, &run.clone(), async move { Ok(json!(run.read_pdf(&path, &model).await?)) })
     }
 
-    /// Writes a report of what the phase's calls have cost since its last report into `directory`; gives
-    /// the report's `path` and `rows`.
+    /// Writes a report of what the phase's calls have cost since its last report.
+    ///
+    /// Args:
+    ///     directory: where to.
+    ///     stem: how its file's name begins.
+    ///
+    /// Returns:
+    ///     A dict with the report's `path` and its `rows`.
     #[pyo3(signature = (directory, *, stem = "cost_report"))]
     fn report_costs(&self, directory: PathBuf, stem: &str) -> Awaitable {
         let bridge = Bridge::default();
@@ -264,7 +349,15 @@ impl RunHandle {
         })
     }
 
-    /// Writes a report of durations in seconds, and their total, into `directory`; gives its path.
+    /// Writes a report of durations and their total.
+    ///
+    /// Args:
+    ///     directory: where to.
+    ///     times: name → seconds.
+    ///     stem: how its file's name begins.
+    ///
+    /// Returns:
+    ///     The report's path.
     #[pyo3(signature = (directory, times, *, stem = "timing_report"))]
     fn report_times(&self, directory: PathBuf, times: BTreeMap<String, f64>, stem: &str) -> Awaitable {
         let bridge = Bridge::default();

@@ -13,6 +13,7 @@ use super::state::PyState;
 use super::store::PyJournal;
 use super::{convert, errors, services, snapshot, tape};
 use crate::engine::executor::{Workflow, execute};
+use crate::engine::ledger::Line;
 use crate::engine::limits::NAMES;
 use crate::engine::run::Services;
 use crate::engine::{self, Limits, Outcome, Phase, Run, State, Why, workflow};
@@ -20,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::journal::{Journal, MemoryJournal};
 use crate::llm::traffic;
 use crate::phases::rehearsal::{self, Rehearsal, Unrun};
+use crate::phases::reports;
 
 /// Steers a run from any thread.
 #[pyclass(frozen, module = "cmbagent._core")]
@@ -74,6 +76,8 @@ impl Control {
 /// A live `WorkflowExecutor`.
 struct PyWorkflow {
     executor: Py<PyAny>,
+    /// Whether nothing is carried out, and so nothing is reported.
+    rehearsed: bool,
     /// The result of the phase that was recorded last.
     last: Mutex<Option<Py<PyAny>>>,
 }
@@ -168,6 +172,14 @@ impl Workflow for PyWorkflow {
         .map(|lost| (state, lost))
     }
 
+    fn settle(&self, run_id: &str, lines: &[Line]) -> Result<Option<Value>> {
+        if self.rehearsed {
+            return Ok(None);
+        }
+        let work_dir = self.with(|executor| Ok(executor.getattr("work_dir")?.str()?.to_string()))?;
+        reports::rest(work_dir.as_ref(), run_id, lines)
+    }
+
     fn finish(&self, seconds: f64) -> Result<()> {
         self.with(|executor| {
             executor.getattr("context")?.getattr("phase_timings")?.set_item("total", seconds)
@@ -242,7 +254,8 @@ fn assemble(
     let limits = limits.map_err(|error| errors::to_exception(py, &error))?;
     let run = py.detach(|| Run::resuming(id, above.as_ref(), services, control.clone(), forced));
     let run = run.map_err(|error| errors::to_exception(py, &error))?.at_attempt(attempt).within(limits);
-    let workflow = PyWorkflow { executor: executor.clone().unbind(), last: Mutex::default() };
+    let workflow =
+        PyWorkflow { executor: executor.clone().unbind(), rehearsed: false, last: Mutex::default() };
     Ok(Assembled { bridge, control, above, run, phases, workflow })
 }
 
@@ -272,12 +285,13 @@ pub(super) fn rehearse(executor: &Bound<'_, PyAny>, steps: usize, tries: u64) ->
     let journal = Arc::<MemoryJournal>::default();
     let prices = Arc::new(services::prices()?);
     let (known, runner) = (prices.clone(), services::runner(executor.py())?);
-    let Assembled { bridge, control, run, phases, workflow, .. } =
+    let Assembled { bridge, control, run, phases, mut workflow, .. } =
         assemble(executor, journal.clone(), |services| {
             services.provider = Arc::new(Rehearsal::new(known, steps));
             services.runner = Arc::new(Unrun(runner));
             Ok(())
         })?;
+    workflow.rehearsed = true;
     Ok(Awaitable::new(bridge, control, async move {
         let rehearsed = async {
             execute(&run, &phases, &workflow).await?;

@@ -41,7 +41,7 @@ mod _core {
     #[pymodule_export]
     use super::registry::Registry;
     #[pymodule_export]
-    use super::services::{prompt_hashes, redact, route, supervise_scripts};
+    use super::services::{prompt_hashes, redact, route, sandbox_here, supervise_scripts};
     #[pymodule_export]
     use super::store::{PyJournal, PyStore};
     #[pymodule_export]

@@ -10,12 +10,13 @@ use pyo3::{intern, prelude::*};
 
 use super::approvals::PyApprovals;
 use super::bridge::Bridge;
+use super::convert;
 use super::keys::PyKeys;
 use super::listener::PyListener;
 use crate::agents::prompts::Templates;
 use crate::engine::clock::SystemClock;
 use crate::engine::run::Services;
-use crate::exec::{Check, Facts, supervise, supervisor::Supervised};
+use crate::exec::{Check, Facts, sandbox, supervise, supervisor::Supervised};
 use crate::journal::Journal;
 use crate::library::WebDocuments;
 use crate::llm::http::HttpProvider;
@@ -132,6 +133,14 @@ fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 #[pyfunction]
 pub(super) fn route(model: &str) -> &'static str {
     routing::Wire::of_model(model).name()
+}
+
+/// What this machine enforces on scripts in the default mode of the sandbox.
+#[pyfunction]
+#[pyo3(name = "sandbox")]
+pub(super) fn sandbox_here(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    let told = py.detach(sandbox::here).map_err(PyRuntimeError::new_err)?;
+    convert::to_python(py, &serde_json::json!(told))
 }
 
 /// `text` without anything that looks like a key.

@@ -78,6 +78,12 @@ impl PyStore {
         self.0.path()
     }
 
+    /// The version of its tables.
+    #[getter]
+    fn schema(&self) -> usize {
+        self.0.schema()
+    }
+
     /// The network file system it is on, if it is.
     #[getter]
     fn network(&self) -> Option<&'static str> {

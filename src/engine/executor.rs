@@ -31,6 +31,10 @@ pub trait Workflow: Send + Sync {
     fn restore(&self, state: Arc<dyn State>, snapshot: &Value) -> Result<(Arc<dyn State>, Vec<String>)>;
     /// All phases are done after `seconds`.
     fn finish(&self, seconds: f64) -> Result<()>;
+    /// A life of the run ends; `lines` are the calls that no cost report says. Gives what is to be told of them.
+    fn settle(&self, _run_id: &str, _lines: &[Line]) -> Result<Option<Value>> {
+        Ok(None)
+    }
 }
 
 /// Runs `phases` in order and returns how the run ended.
@@ -75,9 +79,22 @@ pub async fn execute(run: &Run, phases: &[Arc<dyn Phase>], workflow: &dyn Workfl
     }
     let usage = run.spent().to_json();
     let about = json!({"status": status, "seconds": seconds, "usage": usage, "error": error});
-    let closed = close(run, status, about).await;
+    let settled = settle(run, workflow, status);
+    let closed = close(run, status, about).await.and(settled);
     // What ended the run says more than that it could not be recorded.
     ended.and_then(|_| closed.map(|()| status))
+}
+
+/// Has what no report says reported, and tells of it once, when the run has come to its end: until then a phase
+/// that goes on may still report it.
+fn settle(run: &Run, workflow: &dyn Workflow, status: RunStatus) -> Result<()> {
+    let told = workflow.settle(run.id(), &run.ledger().unreported())?;
+    match told {
+        Some(about) if status == RunStatus::Completed && !run.history().was_completed() => {
+            run.announce("cost", about)
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn close(run: &Run, status: RunStatus, about: Value) -> Result<()> {

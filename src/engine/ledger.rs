@@ -19,12 +19,18 @@ pub struct Line {
     pub usage: Usage,
     /// Whether the reply is known: a call that a crash or a cancellation cut may have been paid for.
     pub known: bool,
+    /// Whether a cost report says it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reported: bool,
+    /// Its place in the ledger.
+    #[serde(skip)]
+    number: usize,
 }
 
 impl Line {
     /// A call that was answered.
     pub fn new(agent: &str, model: &str, usage: Usage) -> Self {
-        Self { agent: agent.into(), model: model.into(), usage, known: true }
+        Self { agent: agent.into(), model: model.into(), usage, known: true, reported: false, number: 0 }
     }
 
     /// A call whose reply is not known, from what was recorded when it was sent.
@@ -32,7 +38,7 @@ impl Line {
         let text = |key: &str| sent[key].as_str().unwrap_or_default().to_owned();
         let prompt_tokens = sent["tokens"].as_u64().unwrap_or_default();
         let usage = Usage { prompt_tokens, cost: sent["bound"].as_f64(), ..Usage::default() };
-        Self { agent: text("agent"), model: text("model"), usage, known: false }
+        Self { known: false, ..Self::new(&text("agent"), &text("model"), usage) }
     }
 }
 
@@ -43,7 +49,22 @@ pub struct Ledger(Mutex<Vec<Line>>);
 impl Ledger {
     /// Adds a call.
     pub fn add(&self, line: Line) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = all.len();
+        all.push(Line { number, ..line });
+    }
+
+    /// Notes that a report says these lines, which are this ledger's.
+    pub fn enter_as_reported(&self, lines: &[Line]) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for line in lines {
+            all[line.number].reported = true;
+        }
+    }
+
+    /// The lines that no report says.
+    pub fn unreported(&self) -> Vec<Line> {
+        self.since(0).into_iter().filter(|line| !line.reported).collect()
     }
 
     /// How many lines there are: a mark for [`Ledger::since`].

@@ -1,4 +1,4 @@
-//! Plots as models take them: PNG or JPEG, scaled down, in Base64.
+//! Plots as models take them: PNG or JPEG, scaled down, in Base64; of a GIF its first frame.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -69,11 +69,13 @@ fn read(path: &Path) -> Result<(&'static str, Vec<u8>), String> {
     let (format, media_type) = match reader.format() {
         Some(ImageFormat::Png) => (ImageFormat::Png, "image/png"),
         Some(ImageFormat::Jpeg) => (ImageFormat::Jpeg, "image/jpeg"),
-        _ => return Err("it is neither PNG nor JPEG".into()),
+        // Not every model takes a GIF, and none sees it move.
+        Some(ImageFormat::Gif) => (ImageFormat::Gif, "image/png"),
+        _ => return Err("it is neither PNG, JPEG nor GIF".into()),
     };
     // Decoded also when it goes as it is: half a file would cost a call and come back as an error.
     let picture = decode(&bytes, format).map_err(|e| told(&e))?;
-    if picture.width().max(picture.height()) <= LONGEST && size <= SMALL {
+    if picture.width().max(picture.height()) <= LONGEST && size <= SMALL && format != ImageFormat::Gif {
         return Ok((media_type, bytes));
     }
     let scaled = if picture.width().max(picture.height()) > LONGEST {
@@ -110,6 +112,8 @@ fn decode(bytes: &[u8], format: ImageFormat) -> image::ImageResult<DynamicImage>
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use image::Frame;
+    use image::codecs::gif::GifEncoder;
 
     fn shown(gallery: &Gallery) -> Vec<(String, u32, u32)> {
         let one = |picture: &Picture| {
@@ -156,12 +160,31 @@ mod tests {
             std::fs::read(dir.path().join("whole.png")).unwrap()
         };
         std::fs::write(dir.path().join("half.png"), &whole[..whole.len() / 2]).unwrap();
-        std::fs::write(dir.path().join("moving.gif"), b"GIF89a\x01\x00\x01\x00\x00\x00\x00;").unwrap();
-        let gallery = Gallery::read(dir.path(), ["half.png", "moving.gif", "absent.png", "whole.png"]);
+        std::fs::write(dir.path().join("empty.gif"), b"GIF89a\x01\x00\x01\x00\x00\x00\x00;").unwrap();
+        std::fs::write(dir.path().join("curve.png"), "<svg></svg>").unwrap();
+        let names = ["half.png", "empty.gif", "absent.png", "curve.png", "whole.png"];
+        let gallery = Gallery::read(dir.path(), names);
         assert_eq!(gallery.pictures.len(), 1);
-        for (told, name) in gallery.unreadable.iter().zip(["half.png", "moving.gif", "absent.png"]) {
+        assert_eq!(gallery.unreadable.len(), 4);
+        for (told, name) in gallery.unreadable.iter().zip(names) {
             assert!(told.starts_with(&format!("{name} cannot be shown to a model: ")), "{told}");
         }
-        assert!(gallery.unreadable[1].ends_with("neither PNG nor JPEG"));
+        assert!(gallery.unreadable[3].ends_with("neither PNG, JPEG nor GIF"));
+    }
+
+    #[test]
+    fn of_a_film_the_first_frame_is_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create(dir.path().join("film.gif")).unwrap();
+        let mut film = GifEncoder::new(file);
+        for color in [[255, 0, 0, 255], [0, 0, 255, 255]] {
+            film.encode_frame(Frame::new(RgbaImage::from_pixel(40, 30, Rgba(color)))).unwrap();
+        }
+        drop(film);
+        let gallery = Gallery::read(dir.path(), ["film.gif"]);
+        assert_eq!(shown(&gallery), [("image/png".to_owned(), 40, 30)]);
+        let bytes = STANDARD.decode(&gallery.pictures[0].base64).unwrap();
+        let seen = image::load_from_memory_with_format(&bytes, ImageFormat::Png).unwrap().to_rgb8();
+        assert_eq!(seen.get_pixel(20, 15).0, [255, 0, 0]);
     }
 }

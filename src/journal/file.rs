@@ -10,7 +10,7 @@ use super::place;
 use crate::error::{Error, Result};
 
 /// What each version of the schema adds to the one before.
-const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema_2.sql")];
+pub(super) const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema_2.sql")];
 
 /// Tells the store from other SQLite files: `cmba`.
 const APPLICATION: i32 = 0x636d_6261;

@@ -21,6 +21,7 @@ pub struct History {
     failed_step: Option<Position>,
     /// Calls, scripts and questions that ended without a result and were not made again.
     failed: HashSet<Position>,
+    completed: bool,
 }
 
 impl History {
@@ -84,6 +85,9 @@ impl History {
                     }
                 }
                 Entry::Ended { kept } => drop(history.ended.insert(position, kept)),
+                Entry::Status { status, .. } if status != "running" => {
+                    history.completed = status == "completed";
+                }
                 Entry::Status { .. } => {}
                 Entry::Rewound { to } => history.rewind(to, &agents),
             }
@@ -155,6 +159,11 @@ impl History {
     pub fn seconds(&self, attempt: u32, phase: Option<u32>) -> f64 {
         let wanted = |at: &(u32, u32)| at.0 == attempt && phase.is_none_or(|phase| at.1 == phase);
         self.seconds.iter().filter(|(at, _)| wanted(at)).map(|(_, seconds)| seconds).sum()
+    }
+
+    /// Whether the life before this one has come to the run's end.
+    pub fn was_completed(&self) -> bool {
+        self.completed
     }
 
     /// Whether an effect in the same phase, at `from` or after it, ended without a result: it acts again.

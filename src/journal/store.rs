@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::claim::living;
-use super::file::File;
+use super::file::{File, MIGRATIONS};
 use super::lease::{self, Owner};
 use super::writer::{Writer, lock};
 use super::{Demand, Record, place, recovery};
@@ -88,6 +88,11 @@ impl Store {
     /// The network file system it is on, if it is: there it is slower, and a lost server may lose it.
     pub fn network(&self) -> Option<&'static str> {
         self.file.network
+    }
+
+    /// The version of its tables.
+    pub fn schema(&self) -> usize {
+        MIGRATIONS.len()
     }
 
     pub(super) fn writer(&self) -> &Writer {

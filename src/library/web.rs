@@ -5,22 +5,20 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use reqwest::StatusCode;
-use reqwest::header::LOCATION;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Document, Documents, Home};
-use crate::llm::http::{chain, client};
+use crate::llm::fetch::{Bounds, Missed, fetch_bytes};
+use crate::llm::retry::RetryPolicy;
 use crate::llm::routing::Env;
 
 /// Seconds a look at a site may take over all addresses.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Bytes a documentation may have.
-const MOST_BYTES: usize = 16 * 1024 * 1024;
+const MOST_BYTES: u64 = 16 * 1024 * 1024;
 /// Seconds after which what is kept is fetched anew: 30 days.
 const FRESH_SECONDS: f64 = 30.0 * 86_400.0;
-const REDIRECTS: usize = 4;
 
 /// Documentation over HTTP, with a cache.
 #[derive(Clone)]
@@ -28,14 +26,6 @@ pub struct WebDocuments {
     env: Env,
     /// How long a look may take.
     pub limit: Duration,
-}
-
-/// Why an address gave nothing.
-enum Miss {
-    /// There is no such page: another version may be there.
-    Absent(String),
-    /// The site cannot be reached, or what came is no documentation.
-    Broken(String),
 }
 
 impl WebDocuments {
@@ -95,13 +85,13 @@ impl WebDocuments {
                     }
                     return Ok(document(text));
                 }
-                Err(Miss::Absent(problem)) => why.push(problem),
-                Err(Miss::Broken(problem)) => {
-                    // Better an old text of the right version than none.
-                    if let Some(text) = kept.as_deref().and_then(|path| read(path, f64::NEG_INFINITY)) {
-                        return Ok(Document { problem: Some(problem), ..document(text) });
+                Err(missed) => {
+                    // Better an old text of the right version than none, unless it is there no more.
+                    let kept = kept.as_deref().filter(|_| !missed.absent);
+                    if let Some(text) = kept.and_then(|path| read(path, f64::NEG_INFINITY)) {
+                        return Ok(Document { problem: Some(missed.message), ..document(text) });
                     }
-                    why.push(problem);
+                    why.push(missed.message);
                 }
             }
         }
@@ -136,43 +126,19 @@ impl Documents for WebDocuments {
     }
 }
 
-async fn get(url: &str) -> Result<String, Miss> {
-    let broken = |what: &dyn std::fmt::Display| Miss::Broken(format!("{url}: {what}"));
-    let client = client(url).map_err(|e| broken(&e))?;
-    let mut at = reqwest::Url::parse(url).map_err(|e| broken(&e))?;
-    for _ in 0..REDIRECTS {
-        let mut response = client.get(at.clone()).send().await.map_err(|e| broken(&chain(&e)))?;
-        let status = response.status();
-        if status.is_redirection() {
-            let next = response.headers().get(LOCATION).and_then(|to| to.to_str().ok());
-            let next = next.ok_or_else(|| broken(&"it is moved, and not said where to"))?;
-            at = at.join(next).map_err(|e| broken(&e))?;
-            continue;
-        }
-        if matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
-            return Err(Miss::Absent(format!("{url}: not found")));
-        }
-        if !status.is_success() {
-            return Err(broken(&format!("the server answers with status {status}")));
-        }
-        let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|e| broken(&chain(&e)))? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() > MOST_BYTES {
-                return Err(broken(&format!("it is longer than {MOST_BYTES} bytes")));
-            }
-        }
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let start: String = text.trim_start().chars().take(15).collect::<String>().to_lowercase();
-        if start.starts_with("<!doctype html") || start.starts_with("<html") {
-            return Err(broken(&"a web page came; expected the documentation as text or Markdown"));
-        }
-        if text.trim().is_empty() {
-            return Err(broken(&"the page is empty"));
-        }
-        return Ok(text);
+async fn get(url: &str) -> Result<String, Missed> {
+    // One try: there is another address, a kept text, or the docstrings.
+    let retry = RetryPolicy { max_tries: 1, ..RetryPolicy::default() };
+    let bytes = fetch_bytes(url, Bounds { bytes: MOST_BYTES, retry, ..Bounds::default() }).await?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let start: String = text.trim_start().chars().take(15).collect::<String>().to_lowercase();
+    if start.starts_with("<!doctype html") || start.starts_with("<html") {
+        return Err(format!("{url}: a web page came; expected the documentation as text or Markdown").into());
     }
-    Err(broken(&"it is moved in circles"))
+    if text.trim().is_empty() {
+        return Err(format!("{url}: the page is empty").into());
+    }
+    Ok(text)
 }
 
 fn file_name(library: &str, url: &str) -> String {

@@ -1,13 +1,16 @@
-//! Public documents over HTTP: one bounded download, straight into a file.
+//! Public documents over HTTP: one bounded download, straight into a file or as bytes.
 
+use std::future::{Future, ready};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use futures_util::TryFutureExt;
 use reqwest::redirect::{Action, Attempt, Policy};
 use reqwest::{Client, ClientBuilder, Url};
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt;
+use tokio::fs::File;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
 use super::fault::Fault;
@@ -54,26 +57,68 @@ pub struct Fetched {
     pub hash: String,
 }
 
+/// Why a document did not arrive.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Missed {
+    /// What was expected, what came and what to do.
+    pub message: String,
+    /// Whether there is no such document, as the server says: another address may have it.
+    pub absent: bool,
+}
+
+impl From<String> for Missed {
+    fn from(message: String) -> Self {
+        Self { message, absent: false }
+    }
+}
+
 /// Gets `url` into the file `target`, which is there only when all of it has arrived.
 ///
-/// Only `http` and `https` are spoken, redirections included, and none leads from `https` to `http`. The
-/// error says what was expected, what came and what to do.
-pub async fn fetch(url: &str, target: &Path, bounds: Bounds) -> Result<Fetched, String> {
+/// Only `http` and `https` are spoken, redirections included, and none leads from `https` to `http`.
+///
+/// # Errors
+/// [`Missed`]: the document did not arrive, or cannot be written.
+pub async fn fetch(url: &str, target: &Path, bounds: Bounds) -> Result<Fetched, Missed> {
+    let part = beside(target);
+    let create = || File::create(part.0.clone()).map_err(|error| unwritten(&part.0, &error));
+    let (fetched, _) = arrive(url, bounds, create).await?;
+    tokio::fs::rename(&part.0, target).await.map_err(|e| unwritten(target, &e))?;
+    Ok(fetched)
+}
+
+/// Gets the bytes of `url`, by the same rules as [`fetch`].
+///
+/// # Errors
+/// [`Missed`]: the document did not arrive.
+pub async fn fetch_bytes(url: &str, bounds: Bounds) -> Result<Vec<u8>, Missed> {
+    let (_, bytes) = arrive(url, bounds, || ready(Ok(Vec::new()))).await?;
+    Ok(bytes)
+}
+
+/// Gets `url` into what `open` gives for each try.
+async fn arrive<S, F>(url: &str, bounds: Bounds, open: impl Fn() -> F) -> Result<(Fetched, S), Missed>
+where
+    S: AsyncWrite + Unpin,
+    F: Future<Output = Result<S, String>>,
+{
     let address = address(url)?;
     let client = client(&address)?;
-    let (part, shown) = (beside(target), redact::address(address.as_str()));
+    let shown = redact::address(address.as_str());
     let tries = async {
         let mut failed = 0;
         loop {
-            let fault = match once(&client, &address, &part.0, bounds.bytes).await {
-                Ok(fetched) => return Ok(fetched),
+            let mut sink = open().await?;
+            let fault = match once(&client, &address, &mut sink, bounds.bytes).await {
+                Ok(fetched) => return Ok((fetched, sink)),
                 Err(fault) => fault,
             };
             failed += 1;
             let wait =
                 fault.wait.unwrap_or_else(|| bounds.retry.backoff(failed, fault.crowded, fastrand::f64()));
             if !fault.retry || failed >= bounds.retry.max_tries || wait > bounds.retry.longest_asked {
-                return Err(format!("{shown} could not be downloaded: {}", fault.what));
+                let message = format!("{shown} could not be downloaded: {}", fault.what);
+                return Err(Missed { message, absent: matches!(fault.status, Some(404 | 410)) });
             }
             sleep(wait).await;
         }
@@ -81,9 +126,7 @@ pub async fn fetch(url: &str, target: &Path, bounds: Bounds) -> Result<Fetched, 
     let limit = super::retry::seconds(bounds.seconds)
         .ok_or_else(|| format!("a limit of {} s is no number of seconds above 0", bounds.seconds))?;
     let late = || format!("{shown} was not downloaded within {} s; allow more time", bounds.seconds);
-    let fetched = timeout(limit, tries).await.unwrap_or_else(|_| Err(late()))?;
-    tokio::fs::rename(&part.0, target).await.map_err(|e| unwritten(target, &e))?;
-    Ok(fetched)
+    timeout(limit, tries).await.unwrap_or_else(|_| Err(late().into()))
 }
 
 /// A file that goes unless it was renamed, also when the download is given up.
@@ -149,7 +192,12 @@ fn astray(to: &str) -> String {
     format!("it was redirected to {to}; only http and https are followed, and from https only https")
 }
 
-async fn once(client: &Client, address: &Url, part: &Path, limit: u64) -> Result<Fetched, Fault> {
+async fn once(
+    client: &Client,
+    address: &Url,
+    sink: &mut (impl AsyncWrite + Unpin),
+    limit: u64,
+) -> Result<Fetched, Fault> {
     let silent = || Fault::stalled(format!("it was silent for {} s", SILENCE.as_secs()));
     let response = timeout(SILENCE, client.get(address.clone()).send()).await.map_err(|_| silent())?;
     let mut response = response.map_err(|error| {
@@ -168,8 +216,7 @@ async fn once(client: &Client, address: &Url, part: &Path, limit: u64) -> Result
     if response.content_length().is_some_and(|length| length > limit) {
         return Err(too_large());
     }
-    let lost = |error: std::io::Error| Fault::bad_request(unwritten(part, &error));
-    let mut file = tokio::fs::File::create(part).await.map_err(lost)?;
+    let lost = |error: std::io::Error| Fault::bad_request(format!("it cannot be written: {error}"));
     let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0_u64);
     loop {
         let chunk = timeout(SILENCE, response.chunk()).await.map_err(|_| silent())?;
@@ -179,9 +226,9 @@ async fn once(client: &Client, address: &Url, part: &Path, limit: u64) -> Result
             return Err(too_large());
         }
         hasher.update(&chunk);
-        file.write_all(&chunk).await.map_err(lost)?;
+        sink.write_all(&chunk).await.map_err(lost)?;
     }
-    file.flush().await.map_err(lost)?;
+    sink.flush().await.map_err(lost)?;
     let content_type =
         response.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default();
     Ok(Fetched {

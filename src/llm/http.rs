@@ -5,7 +5,6 @@
 //! cancelling the call ends the connection at once.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::dialect::Dialect;
 use super::fault::Fault;
-use super::ocr::Reading;
+use super::ocr::{Paper, Reading};
 use super::pricing::Prices;
 use super::profile::Profile;
 use super::quote::prompt_tokens;
@@ -233,17 +232,22 @@ impl Provider for HttpProvider {
         route(model, options, &*self.env, &*self.keys).is_ok()
     }
 
-    fn read_pdf<'a>(&'a self, path: &'a Path, model: &'a str) -> BoxFuture<'a, Result<Reading, LlmError>> {
+    fn read_pdf<'a>(
+        &'a self,
+        paper: &'a Paper,
+        _: &'a dyn Watch,
+    ) -> BoxFuture<'a, Result<Reading, LlmError>> {
+        let (path, model) = (&paper.path, &paper.request.model);
         let fail = |message: String| LlmError {
             kind: LlmErrorKind::Connection,
             message,
             status: None,
-            model: model.to_owned(),
+            model: model.clone(),
         };
         async move {
             let runtime = self.runtime().map_err(|message| fail(message.to_owned()))?;
             // Asked on the caller's thread, as for a call.
-            let work = self.clone().ocr(self.ocr_place(model)?, path.to_owned(), model.to_owned());
+            let work = self.clone().ocr(self.ocr_service(model)?, path.clone(), model.clone());
             AbortOnDropHandle::new(runtime.spawn(work))
                 .await
                 .map_err(|_| fail(format!("the reading of {} ended without a result", path.display())))?

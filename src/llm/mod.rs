@@ -36,7 +36,6 @@ pub mod traffic;
 pub mod types;
 mod wire;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -45,6 +44,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub use http::HttpProvider;
+use ocr::{Paper, Reading};
 pub use place::Place;
 pub use pricing::Prices;
 pub use quote::Quote;
@@ -77,15 +77,16 @@ pub trait Provider: Send + Sync {
     fn reaches(&self, _model: &str, _options: &CallOptions) -> bool {
         true
     }
-    /// Has `model` read the PDF at `path`, with the retries it needs. Dropping the future abandons it.
+    /// Has a model read a PDF, with the retries it needs; `watch` is told where a tape has another one there.
+    /// Dropping the future abandons it.
     fn read_pdf<'a>(
         &'a self,
-        path: &'a Path,
-        model: &'a str,
-    ) -> BoxFuture<'a, Result<ocr::Reading, LlmError>> {
-        let message = format!("{model} cannot read {} here: this provider reads no PDFs", path.display());
-        let error =
-            LlmError { kind: LlmErrorKind::BadRequest, message, status: None, model: model.to_owned() };
+        paper: &'a Paper,
+        _watch: &'a dyn Watch,
+    ) -> BoxFuture<'a, Result<Reading, LlmError>> {
+        let (path, model) = (paper.path.display(), paper.request.model.clone());
+        let message = format!("{model} cannot read {path} here: this provider reads no PDFs");
+        let error = LlmError { kind: LlmErrorKind::BadRequest, message, status: None, model };
         Box::pin(std::future::ready(Err(error)))
     }
     /// The provider of a run that is made at `place` within this one's and would use `own`: a tape is one for all.

@@ -1,6 +1,6 @@
 //! Reading a PDF with Mistral's model for documents: pages come back as Markdown.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine;
@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::fault::Fault;
 use super::http::{HttpProvider, chain, client};
 use super::redact::{quote, redact};
-use super::{LlmError, LlmErrorKind};
+use super::{LlmError, LlmErrorKind, Message, Place, Request};
 
 /// The model that reads PDFs unless told otherwise.
 pub const MODEL: &str = "mistral-ocr-latest";
@@ -30,6 +30,35 @@ const LONGEST: usize = 64 << 20;
 /// How long the reading of one document may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// A PDF that a model is to read.
+#[derive(Debug, Clone)]
+pub struct Paper {
+    /// The file.
+    pub path: PathBuf,
+    /// What is asked, as it is recorded: the model, and as text the file's name and the hash of what is in it.
+    pub request: Request,
+    /// Where in the run it is read.
+    pub place: Place,
+}
+
+impl Paper {
+    /// The PDF at `path`, wherever it may lie in another run.
+    pub async fn new(path: &Path, model: &str, place: Place) -> Self {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let content = match tokio::fs::read(path).await {
+            Ok(bytes) => format!("blake3:{}", blake3::hash(&bytes).to_hex()),
+            // Whoever reads it says so; a tape does without.
+            Err(error) => error.to_string(),
+        };
+        let messages = vec![Message::user(format!("{name}: {content}"))];
+        Self {
+            path: path.into(),
+            request: Request { model: model.into(), messages, ..Request::default() },
+            place,
+        }
+    }
+}
+
 /// What was read in a PDF.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reading {
@@ -44,14 +73,19 @@ pub struct Reading {
 }
 
 /// Where a document is sent, and with which key.
-pub(super) struct Place {
+pub(super) struct Service {
     url: String,
     key: Option<SecretString>,
 }
 
 impl HttpProvider {
     /// Reads a PDF; see [`super::Provider::read_pdf`].
-    pub(super) async fn ocr(self, place: Place, path: PathBuf, model: String) -> Result<Reading, LlmError> {
+    pub(super) async fn ocr(
+        self,
+        service: Service,
+        path: PathBuf,
+        model: String,
+    ) -> Result<Reading, LlmError> {
         let fail = |kind, message: String, status| LlmError { kind, message, status, model: model.clone() };
         let bad = |message| fail(LlmErrorKind::BadRequest, message, None);
         let shown = path.display().to_string();
@@ -72,11 +106,11 @@ impl HttpProvider {
             },
             "include_image_base64": false,
         });
-        let client = client(&place.url).map_err(|m| fail(LlmErrorKind::Connection, m, None))?;
+        let client = client(&service.url).map_err(|m| fail(LlmErrorKind::Connection, m, None))?;
         let mut tries = 0;
         let value = loop {
             tries += 1;
-            let fault = match once(&client, &place, &body).await {
+            let fault = match once(&client, &service, &body).await {
                 Ok(value) => break value,
                 Err(fault) => fault,
             };
@@ -84,12 +118,12 @@ impl HttpProvider {
                 fault.wait.unwrap_or_else(|| self.retry.backoff(tries, fault.crowded, fastrand::f64()));
             if !fault.retry || tries >= self.retry.max_tries || wait > self.retry.longest_asked {
                 let what = format!("{model} could not read {shown}: {}", fault.what);
-                return Err(fail(fault.kind, redact(&what, place.key.as_ref()), fault.status));
+                return Err(fail(fault.kind, redact(&what, service.key.as_ref()), fault.status));
             }
             sleep(wait).await;
         };
         let mut reading = understood(&value).ok_or_else(|| {
-            let said = quote(&value.to_string(), place.key.as_ref(), 300);
+            let said = quote(&value.to_string(), service.key.as_ref(), 300);
             fail(LlmErrorKind::BadReply, format!("{model} gave no pages of {shown}: {said}"), None)
         })?;
         reading.cost = self.prices().page_cost(&model, reading.pages_processed);
@@ -97,7 +131,7 @@ impl HttpProvider {
     }
 
     /// Only this service's key is asked for, and none is needed with a base URL of the user's.
-    pub(super) fn ocr_place(&self, model: &str) -> Result<Place, LlmError> {
+    pub(super) fn ocr_service(&self, model: &str) -> Result<Service, LlmError> {
         let base = (self.env)(BASE_VAR).map(|url| url.trim().to_owned()).filter(|url| !url.is_empty());
         let key = self.keys.get(KEY).filter(|key| !key.expose_secret().trim().is_empty());
         if base.is_none() && key.is_none() {
@@ -112,12 +146,12 @@ impl HttpProvider {
             });
         }
         let base = base.unwrap_or_else(|| HOME.into());
-        Ok(Place { url: format!("{}/v1/ocr", base.trim_end_matches('/')), key })
+        Ok(Service { url: format!("{}/v1/ocr", base.trim_end_matches('/')), key })
     }
 }
 
-async fn once(client: &reqwest::Client, place: &Place, body: &Value) -> Result<Value, Fault> {
-    let request = client.post(&place.url).headers(headers(place)?).body(body.to_string());
+async fn once(client: &reqwest::Client, service: &Service, body: &Value) -> Result<Value, Fault> {
+    let request = client.post(&service.url).headers(headers(service)?).body(body.to_string());
     let silent = || Fault::stalled(format!("it did not answer within {} s", PATIENCE.as_secs()));
     let whole = async {
         let mut response = request.send().await.map_err(|e| Fault::connection(chain(&e)))?;
@@ -130,20 +164,20 @@ async fn once(client: &reqwest::Client, place: &Place, body: &Value) -> Result<V
             }
         }
         if !status.is_success() {
-            return Err(Fault::of_status(status.as_u16(), &headers, &answer, place.key.as_ref()));
+            return Err(Fault::of_status(status.as_u16(), &headers, &answer, service.key.as_ref()));
         }
         serde_json::from_slice(&answer).map_err(|_| {
-            let said = quote(&String::from_utf8_lossy(&answer), place.key.as_ref(), 300);
+            let said = quote(&String::from_utf8_lossy(&answer), service.key.as_ref(), 300);
             Fault::bad_reply(format!("expected JSON, got: {said}"))
         })
     };
     timeout(PATIENCE, whole).await.map_err(|_| silent())?
 }
 
-fn headers(place: &Place) -> Result<HeaderMap, Fault> {
+fn headers(service: &Service) -> Result<HeaderMap, Fault> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Some(key) = &place.key {
+    if let Some(key) = &service.key {
         let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret().trim()))
             .map_err(|_| Fault::bad_request(format!("the key {KEY} holds characters that no key has")))?;
         value.set_sensitive(true);

@@ -32,6 +32,11 @@ impl Quote {
         Self { prompt_tokens, likely_tokens: characters / 4 + images * IMAGE / 2, max_output, facts }
     }
 
+    /// The reading of a document: it takes no tokens, and what its pages cost is known once it is read.
+    pub fn of_reading() -> Self {
+        Self { max_output: Some(1), ..Self::default() }.free()
+    }
+
     /// The same with a prompt that is so many tokens longer.
     #[must_use]
     pub fn longer(self, tokens: u64) -> Self {

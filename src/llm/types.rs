@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// One call of a model: everything that decides the answer, and no secret.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Request {
     /// The model's name as the user wrote it; unknown names pass through.
     pub model: String,

@@ -74,14 +74,39 @@ pub async fn costs(run: &Run, directory: &Path, stem: &str, lines: &[Line]) -> R
     let rows = report(lines);
     let path = fresh(run, directory, stem, &stamp).await?;
     self::json(&path, &rows, 2)?;
+    run.ledger().enter_as_reported(lines);
+    run.tell("", "cost", told(&path, &rows, lines)).await?;
+    Ok(Costs { path, rows })
+}
+
+/// Writes what no report of a run says: what failed phases, calls without a known end and phases that write no
+/// reports have cost. Every life of the run writes it anew; the last one leaves none when nothing is left over.
+///
+/// Gives what is to be told of it.
+pub fn rest(work_dir: &Path, run_id: &str, lines: &[Line]) -> Result<Option<Value>> {
+    let path =
+        work_dir.join("cost").join(format!("cost_report_rest_{}.json", run_id.get(..8).unwrap_or(run_id)));
+    if lines.is_empty() {
+        return match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::WorkDir(format!(
+                "{} is out of date and cannot be removed: {error}",
+                path.display()
+            ))),
+            _ => Ok(None),
+        };
+    }
+    let rows = report(lines);
+    json(&path, &rows, 2)?;
+    Ok(Some(told(&path, &rows, lines)))
+}
+
+fn told(path: &Path, rows: &[Value], lines: &[Line]) -> Value {
     let total = Total::of(lines);
     let tokens = total.usage.prompt_tokens + total.usage.completion_tokens;
-    let about = json!({
+    json!({
         "cost_json_path": path, "total_cost": total.usage.cost.unwrap_or(0.0), "total_tokens": tokens,
         "records": &rows[..rows.len() - 1], "unpriced_models": total.unpriced_models,
-    });
-    run.tell("", "cost", about).await?;
-    Ok(Costs { path, rows })
+    })
 }
 
 /// Writes a context as a pickle of plain Python values, readable without this package.

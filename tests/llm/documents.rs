@@ -1,14 +1,14 @@
 //! Downloads, and PDFs that a model reads.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cmbagent::llm::fetch::{Bounds, fetch};
-use cmbagent::llm::ocr::{MODEL, Reading};
+use cmbagent::llm::ocr::{MODEL, Paper, Reading};
 use cmbagent::llm::retry::RetryPolicy;
 use cmbagent::llm::routing::Env;
-use cmbagent::llm::{HttpProvider, LlmErrorKind as Kind, Prices, Provider};
+use cmbagent::llm::{HttpProvider, LlmError, LlmErrorKind as Kind, Place, Prices, Provider, Watch};
 use serde_json::json;
 
 use super::server::*;
@@ -30,7 +30,7 @@ async fn download(scripts: Vec<Script>, bounds: Bounds) -> (Result<String, Strin
     let server = Server::start(scripts).await;
     let target = temp.path().join("paper.pdf");
     let got = fetch(&format!("{}/paper", server.url), &target, bounds).await;
-    let text = got.map(|fetched| {
+    let text = got.map_err(|missed| missed.message).map(|fetched| {
         let text = std::fs::read_to_string(&target).unwrap();
         assert_eq!(fetched.bytes, text.len() as u64);
         assert_eq!(fetched.hash, blake3::hash(text.as_bytes()).to_hex().to_string());
@@ -89,7 +89,7 @@ async fn only_addresses_of_the_web_are_asked() {
         ("data:text/plain,x", "http or https, not data"),
         ("arxiv.org/abs/1", "is no address"),
     ] {
-        let message = fetch(address, &PathBuf::from("nowhere"), quick()).await.unwrap_err();
+        let message = fetch(address, &PathBuf::from("nowhere"), quick()).await.unwrap_err().message;
         assert!(message.contains(words), "{message}");
     }
 }
@@ -99,6 +99,18 @@ fn pdf() -> (tempfile::TempDir, PathBuf) {
     let path = temp.path().join("paper.pdf");
     std::fs::write(&path, "%PDF-1.4").unwrap();
     (temp, path)
+}
+
+/// Nobody watches.
+struct Unwatched;
+
+impl Watch for Unwatched {
+    fn text(&self, _: &str) {}
+    fn retry(&self, _: &str, _: f64, _: u32) {}
+}
+
+async fn read(provider: &HttpProvider, path: &Path, model: &str) -> Result<Reading, LlmError> {
+    provider.read_pdf(&Paper::new(path, model, Place::default()).await, &Unwatched).await
 }
 
 fn two_pages() -> Script {
@@ -111,7 +123,7 @@ fn two_pages() -> Script {
 async fn a_pdf_is_read_page_by_page_and_billed() {
     let (_temp, path) = pdf();
     let server = Server::start(vec![error(503, "busy"), two_pages()]).await;
-    let reading = provider(&server).read_pdf(&path, MODEL).await.unwrap();
+    let reading = read(&provider(&server), &path, MODEL).await.unwrap();
     let expected = Reading {
         pages: vec!["# One".into(), "Two".into()],
         pages_processed: 2,
@@ -125,7 +137,7 @@ async fn a_pdf_is_read_page_by_page_and_billed() {
     let document =
         json!({"type": "document_url", "document_url": "data:application/pdf;base64,JVBERi0xLjQ="});
     assert_eq!(seen[1].body, json!({"model": MODEL, "document": document, "include_image_base64": false}));
-    let other = provider(&server).read_pdf(&path, "other-ocr").await.unwrap();
+    let other = read(&provider(&server), &path, "other-ocr").await.unwrap();
     assert_eq!(other.cost, None, "a model without a price costs nothing known");
 }
 
@@ -139,20 +151,20 @@ async fn a_pdf_that_cannot_be_read_says_why_and_never_the_key() {
         (reply(200, "", "{\"detail\": 1}"), Kind::BadReply, "gave no pages"),
     ] {
         let server = Server::start(vec![script]).await;
-        let error = provider(&server).read_pdf(&path, MODEL).await.unwrap_err();
+        let error = read(&provider(&server), &path, MODEL).await.unwrap_err();
         assert_eq!(error.kind, kind, "{error}");
         assert!(error.message.contains(words) && !error.message.contains(KEY), "{error}");
     }
     let server = Server::start(vec![two_pages()]).await;
-    let gone = provider(&server).read_pdf(&temp.path().join("none.pdf"), MODEL).await.unwrap_err();
+    let gone = read(&provider(&server), &temp.path().join("none.pdf"), MODEL).await.unwrap_err();
     assert!(gone.message.contains("cannot be read"));
     let nobody: Env = Arc::new(|_| None);
     let keyless = HttpProvider::new(Arc::new(NoKey), nobody, Arc::new(Prices::builtin()));
-    let missing = keyless.read_pdf(&path, MODEL).await.unwrap_err();
+    let missing = read(&keyless, &path, MODEL).await.unwrap_err();
     assert_eq!(missing.kind, Kind::MissingKey);
     assert!(missing.message.contains("MISTRAL_API_KEY") && missing.message.contains("MISTRAL_BASE_URL"));
     // With a server of the user's own, none is needed.
-    let reading = provider_at(&server.url, Arc::new(NoKey)).read_pdf(&path, MODEL).await.unwrap();
+    let reading = read(&provider_at(&server.url, Arc::new(NoKey)), &path, MODEL).await.unwrap();
     assert_eq!(reading.pages.len(), 2);
     assert_eq!(server.seen().last().unwrap().header("authorization"), None);
 }

@@ -37,6 +37,10 @@ class ConsoleApprovalManager:
             of its own.
         show: writes a text; `None` writes to standard output.
         edit: takes the plan as text and returns the edited text; `None` is as said above.
+
+    Attributes:
+        hold: makes a context that lasts as long as a conversation: whatever else draws on the terminal keeps
+            off it meanwhile.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class ConsoleApprovalManager:
         self._ask = ask
         self._show = show or _write
         self._edit = edit
+        self.hold: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         self._requests: dict[str, ApprovalRequest] = {}
 
     def create_approval_request(
@@ -133,9 +138,27 @@ class ConsoleApprovalManager:
                 f"expected the id of an open approval request, got {request_id!r}"
             ) from None
 
+    def answer_unless(self, request: ApprovalRequest, given_up: Callable[[], bool]) -> ApprovalResult | None:
+        """Ask a question that may be answered elsewhere, too.
+
+        Args:
+            request: the question.
+            given_up: asked ten times a second whether nobody waits for the answer any more.
+
+        Returns:
+            The answer; `None` once `given_up` said so.
+
+        Raises:
+            EOFError: standard input is closed.
+        """
+        try:
+            return self._converse(request, given_up)
+        except _GivenUp:
+            return None
+
     def _converse(self, request: ApprovalRequest, given_up: Callable[[], bool]) -> ApprovalResult:
         ask = self._ask or (lambda prompt: read_line(prompt, given_up))
-        with _terminal(given_up):
+        with _terminal(given_up), self.hold():
             self._show(describe(request))
             while True:
                 word = self._choose(request, ask)

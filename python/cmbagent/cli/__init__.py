@@ -6,7 +6,10 @@ from __future__ import annotations
 from cmbagent.cli import (  # noqa: F401
     answer,
     archive,
+    attach,
     demo,
+    doctor,
+    phases,
     prune,
     resume,
     run,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from cmbagent._words import ago, one_line
 from cmbagent.cli._app import UsageError
 
 if TYPE_CHECKING:
-    from cmbagent.store import RunInfo, Store
+    from cmbagent.store import RunInfo, Store, StoreLike
 
 
 def the_store() -> Store:
@@ -25,6 +27,23 @@ def the_store() -> Store:
     if store is None:
         raise UsageError("CMBAGENT_STORE is :memory:, so no run is kept; unset it, or name a file.")
     return store
+
+
+def warn_of_network(store: StoreLike) -> None:
+    """Say so when the store is on a network file system: it is slower there, and its server may lose it."""
+    from cmbagent.errors import JournalError
+    from cmbagent.store import open_store
+
+    try:
+        opened = open_store(store)
+    except JournalError:
+        return  # the run says so itself when it begins
+    if opened is not None and opened.network:
+        typer.echo(
+            f"note: the store of runs {opened.path} is on {opened.network}, which is slower than a local "
+            "disk; CMBAGENT_STORE names another place",
+            err=True,
+        )
 
 
 def the_run(store: Store, target: str) -> RunInfo:

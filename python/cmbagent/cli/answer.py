@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmbagent._words import one_line
-from cmbagent.cli._app import Debug, Target, UsageError, app
+from cmbagent.cli._app import AsJson, Debug, Target, UsageError, app
 from cmbagent.cli._store import the_run, the_store
 from cmbagent.cli._told import Told
 
@@ -19,15 +19,27 @@ Feedback = Annotated[str | None, typer.Option(help="Words for the agents that fo
 
 
 @app.command()
-def approve(run: Target, question: Question = None, feedback: Feedback = None, debug: Debug = False) -> None:
+def approve(
+    run: Target,
+    question: Question = None,
+    feedback: Feedback = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
     """Approve what a run asks about."""
-    _answer(run, "approve", question, feedback, debug)
+    _answer(run, "approve", question, feedback, Told(debug, as_json))
 
 
 @app.command()
-def reject(run: Target, question: Question = None, feedback: Feedback = None, debug: Debug = False) -> None:
+def reject(
+    run: Target,
+    question: Question = None,
+    feedback: Feedback = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
     """Reject what a run asks about."""
-    _answer(run, "reject", question, feedback, debug)
+    _answer(run, "reject", question, feedback, Told(debug, as_json))
 
 
 @app.command()
@@ -36,14 +48,15 @@ def answer(
     option: Annotated[str, typer.Argument(help="One of the question's options; `cmbagent show` has them.")],
     question: Question = None,
     feedback: Feedback = None,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Answer what a run asks with any of its options."""
-    _answer(run, option, question, feedback, debug)
+    _answer(run, option, question, feedback, Told(debug, as_json))
 
 
-def _answer(target: str, option: str, question: str | None, feedback: str | None, debug: bool) -> None:
-    with Told(debug):
+def _answer(target: str, option: str, question: str | None, feedback: str | None, told: Told) -> None:
+    with told:
         store = the_store()
         info = the_run(store, target)
         asked = _asked(info, store.questions(info.id), question)
@@ -52,7 +65,8 @@ def _answer(target: str, option: str, question: str | None, feedback: str | None
         except ValueError as error:
             raise UsageError(str(error)) from None
         then = "it goes on" if info.owner is not None else f"to go on: cmbagent resume {info.id}"
-        typer.echo(f"Answered {option} to run {info.id}; {then}.")
+        found = {"run": info.id, "question": asked["id"], "answer": option, "running": info.owner is not None}
+        told.say(found, f"Answered {option} to run {info.id}; {then}.")
 
 
 def _asked(info: RunInfo, questions: list[dict[str, Any]], wanted: str | None) -> dict[str, Any]:

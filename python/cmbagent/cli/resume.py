@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmbagent.cli._app import Debug, Quiet, UsageError, Yes, app
+from cmbagent.cli import _complete, _detach
+from cmbagent.cli._app import AsJson, Debug, Detach, Plain, Quiet, UsageError, Yes, app
 from cmbagent.cli._definition import asks, missing_keys
+from cmbagent.cli._perform import manager_of, perform
+from cmbagent.cli._screen import Screen
 from cmbagent.cli._store import name_of, the_run, the_store
 from cmbagent.cli._told import Told
 
@@ -17,10 +20,13 @@ if TYPE_CHECKING:
 
 @app.command()
 def resume(
+    context: typer.Context,
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RUN|DIR]", help="A run's id, its beginning, or its work directory; else the newest."
+            metavar="[RUN|DIR]",
+            help="A run's id, its beginning, or its work directory; else the newest.",
+            autocompletion=_complete.runs,
         ),
     ] = None,
     force: Annotated[
@@ -31,7 +37,10 @@ def resume(
     max_llm_calls: Annotated[int | None, typer.Option(min=0, help="The run's limit of model calls.")] = None,
     max_wall_seconds: Annotated[float | None, typer.Option(min=0, help="The run's limit in seconds.")] = None,
     yes: Yes = False,
+    detach: Detach = False,
+    plain: Plain = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Go on with a run that a crash, a stop or an error has ended, or end its pause.
@@ -46,15 +55,21 @@ def resume(
         "max_wall_seconds": max_wall_seconds,
     }
     limits = {name: value for name, value in limits.items() if value is not None}
-    told = Told(debug)
+    told = Told(debug, as_json)
     with told:
         store = the_store()
         info = _newest(store, yes) if run is None else the_run(store, run)
         if info.owner is not None and info.status == "paused":
             store.demand(info.id, "resume")
-            typer.echo(f"Run {info.id} goes on, in process {info.owner['pid']} on {info.owner['host']}.")
+            where = f"in process {info.owner['pid']} on {info.owner['host']}"
+            told.say({"run": info.id, "demand": "resume"}, f"Run {info.id} goes on, {where}.")
             return
-        told.perform(_executor(store, info, force, quiet, limits), quiet)
+        manager = _detach.manager() if detach else manager_of(as_json)
+        executor = _executor(store, info, force, quiet, limits, manager)
+        if detach:
+            _detach.begin(told, context, executor)
+            return
+        perform(told, executor, Screen(quiet, plain, as_json))
 
 
 def _newest(store: Store, yes: bool) -> RunInfo:
@@ -71,8 +86,9 @@ def _newest(store: Store, yes: bool) -> RunInfo:
     return found
 
 
-def _executor(store: Store, info: RunInfo, force: bool, quiet: bool, limits: dict[str, Any]) -> Any:
-    from cmbagent.approvals import default_manager
+def _executor(
+    store: Store, info: RunInfo, force: bool, quiet: bool, limits: dict[str, Any], manager: Any
+) -> Any:
     from cmbagent.errors import ConfigurationError
     from cmbagent.phases import PhaseRegistry
     from cmbagent.utils import get_api_keys_from_env
@@ -85,7 +101,6 @@ def _executor(store: Store, info: RunInfo, force: bool, quiet: bool, limits: dic
             f"Run {info.id} has phases that only your own program knows: {', '.join(unknown)}. Resume it "
             f"there: import what registers them, then cmbagent.resume({info.id!r})."
         )
-    manager = default_manager()
     open_questions = any(not each["settled"] and not each["answer"] for each in store.questions(info.id))
     if manager is None and open_questions and any(asks(phase) for phase in phases):
         raise UsageError(

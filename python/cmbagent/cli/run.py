@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmbagent.cli._app import Debug, Quiet, UsageError, app
+from cmbagent.cli import _complete, _detach
+from cmbagent.cli._app import AsJson, Debug, Detach, Plain, Quiet, UsageError, app
 from cmbagent.cli._definition import asks, configured, find_workflow, missing_keys, restarted
+from cmbagent.cli._perform import manager_of, perform
+from cmbagent.cli._screen import Screen
 from cmbagent.cli._told import Told
 
 if TYPE_CHECKING:
@@ -18,7 +22,13 @@ if TYPE_CHECKING:
 
 @app.command()
 def run(
-    workflow: Annotated[str, typer.Argument(help="Which workflow; `cmbagent workflows` lists them.")],
+    context: typer.Context,
+    workflow: Annotated[
+        str,
+        typer.Argument(
+            help="Which workflow; `cmbagent workflows` lists them.", autocompletion=_complete.workflows
+        ),
+    ],
     task: Annotated[str, typer.Argument(help="What is to be done, in your words.")],
     work_dir: Annotated[Path, typer.Option(help="Where everything lands.")] = Path("cmbagent_output"),
     model: Annotated[str | None, typer.Option(help="The model of every agent not named below.")] = None,
@@ -73,10 +83,17 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the prompts and what they may cost; ask no model.")
     ] = False,
+    detach: Detach = False,
+    run_id: Annotated[str | None, typer.Option(hidden=True, help="The id that a new run gets.")] = None,
+    plain: Plain = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Run a workflow on real models, or replay one from a tape.
+
+    A terminal shows live progress, and is asked at checkpoints. With --json the last thing on standard output
+    is one object with what the run came to; progress goes to standard error.
 
     Keys are read from OPENAI_API_KEY, ANTHROPIC_API_KEY and GEMINI_API_KEY; a server of your own is named in
     OPENAI_BASE_URL and needs no key.
@@ -107,7 +124,7 @@ def run(
     options = {name: value for name, value in limits.items() if value is not None}
     from cmbagent.workflows._tape import Tape
 
-    told = Told(debug)
+    told = Told(debug, as_json)
     with told:
         definition = find_workflow(workflow)
         if not task.strip():
@@ -124,22 +141,29 @@ def run(
             definition = restarted(definition, work_dir.expanduser(), restart_at_step)
         definition = configured(definition, {k: v for k, v in settings.items() if v is not None}, model)
         if dry_run:
-            _show_estimate(definition, task, work_dir, options)
+            _show_estimate(told, definition, task, work_dir, options)
             return
-        executor = _executor(definition, task, work_dir, quiet, options, Tape.of(record, replay, strict))
+        tape = Tape.of(record, replay, strict)
+        manager = _detach.manager() if detach else manager_of(as_json)
+        executor = _executor(definition, task, work_dir, quiet, options, tape, manager)
+        if run_id is not None:
+            executor.context.run_id = run_id
         if resume:
             executor.take_up_earlier_run()
-        told.perform(executor, quiet)
+        if detach:
+            _detach.begin(told, context, executor)
+            return
+        perform(told, executor, Screen(quiet, plain, as_json))
 
 
 def _show_estimate(
-    definition: WorkflowDefinition, task: str, work_dir: Path, options: dict[str, Any]
+    told: Told, definition: WorkflowDefinition, task: str, work_dir: Path, options: dict[str, Any]
 ) -> None:
     from cmbagent.workflows import WorkflowExecutor
 
     estimate = WorkflowExecutor(definition, task, str(work_dir), {}, options=options).estimate()
-    typer.echo(estimate.prompts())
-    typer.echo(f"\n{estimate}")
+    costs = {"cost_low": estimate.cost_low, "cost_high": estimate.cost_high}
+    told.say({**dataclasses.asdict(estimate), **costs}, f"{estimate.prompts()}\n\n{estimate}")
 
 
 def _executor(
@@ -149,14 +173,12 @@ def _executor(
     quiet: bool,
     options: dict[str, Any],
     tape: Tape,
+    manager: Any,
 ) -> WorkflowExecutor:
-    from cmbagent.approvals import default_manager
     from cmbagent.utils import get_api_keys_from_env
     from cmbagent.workflows import WorkflowExecutor
 
-    asking = any(asks(phase) for phase in definition.phases)
-    manager = default_manager()
-    if asking and manager is None:
+    if manager is None and any(asks(phase) for phase in definition.phases):
         raise UsageError(
             f"The workflow {definition.id} asks you questions, and standard input is no terminal. "
             "Run it in a terminal, set CMBAGENT_HITL to queue (then cmbagent approve answers), approve or "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -42,7 +41,8 @@ def runs(
 
     A run whose process has gone is `interrupted`; `cmbagent resume` goes on with it.
     """
-    with Told(debug):
+    told = Told(debug, as_json)
+    with told:
         unknown = [word for word in status or () if word not in _STATUSES]
         if unknown:
             raise UsageError(f"{unknown[0]!r} is no status; there are: {', '.join(_STATUSES)}")
@@ -56,12 +56,10 @@ def runs(
             and (since is None or info.updated >= since)
             and (everything or info.parent is None)
         ]
-        if as_json:
-            typer.echo(json.dumps([as_dict(info) for info in found], indent=2, ensure_ascii=False))
-        elif found:
-            typer.echo("\n".join(_table(found)))
-        else:
+        if not found and not as_json:
             typer.echo(f"No such run in {store.path}.", err=True)
+        if found or as_json:
+            told.say([as_dict(info) for info in found], "\n".join(_table(found)) if found else "")
 
 
 def _table(found: list[RunInfo]) -> list[str]:

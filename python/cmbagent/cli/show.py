@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
-import typer
-
 from cmbagent.cli._app import AsJson, Debug, Target, app
 from cmbagent.cli._store import as_dict, the_run, the_store
 from cmbagent.cli._told import Told
@@ -17,11 +13,9 @@ def show(run: Target, as_json: AsJson = False, debug: Debug = False) -> None:
     from cmbagent._timeline import timeline
     from cmbagent._timeline_page import page
 
-    with Told(debug):
+    told = Told(debug, as_json)
+    with told:
         store = the_store()
         info = the_run(store, run)
         found = timeline(store, info.id)
-        if as_json:
-            typer.echo(json.dumps({"run": as_dict(info), **found}, indent=2, ensure_ascii=False))
-        else:
-            typer.echo("\n".join(page(info, found)))
+        told.say({"run": as_dict(info), **found}, "\n".join(page(info, found)))

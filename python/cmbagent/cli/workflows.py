@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import typer
-
-from cmbagent.cli._app import app
+from cmbagent.cli._app import AsJson, Debug, app
+from cmbagent.cli._told import Told
 
 
 @app.command()
-def workflows() -> None:
+def workflows(as_json: AsJson = False, debug: Debug = False) -> None:
     """List the workflows that `cmbagent run` knows."""
     from cmbagent.workflows import SYSTEM_WORKFLOWS
 
-    width = max(len(name) for name in SYSTEM_WORKFLOWS)
-    for name, each in SYSTEM_WORKFLOWS.items():
-        phases = " → ".join(phase["type"] for phase in each.phases)
-        typer.echo(f"{name:<{width}}  {each.name}: {phases}")
+    told = Told(debug, as_json)
+    with told:
+        width = max(len(name) for name in SYSTEM_WORKFLOWS)
+        lines = [
+            f"{name:<{width}}  {each.name}: {' → '.join(phase['type'] for phase in each.phases)}"
+            for name, each in SYSTEM_WORKFLOWS.items()
+        ]
+        told.say([each.to_dict() for each in SYSTEM_WORKFLOWS.values()], "\n".join(lines))

@@ -59,6 +59,11 @@ def arxiv_filter(
     )  # fmt: skip
 
 
+def base() -> str:
+    """Return arXiv's address, or that of the mirror which `ARXIV_BASE_URL` names."""
+    return (os.environ.get("ARXIV_BASE_URL") or _HOME).rstrip("/")
+
+
 def links(text: str) -> dict[str, str]:
     """Return the links to papers in a text: address → the paper's number, in their order."""
     return {found.group(0): found.group("id") for found in _LINK.finditer(text or "")}
@@ -72,7 +77,6 @@ async def download(run: RunHandle, text: str, work_dir: Path) -> dict[str, Any]:
     got: list[str] = []
     there: list[str] = []
     failed: list[dict[str, str]] = []
-    base = (os.environ.get("ARXIV_BASE_URL") or _HOME).rstrip("/")
     for number in dict.fromkeys(urls.values()):
         target = docs / f"{number.replace('/', '_')}.pdf"
         if target.exists():
@@ -80,7 +84,7 @@ async def download(run: RunHandle, text: str, work_dir: Path) -> dict[str, Any]:
             continue
         docs.mkdir(parents=True, exist_ok=True)
         try:
-            fetched = await run.download(f"{base}/pdf/{number}", target)
+            fetched = await run.download(f"{base()}/pdf/{number}", target)
             if not _is_pdf(target):
                 target.unlink()
                 raise DownloadError(

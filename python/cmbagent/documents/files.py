@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,18 @@ def below(folder: str | os.PathLike[str], suffixes: tuple[str, ...], max_depth: 
         raise ConfigurationError(f"{place} is a file; expected the folder that holds it")
     found = (path for path in place.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
     return sorted(path for path in found if len(path.relative_to(place).parts) <= max_depth + 1)
+
+
+def names(files: Sequence[Path]) -> dict[Path, str]:
+    """Name what is made of each file: its name without the suffix, with its folder's where two are alike."""
+    folded = [file.stem.casefold() for file in files]
+    taken: dict[Path, str] = {}
+    for file, name in zip(files, folded, strict=True):
+        plain = file.stem if folded.count(name) == 1 else f"{file.parent.name}_{file.stem}"
+        tried = (plain if number == 1 else f"{plain}_{number}" for number in itertools.count(1))
+        known = {each.casefold() for each in taken.values()}
+        taken[file] = next(each for each in tried if each.casefold() not in known)
+    return taken
 
 
 def existing(path: str | os.PathLike[str], what: str) -> Path:

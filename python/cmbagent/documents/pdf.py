@@ -7,11 +7,11 @@ import json
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmbagent.documents.files import below, existing, write_json
+from cmbagent.documents.files import below, existing, names, write_json
 from cmbagent.errors import CmbagentError, ConfigurationError, MissingKeyError, RunStoppedError
 from cmbagent.utils import resolve_work_dir
 from cmbagent.workflows._helper import perform
@@ -72,7 +72,7 @@ def process_single_pdf(
     )
 
     async def work(run: RunHandle) -> dict[str, Any]:
-        content = await read(run, pdf)
+        content = await read(run, pdf, pdf.stem)
         save(content, output, markdown=save_markdown, as_json=save_json, text=save_text)
         await report(run, [content], base)
         return content
@@ -102,7 +102,7 @@ def process_folder(
 
     Args:
         folder_path: the folder.
-        save_markdown: write `<name>.md` for each.
+        save_markdown: write `<name>.md` for each; of two PDFs of one name, `<folder>_<name>.md`.
         save_json: write `<name>_ocr.json` for each.
         save_text: write `<name>.txt` for each.
         output_dir: where they go; else `<folder>_processed` in `work_dir`, or beside the folder.
@@ -134,7 +134,14 @@ def process_folder(
 
     async def work(run: RunHandle) -> dict[str, Any]:
         return await read_all(
-            run, files, output, base, max_workers, markdown=save_markdown, as_json=save_json, text=save_text
+            run,
+            names(files),
+            output,
+            base,
+            max_workers,
+            markdown=save_markdown,
+            as_json=save_json,
+            text=save_text,
         )
 
     return perform(
@@ -144,19 +151,24 @@ def process_folder(
 
 
 async def read_all(
-    run: RunHandle, files: Sequence[Path], output: Path, work_dir: Path | None, workers: int, **save_as: bool
+    run: RunHandle,
+    files: Mapping[Path, str],
+    output: Path,
+    work_dir: Path | None,
+    workers: int,
+    **save_as: bool,
 ) -> dict[str, Any]:
-    """Do what `process_folder` does, within a run."""
+    """Do what `process_folder` does, within a run; `files` have the names of what is made of them."""
     if workers < 1:
         raise ConfigurationError(f"max_workers={workers}: expected 1 or more")
     places = asyncio.Semaphore(workers)
     contents: list[dict[str, Any]] = []
 
-    async def one(pdf: Path) -> dict[str, Any]:
+    async def one(pdf: Path, name: str) -> dict[str, Any]:
         result: dict[str, Any] = {"pdf_path": str(pdf), "success": False, "output_directory": None}
         async with places:
             try:
-                content = await read(run, pdf)
+                content = await read(run, pdf, name)
                 save(content, output, **save_as)
             except RunStoppedError:
                 raise
@@ -166,7 +178,7 @@ async def read_all(
         done = {"success": True, "output_directory": str(output), "num_pages": content["num_pages"]}
         return {**result, **done, "error": None}
 
-    results = await asyncio.gather(*(one(pdf) for pdf in files))
+    results = await asyncio.gather(*(one(pdf, name) for pdf, name in files.items()))
     await report(run, contents, work_dir)
     processed = sum(result["success"] for result in results)
     return {
@@ -178,8 +190,8 @@ async def read_all(
     }
 
 
-async def read(run: RunHandle, pdf: Path) -> dict[str, Any]:
-    """Read a PDF, by the model or else by pypdf."""
+async def read(run: RunHandle, pdf: Path, name: str) -> dict[str, Any]:
+    """Read a PDF, by the model or else by pypdf; `name` is that of the result."""
     try:
         reading = await run.read_pdf(pdf)
     except MissingKeyError as missing:
@@ -191,7 +203,7 @@ async def read(run: RunHandle, pdf: Path) -> dict[str, Any]:
                 "pip install 'cmbagent[documents]'"
             ) from missing
         reading = {"pages": pages, "pages_processed": 0, "doc_size_bytes": pdf.stat().st_size, "cost": 0.0}
-    return _content(pdf.stem, reading)
+    return _content(name, reading)
 
 
 def _extract(pdf: Path) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmbagent.documents import arxiv, pdf, summary
-from cmbagent.documents.files import below
+from cmbagent.documents.files import below, names
 from cmbagent.errors import CmbagentError, RunStoppedError
 from cmbagent.utils import default_agents_llm_model
 from cmbagent.workflows._calls import prepare_work_dir
@@ -75,7 +75,10 @@ def preprocess_task(
             if not found["arxiv_ids"]:
                 return text, troubles
         if not skip_ocr and docs.is_dir():
-            papers = [paper for paper in below(docs, (".pdf",), max_depth) if not _is_read(paper, texts)]
+            papers = names(below(docs, (".pdf",), max_depth))
+            papers = {
+                paper: name for paper, name in papers.items() if not _is_read(paper, texts / f"{name}.md")
+            }
             read = await pdf.read_all(
                 run, papers, texts, place, max_workers,
                 markdown=True, as_json=False, text=False,
@@ -109,9 +112,8 @@ def preprocess_task(
     return whole
 
 
-def _is_read(paper: Path, texts: Path) -> bool:
+def _is_read(paper: Path, text: Path) -> bool:
     """Whether the text of a paper is there already: reading may be billed."""
-    text = texts / f"{paper.stem}.md"
     return text.exists() and text.stat().st_mtime >= paper.stat().st_mtime
 
 

@@ -228,7 +228,10 @@ def _list(value: Any) -> list[str]:
 
 
 def _read(file: Path) -> str:
-    text = file.read_text(encoding="utf-8", errors="replace")
+    content = file.read_bytes()
+    if content.startswith(b"%PDF-"):
+        raise ConfigurationError(f"{file} is a PDF; have it read by process_single_pdf() first")
+    text = content.decode("utf-8", errors="replace")
     if not text.strip():
         raise ConfigurationError(f"{file} is empty; there is nothing to summarise")
     return text

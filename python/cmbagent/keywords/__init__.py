@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cmbagent.errors import ConfigurationError
@@ -47,6 +47,7 @@ def get_keywords(
     model: str | None = None,
     callbacks: Any = None,
     verbose: bool | None = None,
+    options: Mapping[str, Any] | None = None,
     **ignored: Any,
 ) -> Keywords | LinkedKeywords:
     """Choose keywords for a text.
@@ -62,6 +63,7 @@ def get_keywords(
         model: the model that chooses.
         callbacks: see `cmbagent.callbacks`.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        options: settings such as `agent_llm_configs`, see `WorkflowExecutor`.
         **ignored: arguments of other versions without effect here; a warning names them.
 
     Returns:
@@ -73,11 +75,11 @@ def get_keywords(
         CmbagentError: the model could not be reached.
     """
     set_aside(get_keywords, ignored, set(ignored))
-    more = {"model": model, "callbacks": callbacks, "verbose": verbose}
+    more: dict[str, Any] = {"callbacks": callbacks, "verbose": verbose, "options": options}
     if kw_type == "aas":
-        return get_aas_keywords(input_text, n_keywords, work_dir, api_keys, **more)
+        return get_aas_keywords(input_text, n_keywords, work_dir, api_keys, model=model, **more)
     if kw_type == "aaai":
-        return get_keywords_from_aaai(input_text, n_keywords, work_dir, api_keys, **more)
+        return get_keywords_from_aaai(input_text, n_keywords, work_dir, api_keys, model=model, **more)
     if kw_type != "unesco":
         near = difflib.get_close_matches(str(kw_type), KINDS, n=1)
         hint = f". Did you mean {near[0]!r}?" if near else ""
@@ -89,7 +91,7 @@ def get_keywords(
     async def choose(run: RunHandle) -> list[str]:
         return await unesco(Finder(run, "list_keywords_finder", model, input_text), n_keywords)
 
-    return Keywords(_run(choose, n_keywords, work_dir, api_keys, callbacks, verbose))
+    return Keywords(_run(choose, n_keywords, work_dir, api_keys, **more))
 
 
 def get_keywords_from_aaai(
@@ -101,6 +103,7 @@ def get_keywords_from_aaai(
     model: str | None = None,
     callbacks: Any = None,
     verbose: bool | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Keywords:
     """Choose keywords of the AAAI conference; the parameters are those of `get_keywords`.
 
@@ -112,10 +115,10 @@ def get_keywords_from_aaai(
         CmbagentError: the model could not be reached.
     """
     agent = "aaai_keywords_finder"
-    found = _from_list(
-        agent, vocabulary.aaai(), input_text, n_keywords, work_dir, api_keys, model, callbacks, verbose
+    more = {"callbacks": callbacks, "verbose": verbose, "options": options}
+    return Keywords(
+        _from_list(agent, vocabulary.aaai(), input_text, n_keywords, work_dir, api_keys, model, **more)
     )
-    return Keywords(found)
 
 
 def get_keywords_from_string(
@@ -128,6 +131,7 @@ def get_keywords_from_string(
     model: str | None = None,
     callbacks: Any = None,
     verbose: bool | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Keywords:
     """Choose keywords from a vocabulary of one's own; the other parameters are those of `get_keywords`.
 
@@ -140,6 +144,7 @@ def get_keywords_from_string(
         model: the model that chooses.
         callbacks: see `cmbagent.callbacks`.
         verbose: as for `get_keywords`.
+        options: as for `get_keywords`.
 
     Returns:
         A list of keywords.
@@ -153,9 +158,8 @@ def get_keywords_from_string(
     if not words:
         raise ConfigurationError("keywords_string holds no keywords; expected them with commas between them")
     agent = "list_keywords_finder"
-    return Keywords(
-        _from_list(agent, words, input_text, n_keywords, work_dir, api_keys, model, callbacks, verbose)
-    )
+    more = {"callbacks": callbacks, "verbose": verbose, "options": options}
+    return Keywords(_from_list(agent, words, input_text, n_keywords, work_dir, api_keys, model, **more))
 
 
 def get_aas_keywords(
@@ -167,6 +171,7 @@ def get_aas_keywords(
     model: str | None = None,
     callbacks: Any = None,
     verbose: bool | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> LinkedKeywords:
     """Choose keywords of the AAS journals; the parameters are those of `get_keywords`.
 
@@ -178,7 +183,8 @@ def get_aas_keywords(
         CmbagentError: the model could not be reached.
     """
     agent, known = "aas_keyword_finder", vocabulary.aas()
-    found = _from_list(agent, known, input_text, n_keywords, work_dir, api_keys, model, callbacks, verbose)
+    more = {"callbacks": callbacks, "verbose": verbose, "options": options}
+    found = _from_list(agent, known, input_text, n_keywords, work_dir, api_keys, model, **more)
     return LinkedKeywords((name, known[name]) for name in found)
 
 
@@ -190,14 +196,13 @@ def _from_list(
     work_dir: str | os.PathLike[str] | None,
     api_keys: Any,
     model: str | None,
-    callbacks: Any,
-    verbose: bool | None,
+    **more: Any,
 ) -> list[str]:
     async def choose(run: RunHandle) -> list[str]:
         finder = Finder(run, agent, model or default_agents_llm_model[agent], about)
         return (await finder.choose({"Keywords": words}, f"Choose at most {n_keywords}."))[:n_keywords]
 
-    return _run(choose, n_keywords, work_dir, api_keys, callbacks, verbose)
+    return _run(choose, n_keywords, work_dir, api_keys, **more)
 
 
 def _run(
@@ -205,8 +210,7 @@ def _run(
     n_keywords: int,
     work_dir: str | os.PathLike[str] | None,
     api_keys: Any,
-    callbacks: Any,
-    verbose: bool | None,
+    **more: Any,
 ) -> list[str]:
     if n_keywords < 1:
         raise ConfigurationError(f"n_keywords={n_keywords}: expected 1 or more")
@@ -221,13 +225,4 @@ def _run(
         await run.report_costs(place / "cost")
         return found
 
-    return perform(
-        "keywords",
-        "Keywords",
-        work,
-        "Choose keywords",
-        place,
-        api_keys=api_keys,
-        callbacks=callbacks,
-        verbose=verbose,
-    )
+    return perform("keywords", "Keywords", work, "Choose keywords", place, api_keys=api_keys, **more)

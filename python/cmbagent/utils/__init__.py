@@ -24,12 +24,20 @@ from cmbagent.utils.utils import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    AAS_keywords_dict: dict[str, str]
+    AAS_keywords_string: str
+    default_agent_llm_configs: dict[str, dict[str, Any]]
+    default_llm_config_list: list[dict[str, Any]]
     work_dir_default: Path
 
 __all__ = [
     "API_KEY_VARIABLES",
+    "AAS_keywords_dict",
+    "AAS_keywords_string",
+    "default_agent_llm_configs",
     "default_agents_llm_model",
     "default_formatter_model",
+    "default_llm_config_list",
     "default_llm_model",
     "default_max_round",
     "default_temperature",
@@ -42,6 +50,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "work_dir_default":
-        return _utils.work_dir_default
+    if name in _utils._LATE:
+        return getattr(_utils, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,12 +6,17 @@ Nothing is read and nothing is created when this module is imported.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmbagent.errors import MissingKeyError
 
 if TYPE_CHECKING:
+    AAS_keywords_dict: dict[str, str]
+    AAS_keywords_string: str
+    default_agent_llm_configs: dict[str, dict[str, Any]]
+    default_llm_config_list: list[dict[str, Any]]
     work_dir_default: Path
 
 API_KEY_VARIABLES = {
@@ -127,8 +132,26 @@ def _default_work_dir() -> Path:
     return Path.cwd() / "cmbagent_output"
 
 
+def _aas_keywords() -> dict[str, str]:
+    from cmbagent.keywords import vocabulary
+
+    return dict(vocabulary.aas())
+
+
+# Asked for at each use, so that nothing is read before it is wanted, and the default directory follows the
+# current one instead of the one at import.
+_LATE: dict[str, Callable[[], Any]] = {
+    "AAS_keywords_dict": _aas_keywords,
+    "AAS_keywords_string": lambda: ", ".join(_aas_keywords()),
+    "default_agent_llm_configs": lambda: {
+        agent: get_model_config(model) for agent, model in default_agents_llm_model.items()
+    },
+    "default_llm_config_list": lambda: [get_model_config(default_llm_model)],
+    "work_dir_default": _default_work_dir,
+}
+
+
 def __getattr__(name: str) -> Any:
-    # Asked for at each use, so that the default follows the current directory instead of the one at import.
-    if name == "work_dir_default":
-        return _default_work_dir()
+    if name in _LATE:
+        return _LATE[name]()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from cmbagent import _former
 from cmbagent.workflows.composer import (
     DEEP_RESEARCH_FULL_HITL_WORKFLOW,
     DEEP_RESEARCH_HITL_WORKFLOW,
@@ -32,6 +35,9 @@ from cmbagent.workflows.one_shot import one_shot
 from cmbagent.workflows.planning_control import planning_and_control, planning_and_control_context_carryover
 from cmbagent.workflows.utils import clean_work_dir, load_context, load_plan
 
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 __all__ = [
     "DEEP_RESEARCH_FULL_HITL_WORKFLOW",
     "DEEP_RESEARCH_HITL_WORKFLOW",
@@ -60,3 +66,7 @@ __all__ = [
     "planning_and_control",
     "planning_and_control_context_carryover",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise AttributeError(_former.missing(__name__, name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,11 +26,12 @@ class HelperPhase(Phase):
         name: its type.
         title: its name for people.
         work: what it does with the run; what it returns is the function's result.
+        options: its `config.params`.
     """
 
-    def __init__(self, name: str, title: str, work: Work[Any]) -> None:
+    def __init__(self, name: str, title: str, work: Work[Any], options: Mapping[str, Any]) -> None:
         self._name, self._title, self._work = name, title, work
-        super().__init__(PhaseConfig(phase_type=name))
+        super().__init__(PhaseConfig(phase_type=name, params=dict(options)))
 
     @property
     def phase_type(self) -> str:
@@ -59,6 +60,7 @@ def perform(
     api_keys: Any = None,
     callbacks: Any = None,
     verbose: bool | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> T:
     """Do some work in a run.
 
@@ -71,6 +73,7 @@ def perform(
         api_keys: provider name → key, or any object that can be subscripted so; `None` reads the environment.
         callbacks: see `cmbagent.callbacks`.
         verbose: `True` shows the run, `False` does not, `None` leaves it to the environment.
+        options: settings of the phase, see `WorkflowExecutor`.
 
     Returns:
         What `work` returned.
@@ -83,7 +86,7 @@ def perform(
         callbacks,
         verbose=verbose,
     )
-    executor.phases = [HelperPhase(name, title, work)]
+    executor.phases = [HelperPhase(name, title, work, options or {})]
     executor.run_sync()
     result: T = executor.results[-1].output_data["result"]
     return result

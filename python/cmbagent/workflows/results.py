@@ -74,10 +74,18 @@ _RENDERED = {
 }
 
 
+# Agents that work in no workflow; `CMBAgent.solve` may begin with one.
+KEYWORD_FINDERS = {
+    "aas_keyword_finder": "chooses keywords of the AAS journals",
+    "aaai_keywords_finder": "chooses keywords of the AAAI conference",
+    "list_keywords_finder": "chooses keywords from a list, or else of the UNESCO nomenclature",
+}
+
+
 def agent_names() -> list[str]:
     """Return the names of all agents, those whose messages are only rendered last."""
     known = [agent["name"] for agent in _core.roster()]
-    return known + [name for name in _RENDERED if name not in known]
+    return known + [name for name in (*KEYWORD_FINDERS, *_RENDERED) if name not in known]
 
 
 def agents(models: Mapping[str, str | None], costs: Iterable[Mapping[str, Any]] = ()) -> dict[str, AgentInfo]:
@@ -92,7 +100,10 @@ def agents(models: Mapping[str, str | None], costs: Iterable[Mapping[str, Any]] 
     return {
         name: AgentInfo(
             name=name,
-            info={"name": name, "description": abilities.get(name) or _RENDERED.get(name, "")},
+            info={
+                "name": name,
+                "description": abilities.get(name) or {**KEYWORD_FINDERS, **_RENDERED}.get(name, ""),
+            },
             llm_config={"model": model, "config_list": [{"model": model}]} if model else None,
             cost_dict=_cost_dict([row for row in rows if row.get("Agent") == name.replace("_", " ")]),
         )

@@ -15,8 +15,9 @@ use crate::engine::limits::OnLimit;
 use crate::engine::{Answer, Control, Question};
 use crate::error::{Error, Result};
 use crate::journal::{Effect, Position};
+use crate::llm::ocr::Reading;
 use crate::llm::place::Place;
-use crate::llm::{self, CallOptions, LlmError, LlmErrorKind, Reply, Request};
+use crate::llm::{self, CallOptions, LlmError, LlmErrorKind, Quote, Reply, Request, Usage};
 
 /// Questions about limits stand beside the calls of their turn, from this number on.
 const QUESTIONS: u32 = 1 << 31;
@@ -40,6 +41,8 @@ pub(super) struct Called {
 #[serde(rename_all = "snake_case")]
 enum Said {
     Answer(Reply),
+    /// A document that was read.
+    Pages(Reading),
     /// It failed in a place that goes on from that.
     Failure(LlmError),
 }
@@ -49,12 +52,33 @@ impl Called {
         Self::deserialize(recorded).map_err(internal)
     }
 
+    /// A document that `model` has read.
+    pub(super) fn reading(
+        reading: Reading,
+        model: &str,
+        seconds: f64,
+        differences: Vec<Value>,
+        held: Held,
+    ) -> Self {
+        Self { said: Said::Pages(reading), seconds, model: model.into(), differences, held }
+    }
+
     /// What it cost; a failure has told that already, as far as it is known.
     pub(super) fn line(&self, agent: &str) -> Option<Line> {
         match &self.said {
             Said::Answer(reply) => Some(Line::new(agent, &self.model, reply.usage)),
+            Said::Pages(reading) => {
+                let usage = Usage { cost: reading.cost, ..Usage::default() };
+                Some(Line::new(agent, &self.model, usage))
+            }
             Said::Failure(_) => None,
         }
+    }
+
+    /// The document, how long it took to read, and where it differs from a tape's.
+    pub(super) fn into_reading(self) -> Option<(Reading, f64, Vec<Value>)> {
+        let Said::Pages(reading) = self.said else { return None };
+        Some((reading, self.seconds, self.differences))
     }
 }
 
@@ -104,6 +128,7 @@ impl Run {
         self.warn_of(agent, differences).await?;
         let reply = match said {
             Said::Answer(reply) => reply,
+            Said::Pages(_) => return Err(self.changed("a document was read where a call follows now")),
             Said::Failure(error) => return Err(self.model_error(agent, error)),
         };
         let about = json!({"model": model, "seconds": seconds, "usage": usage, "text": reply.text});
@@ -224,6 +249,17 @@ impl Run {
                 continue;
             }
             self.over(position, refusal, &mut plea).await?;
+        }
+    }
+
+    /// Lets the reading of a document through the limits.
+    pub(super) async fn admit_reading(&self, position: Position, agent: &str, model: &str) -> Result<Held> {
+        let mut plea = Plea::default();
+        loop {
+            match budget::reserve(&self.budgets, &Quote::of_reading(), agent, model) {
+                Ok(held) => return Ok(held),
+                Err(refusal) => self.over(position, refusal, &mut plea).await?,
+            }
         }
     }
 

@@ -6,12 +6,14 @@ use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Run;
-use crate::engine::ledger::{Line, Total};
+use super::call::Called;
+use super::watch::CallWatch;
+use crate::engine::Control;
+use crate::engine::ledger::Total;
 use crate::error::{Error, Result};
 use crate::journal::Effect;
-use crate::llm::Usage;
 use crate::llm::fetch::{self, Bounds, Fetched};
-use crate::llm::ocr::Reading;
+use crate::llm::ocr::{Paper, Reading};
 
 impl Run {
     /// Gets a document into a file; a replay finds it there.
@@ -27,7 +29,7 @@ impl Run {
                     () = control.cut() => Err(control.error()),
                     done = AbortOnDropHandle::new(work) => match done {
                         Ok(Ok(fetched)) => Ok(fetched),
-                        Ok(Err(message)) => Err(Error::Download(message)),
+                        Ok(Err(missed)) => Err(Error::Download(missed.message)),
                         Err(error) => Err(Error::Download(format!("the download broke off: {error}"))),
                     },
                 }
@@ -47,28 +49,48 @@ impl Run {
     /// Has a model read a PDF, as the agent `ocr`; its pages are billed like a call.
     pub async fn read_pdf(&self, path: &Path, model: &str) -> Result<Reading> {
         const AGENT: &str = "ocr";
+        let place = self.next_reading(AGENT);
         self.count_call()?;
         self.hold().await?;
         self.tell(AGENT, "call_started", json!({"model": model, "prompt_characters": 0})).await?;
         let input = json!(["read_pdf", path, model]);
-        let sent = json!({"agent": AGENT, "model": model, "bound": null, "request": &input});
-        let (reading, seconds): (Reading, f64) = self
-            .pass(Effect::Call, &input, sent, |control| async move {
-                let started = self.clock().now();
-                let reading = tokio::select! {
-                    biased;
-                    () = control.cut() => return Err(control.error()),
-                    reading = self.provider().read_pdf(path, model) => reading,
-                };
-                let reading = reading.map_err(|error| self.model_error(AGENT, error))?;
-                Ok((reading, self.clock().now() - started))
-            })
-            .await?;
-        let usage = Usage { cost: reading.cost, ..Usage::default() };
-        let line = Line::new(AGENT, model, usage);
-        self.ledger().add(line.clone());
+        let prepare = async |position| {
+            let held = self.admit_reading(position, AGENT, model).await?;
+            let paper = Paper::new(path, model, place).await;
+            let about = json!({
+                "agent": AGENT, "model": model, "bound": null, "request": &paper.request, "place": &paper.place,
+            });
+            Ok((about, (paper, held)))
+        };
+        let act = |control: Control, (paper, held)| async move {
+            let started = self.clock().now();
+            let watch = CallWatch::new(self, AGENT, model);
+            let reading = tokio::select! {
+                biased;
+                () = control.cut() => return Err(control.error()),
+                reading = self.provider().read_pdf(&paper, &watch) => reading,
+            };
+            let (differences, seconds) = (watch.differences(), self.clock().now() - started);
+            match reading {
+                Ok(reading) => Ok(Called::reading(reading, model, seconds, differences, held)),
+                Err(error) => {
+                    self.warn_of(AGENT, differences).await?;
+                    Err(self.model_error(AGENT, error))
+                }
+            }
+        };
+        let called: Called = self.pass_prepared(Effect::Call, &input, prepare, act).await?;
+        let line = called.line(AGENT);
+        let usage = Total::of(&line).to_json();
+        if let Some(line) = line {
+            self.charge(line);
+        }
+        let (reading, seconds, differences) = called
+            .into_reading()
+            .ok_or_else(|| self.changed("a model was called where a document is read now"))?;
+        self.warn_of(AGENT, differences).await?;
         let about = json!({
-            "model": model, "seconds": seconds, "usage": Total::of(&[line]).to_json(),
+            "model": model, "seconds": seconds, "usage": usage,
             "text": format!("{} pages of {}", reading.pages.len(), path.display()),
         });
         self.tell(AGENT, "call_finished", about).await?;

@@ -18,6 +18,7 @@ impl Run {
         self.hold().await?;
         let mut started = about;
         started["limit_seconds"] = json!(script.timeout_seconds);
+        started["log_path"] = json!(script.log_path);
         self.tell(agent, "script_started", started).await?;
         let input = json!([script, started_hash(&script.path)?]);
         let act = |control: Control| async move {

@@ -139,7 +139,7 @@ impl Run {
         self.announce("effect_repeated", json!({"effect": effect, "changed": !same}))
     }
 
-    fn changed(&self, what: &str) -> Error {
+    pub(super) fn changed(&self, what: &str) -> Error {
         Error::Journal(format!(
             "run {} cannot go on as it was: {what}. The task, a setting, a template or the package has changed \
              since it was recorded. Resume it with force=True to go on all the same, or begin a new run",

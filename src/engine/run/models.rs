@@ -47,6 +47,12 @@ impl Run {
         self.shared.spoken.next(Place { agent: agent.into(), ..self.place() })
     }
 
+    /// The place of a document that is read now. A phase reads many at once, so they are counted in the order in
+    /// which it begins with them, whatever else it does meanwhile.
+    pub(super) fn next_reading(&self, agent: &str) -> Place {
+        self.shared.spoken.next(Place { agent: agent.into(), nested: 0, ..self.place() })
+    }
+
     fn place(&self) -> Place {
         let Position { attempt, phase, phase_try, nested, step, .. } = self.position;
         let phase_type = self.phase_type.to_string();

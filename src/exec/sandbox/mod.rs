@@ -265,6 +265,28 @@ pub(super) fn confinement(policy: &Policy, means: Means) -> Result<Confinement, 
     Ok(told)
 }
 
+/// What the default mode comes to on this machine, as it would for a script.
+///
+/// It is tried on a thread of its own, since it holds for good.
+///
+/// # Errors
+/// The kernel has Landlock and refuses to use it.
+pub fn here() -> Result<Confinement, String> {
+    let policy = Policy {
+        mode: Mode::Default,
+        write: Vec::new(),
+        read: Vec::new(),
+        secrets: Vec::new(),
+        network: true,
+        limits: Limits::default(),
+        python: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let tried = std::thread::spawn(|| kernel::confine(&[], true)).join();
+    let landlock = tried.map_err(|_| "the sandbox could not be tried: its thread panicked".to_owned())??;
+    confinement(&policy, Means { landlock, isolated: false, bounded: limits::bounded() })
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

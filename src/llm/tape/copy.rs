@@ -4,7 +4,8 @@ use serde::Deserialize;
 
 use super::home::Home;
 use super::request::written;
-use super::{Came, Failure, Head, Line, Subject};
+use super::{Came, Head, Line, Subject};
+use crate::llm::ocr::Reading;
 use crate::llm::redact::redact;
 use crate::llm::{LlmError, Place, Reply, Request};
 
@@ -21,6 +22,7 @@ pub struct Said {
 #[serde(rename_all = "snake_case")]
 enum Outcome {
     Answer(Reply),
+    Pages(Reading),
     Failure(LlmError),
 }
 
@@ -37,9 +39,8 @@ pub fn copy(subject: &Subject, calls: Vec<Said>) -> serde_json::Result<String> {
                 let said = redact(&home.hide(&reply.text), None);
                 Came::Reply(Reply { text: said, ..reply })
             }
-            Outcome::Failure(LlmError { kind, message, status, model }) => {
-                Came::Error(Failure { kind, message, status, model })
-            }
+            Outcome::Pages(reading) => Came::Pages(reading),
+            Outcome::Failure(error) => error.into(),
         };
         text += &serde_json::to_string(&Line { place, request: written(&request, &home), came })?;
         text.push('\n');

@@ -2,7 +2,7 @@
 //!
 //! A tape is a text file with one JSON object a line: a head, then each call with its place, what was said and
 //! what came back. The [`Recorder`] writes it and the [`Player`] reads it; both are providers. The work directory
-//! stands on the tape as a word ([`home`]), a picture as its hash, and no key at all.
+//! stands on the tape as a word ([`home`]), a picture or a PDF as its hash, and no key at all.
 
 mod copy;
 mod differ;
@@ -16,6 +16,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::ocr::Reading;
 use super::{LlmError, LlmErrorKind, Place, Reply, Request};
 pub use copy::{Said, copy};
 pub use player::Player;
@@ -95,6 +96,8 @@ struct Line {
 #[serde(rename_all = "lowercase")]
 enum Came {
     Reply(Reply),
+    /// A document that was read.
+    Pages(Reading),
     Error(Failure),
 }
 
@@ -149,6 +152,12 @@ impl Tape {
             calls.insert(line.place.clone(), line);
         }
         Ok(Self { head, calls, whole: whole as u64 })
+    }
+}
+
+impl From<LlmError> for Came {
+    fn from(LlmError { kind, message, status, model }: LlmError) -> Self {
+        Self::Error(Failure { kind, message, status, model })
     }
 }
 

@@ -10,6 +10,7 @@ use super::differ::diff;
 use super::home::Home;
 use super::request::{shown, written};
 use super::{Came, Failure, Head, Line, Subject, Tape, TapeError, tape_error};
+use crate::llm::ocr::{Paper, Reading};
 use crate::llm::{
     Call, CallOptions, LlmError, LlmErrorKind, Place, Provider, Quote, Reply, Request, Usage, Watch,
 };
@@ -63,50 +64,74 @@ impl Player {
     }
 
     fn answer(&self, call: &Call, watch: &dyn Watch) -> Result<Reply, LlmError> {
-        let Reel { tape, home, last_attempt, foreign, .. } = self.reel.as_ref();
         let model = &call.request.model;
         if call.cancel.is_cancelled() {
             let message = format!("the call of {} was cancelled", call.agent);
             return Err(LlmError { kind: LlmErrorKind::Cancelled, ..tape_error(message, model) });
         }
+        let Came::Reply(reply) = self.find(&call.place, &call.request, watch)? else {
+            return Err(self.other("a document that was read", &call.place, model));
+        };
+        let text = self.reel.home.show(&reply.text);
+        watch.text(&text);
+        let usage = Usage { cost: Some(0.0), ..reply.usage };
+        Ok(Reply { text, usage, ..reply })
+    }
+
+    fn reading(&self, paper: &Paper, watch: &dyn Watch) -> Result<Reading, LlmError> {
+        let Paper { request, place, .. } = paper;
+        let Came::Pages(reading) = self.find(place, request, watch)? else {
+            return Err(self.other("a call", place, &request.model));
+        };
+        Ok(Reading { cost: Some(0.0), ..reading })
+    }
+
+    /// What came of what was asked at `place`; a recorded error is one again.
+    fn find(&self, place: &Place, request: &Request, watch: &dyn Watch) -> Result<Came, LlmError> {
+        let Reel { tape, last_attempt, foreign, .. } = self.reel.as_ref();
         if let Some(what) = foreign.lock().unwrap_or_else(PoisonError::into_inner).take() {
             watch.differs(&what, "");
         }
-        let mut place = call.place.within(&self.inside);
-        place.attempt = place.attempt.min(*last_attempt);
-        let Some(line) = tape.calls.get(&place) else { return Err(tape_error(self.lacks(&place), model)) };
-        self.compare(call, line, watch)?;
+        let mut there = place.within(&self.inside);
+        there.attempt = there.attempt.min(*last_attempt);
+        let Some(line) = tape.calls.get(&there) else {
+            return Err(tape_error(self.lacks(&there), &request.model));
+        };
+        self.compare(place, request, line, watch)?;
         match line.came.clone() {
-            Came::Reply(reply) => {
-                let text = home.show(&reply.text);
-                watch.text(&text);
-                let usage = Usage { cost: Some(0.0), ..reply.usage };
-                Ok(Reply { text, usage, ..reply })
-            }
             Came::Error(Failure { kind, message, status, model }) => {
                 let message = format!("{message} (so it was recorded on {})", self.reel.path.display());
                 Err(LlmError { kind, message, status, model })
             }
+            came => Ok(came),
         }
     }
 
-    fn compare(&self, call: &Call, line: &Line, watch: &dyn Watch) -> Result<(), LlmError> {
+    fn other(&self, what: &str, place: &Place, model: &str) -> LlmError {
+        let path = self.reel.path.display();
+        tape_error(format!("the tape {path} holds {what} at the {place}; record anew"), model)
+    }
+
+    fn compare(
+        &self,
+        place: &Place,
+        request: &Request,
+        line: &Line,
+        watch: &dyn Watch,
+    ) -> Result<(), LlmError> {
         let Reel { path, home, strict, .. } = self.reel.as_ref();
-        let model = &call.request.model;
-        let broken = |error| tape_error(format!("the {} cannot be compared: {error}", call.place), model);
+        let model = &request.model;
+        let broken = |error| tape_error(format!("the {place} cannot be compared: {error}"), model);
         // Read back from JSON as the recorded one was: numbers may lose their last digit there.
-        let text = serde_json::to_string(&written(&call.request, home)).map_err(broken)?;
+        let text = serde_json::to_string(&written(request, home)).map_err(broken)?;
         let request: Request = serde_json::from_str(&text).map_err(broken)?;
         if request == line.request {
             return Ok(());
         }
         let (changes, count) =
             diff(&shown(&line.request).map_err(broken)?, &shown(&request).map_err(broken)?);
-        let what = format!(
-            "the request of the {} differs from the one on {} in {count} lines",
-            call.place,
-            path.display()
-        );
+        let what =
+            format!("the request of the {place} differs from the one on {} in {count} lines", path.display());
         watch.differs(&what, &changes);
         if *strict {
             return Err(tape_error(
@@ -145,6 +170,14 @@ impl Player {
 impl Provider for Player {
     fn call<'a>(&'a self, call: &'a Call, watch: &'a dyn Watch) -> BoxFuture<'a, Result<Reply, LlmError>> {
         ready(self.answer(call, watch)).boxed()
+    }
+
+    fn read_pdf<'a>(
+        &'a self,
+        paper: &'a Paper,
+        watch: &'a dyn Watch,
+    ) -> BoxFuture<'a, Result<Reading, LlmError>> {
+        ready(self.reading(paper, watch)).boxed()
     }
 
     fn window(&self, model: &str) -> Option<u32> {

@@ -10,8 +10,8 @@ use futures_util::future::BoxFuture;
 
 use super::home::Home;
 use super::request::written;
-use super::{Came, Failure, Head, Line, Subject, Tape, TapeError, tape_error};
-use crate::llm::ocr::Reading;
+use super::{Came, Head, Line, Subject, Tape, TapeError, tape_error};
+use crate::llm::ocr::{Paper, Reading};
 use crate::llm::{Call, CallOptions, LlmError, LlmErrorKind, Place, Provider, Quote, Reply, Request, Watch};
 
 /// A provider that records the calls of another one.
@@ -50,25 +50,36 @@ impl Recorder {
         Ok(Self { inner, sheet: Arc::new(sheet), inside: String::new() })
     }
 
-    fn write(&self, call: &Call, came: Came) -> Result<(), LlmError> {
+    /// Writes down how `ended` what was asked at `place`.
+    fn write<T: Clone>(
+        &self,
+        (place, request): (&Place, &Request),
+        ended: &Result<T, LlmError>,
+        came: fn(T) -> Came,
+    ) -> Result<(), LlmError> {
+        let came = match ended.clone() {
+            Ok(answer) => came(answer),
+            // Whoever stopped the run does so in a replay too, or not.
+            Err(error) if error.kind == LlmErrorKind::Cancelled => return Ok(()),
+            Err(error) => error.into(),
+        };
         let Sheet { path, home, file } = self.sheet.as_ref();
         let line = Line {
-            place: call.place.within(&self.inside),
-            request: written(&call.request, home),
+            place: place.within(&self.inside),
+            request: written(request, home),
             came: match came {
                 Came::Reply(reply) => Came::Reply(Reply { text: home.hide(&reply.text), ..reply }),
-                error @ Came::Error(_) => error,
+                other => other,
             },
         };
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
         let line = serde_json::to_string(&line).map_err(std::io::Error::from);
         line.and_then(|line| append(&mut file, &line)).map_err(|error| {
             let message = format!(
-                "the {} was answered but could not be recorded on {}: {error}; make room there or record elsewhere",
-                call.place,
+                "the {place} was answered but could not be recorded on {}: {error}; make room there or record elsewhere",
                 path.display()
             );
-            tape_error(message, &call.request.model)
+            tape_error(message, &request.model)
         })
     }
 }
@@ -77,15 +88,7 @@ impl Provider for Recorder {
     fn call<'a>(&'a self, call: &'a Call, watch: &'a dyn Watch) -> BoxFuture<'a, Result<Reply, LlmError>> {
         async move {
             let ended = self.inner.call(call, watch).await;
-            let came = match ended.clone() {
-                Ok(reply) => Came::Reply(reply),
-                // Whoever stopped the run does so in a replay too, or not.
-                Err(error) if error.kind == LlmErrorKind::Cancelled => return ended,
-                Err(LlmError { kind, message, status, model }) => {
-                    Came::Error(Failure { kind, message, status, model })
-                }
-            };
-            self.write(call, came)?;
+            self.write((&call.place, &call.request), &ended, Came::Reply)?;
             ended
         }
         .boxed()
@@ -107,9 +110,17 @@ impl Provider for Recorder {
         self.inner.reaches(model, options)
     }
 
-    // Not on the tape: what a PDF says is the run's own record.
-    fn read_pdf<'a>(&'a self, path: &'a Path, model: &'a str) -> BoxFuture<'a, Result<Reading, LlmError>> {
-        self.inner.read_pdf(path, model)
+    fn read_pdf<'a>(
+        &'a self,
+        paper: &'a Paper,
+        watch: &'a dyn Watch,
+    ) -> BoxFuture<'a, Result<Reading, LlmError>> {
+        async move {
+            let ended = self.inner.read_pdf(paper, watch).await;
+            self.write((&paper.place, &paper.request), &ended, Came::Pages)?;
+            ended
+        }
+        .boxed()
     }
 
     fn within(&self, place: &Place, own: Arc<dyn Provider>) -> Arc<dyn Provider> {

@@ -59,7 +59,7 @@ with models(SCRIPT) as api_keys:
     executor = WorkflowExecutor(
         workflow=WORKFLOW,
         task="Sum the first hundred squares and report the sum.",
-        work_dir="example_output/own_phase",
+        work_dir="example_output/custom_phase",
         api_keys=api_keys,
     )
     executor.run_sync()
