@@ -358,8 +358,10 @@ class Runs:
         task = asyncio.get_running_loop().create_task(self._run(live))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        # The run is in the store once the task has taken its first step.
+        # Its first step makes the log of this run; the run is in the store once that says anything, or ends.
         await asyncio.sleep(0)
+        async for _ in executor._log.stream():
+            break
         if live.error is not None and not executor._log.begun:
             raise live.error
 
