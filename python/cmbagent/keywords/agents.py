@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from cmbagent import _core, keywords
-from cmbagent.workflows._calls import text
 from cmbagent.workflows.results import FinalContext, RunResult
 
 
@@ -25,9 +24,9 @@ def solve(name: str, task: str, context: Mapping[str, Any], work_dir: str, **set
         `chat_history`, whose first message of the role `user` lists the keywords, one behind a dash a line,
         and `final_context` with `aas_keywords`, a dict keyword → address.
     """
-    about = text(context.get("text_input_for_AAS_keyword_finder")) or task
+    about = str(context.get("text_input_for_AAS_keyword_finder") or task)
     count = int(context.get("N_AAS_keywords") or 5)
-    words = text(context.get("AAS_keywords_string")).strip()
+    words = str(context.get("AAS_keywords_string") or "").strip()
     found: Any
     if name == "aas_keyword_finder":
         found = keywords.get_aas_keywords(about, count, work_dir, **settings)
