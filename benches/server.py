@@ -86,8 +86,11 @@ async def reads(port: int, name: str, paths: list[str]) -> None:
     say(name, requests_per_second=len(seconds) / whole, clients=CLIENTS, **at)
 
 
-async def calm(port: int, name: str, run_ids: list[str]) -> None:
-    """Times `GET /runs/{id}` of one client that looks now and then, as a page does."""
+async def calm(port: int, name: str, run_ids: list[str], idle: float | None = None) -> float:
+    """Times `GET /runs/{id}` of one client that looks now and then, as a page does.
+
+    Returns the 99th percentile in milliseconds; `idle` is an earlier one to compare it with.
+    """
     connection, seconds = await Connection(port).open(), []
     for turn in range(300):
         began = time.perf_counter()
@@ -95,7 +98,9 @@ async def calm(port: int, name: str, run_ids: list[str]) -> None:
         seconds.append(time.perf_counter() - began)
         await asyncio.sleep(0.01)
     seconds.sort()
-    say(name, p50_ms=seconds[150] * 1000, p99_ms=seconds[297] * 1000)
+    p99 = seconds[297] * 1000
+    say(name, p50_ms=seconds[150] * 1000, p99_ms=p99, **({"times_idle": p99 / idle} if idle else {}))
+    return p99
 
 
 async def fan_out(port: int, run_id: str) -> None:
@@ -159,12 +164,12 @@ def measure(port: int) -> None:
     time.sleep(1.5)
     paths = ["/types", "/workflows", f"/runs/{done}", f"/runs/{done}/phases", "/runs"]
     asyncio.run(reads(port, "server_reads_idle", paths))
-    asyncio.run(calm(port, "server_run_idle", [done]))
+    idle = asyncio.run(calm(port, "server_run_idle", [done]))
     began, ids = time.perf_counter(), []
     for _ in range(RUNS):
         ids.append(start(long))
     say("server_start", milliseconds_per_run=(time.perf_counter() - began) * 1000 / RUNS)
-    asyncio.run(calm(port, "server_run_50_runs", ids))
+    asyncio.run(calm(port, "server_run_50_runs", ids, idle))
     asyncio.run(reads(port, "server_reads_50_runs", [*paths, *(f"/runs/{each}" for each in ids)]))
     asyncio.run(fan_out(port, start(workflow(6))))
 

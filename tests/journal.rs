@@ -5,6 +5,8 @@
 mod conformance;
 #[path = "journal/damage.rs"]
 mod damage;
+#[path = "journal/runs.rs"]
+mod runs;
 #[path = "journal/sharing.rs"]
 mod sharing;
 #[path = "journal/shelf.rs"]

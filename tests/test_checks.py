@@ -132,7 +132,7 @@ CHECKS = """
 48  defaults of configurations
     test_spec::test_phase_configurations
     test_base::test_config_defaults
-    test_base::test_config_defaults_are_the_engines
+    test_base::test_configs_are_the_engines
 49  defaults are not shared
     test_base::test_checkpoint_config
 50  a phase from its definition
@@ -208,7 +208,7 @@ LESSONS = """
 1   the package can be imported
     test_package::test_import_has_no_side_effects
 2   few dependencies
-    test_lessons::test_lesson_02_one_dependency
+    test_lessons::test_lesson_02_few_dependencies
 3   a light import
     test_package::test_import_has_no_side_effects
 4   the logging of the host is left alone

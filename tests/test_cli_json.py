@@ -170,7 +170,7 @@ def test_phases_and_their_settings(told, invoke):
     page = invoke("phases", "hitl_checkpoint").output
     assert page.startswith("hitl_checkpoint: ")
     assert re.search(r'^default_on_timeout  one of "approve", "reject"', page, re.MULTILINE)
-    assert re.search(r"^max_retries  integer, at least 0; default 0\n    how often", page, re.MULTILINE)
+    assert re.search(r"^max_retries  integer, at least 0; default 0\n    How often", page, re.MULTILINE)
 
 
 # --- statuses ---

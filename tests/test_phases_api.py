@@ -194,6 +194,8 @@ def test_execution_without_a_plan_is_warned_of(client):
         ),
         ("hitl_checkpoint", {"options": ["a", 1]}, "options: item 2: expected string, got 1"),
         ("hitl_checkpoint", {"checkpoint_type": "x"}, "checkpoint_type: expected one of 'after_planning'"),
+        ("planning", {"params": {"sandbox": "none"}}, "params: sandbox: expected one of 'strict'"),
+        ("planning", {"params": {"on_limit": "cheaper"}}, "needs the name of a model in cheaper_model"),
         ("control", {"step_number": 1.5}, "step_number: expected integer or null, got 1.5"),
     ],
 )
@@ -273,9 +275,10 @@ def test_runs_are_listed_newest_first_filtered_and_by_page(client):
     listed = client.get(f"{API}/runs").json()
     assert [each["run_id"] for each in listed] == ids[::-1]
     assert all(each["status"] == "completed" and each["completed_at"] for each in listed)
-    found = client.get(f"{API}/runs", params={"workflow_id": one, "limit": 1, "offset": 1}).json()
-    assert [each["run_id"] for each in found] == ids[:1]
-    assert client.get(f"{API}/runs", params={"status": "failed"}).json() == []
+    page = client.get(f"{API}/runs", params={"workflow_id": one, "limit": 1, "offset": 1})
+    assert [each["run_id"] for each in page.json()] == ids[:1] and page.headers["x-total-count"] == "2"
+    failed = client.get(f"{API}/runs", params={"status": "failed"})
+    assert (failed.json(), failed.headers["x-total-count"]) == ([], "0")
     for wrong in ({"limit": 0}, {"limit": -1}, {"offset": -1}, {"status": "odd"}):
         assert client.get(f"{API}/runs", params=wrong).status_code == 422
 

@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from cmbagent.phases import Phase, PhaseConfig, PhaseRegistry
+from cmbagent import _core
+from cmbagent.errors import ConfigurationError
+from cmbagent.phases import (
+    CheckpointType,
+    ControlPhase,
+    ControlPhaseConfig,
+    Phase,
+    PhaseConfig,
+    PhaseRegistry,
+)
 from cmbagent.phases.schema import config_schema, description, problems
+from cmbagent.workflows import WorkflowDefinition, WorkflowExecutor
 
 if TYPE_CHECKING:
     from decimal import Decimal as Unseen
@@ -83,7 +93,7 @@ def test_a_dataclass_of_a_user_is_described():
     }
     assert fields["either"]["type"] == ["integer", "array"]
     assert "hidden" not in fields
-    assert fields["timeout_seconds"]["minimum"] == 0 and "description" in fields["enabled"]
+    assert fields["timeout_seconds"]["minimum"] == 1 and "description" in fields["enabled"]
     assert description(MinePhase) == "Do it."
 
 
@@ -115,8 +125,52 @@ def test_defaults_of_the_package_hold_against_their_own_schema(kind):
     }
     assert problems(schema, settings) == []
     assert all(entry.get("description") for name, entry in schema["properties"].items()), kind
-    for name, entry in schema["properties"].items():
-        assert name in ("params",) or entry.get("type") or entry.get("enum"), name
+    assert all(entry.get("type") for entry in schema["properties"].values())
+    assert schema["properties"]["timeout_seconds"]["default"] == 3600
+
+
+def test_settings_of_the_package_are_what_the_engine_says():
+    fields = config_schema(ControlPhase)["properties"]
+    engine = _core.config_schema("control")["properties"]
+    assert {name: fields[name] for name in engine} == engine
+    assert fields["web_surfer_model"]["description"].startswith("kept for older programs")
+    assert fields["phase_type"]["const"] == "control"
+    params = fields["params"]["properties"]
+    assert params["sandbox"]["enum"] == ["strict", "default", "off"]
+    assert params["agent_llm_configs"]["additionalProperties"]["properties"]["max_tokens"]["minimum"] == 0
+    assert params["max_cost"]["minimum"] == 0
+    assert {kind.value for kind in CheckpointType} < set(
+        _core.config_schema("hitl_checkpoint")["properties"]["checkpoint_type"]["enum"]
+    )
+
+
+def test_a_config_derived_from_one_of_the_package_keeps_what_is_said_of_it():
+    @dataclass
+    class MyConfig(ControlPhaseConfig):
+        phase_type: str = "mine"
+        max_rounds: int = 7
+        engineer_model: Literal["a", "b"] = "a"
+        mine: int = field(default=1, metadata={"exclusiveMinimum": 0})
+
+    class My(ControlPhase):
+        config_class = MyConfig
+
+    fields = config_schema(My)["properties"]
+    engine = _core.config_schema("control")["properties"]
+    assert fields["max_rounds"] == {**engine["max_rounds"], "default": 7}
+    assert fields["engineer_model"]["enum"] == ["a", "b"] and "type" not in fields["engineer_model"]
+    assert fields["params"] == engine["params"]
+    said = problems(config_schema(My), {"mine": 0, "params": {"sandbox": "none", "mine": object()}})
+    assert said == [
+        "mine: expected more than 0, got 0",
+        "params: sandbox: expected one of 'strict', 'default', 'off', got text",
+    ]
+
+
+def test_a_setting_out_of_range_ends_a_run_before_anything_is_asked(tmp_path):
+    workflow = WorkflowDefinition("w", "w", phases=[{"type": "one_shot", "config": {"max_rounds": 0}}])
+    with pytest.raises(ConfigurationError, match="max_rounds: expected at least 1, got 0"):
+        WorkflowExecutor(workflow, "t", tmp_path, {"OPENAI": "sk-test"}, verbose=False).run_sync()
 
 
 def test_an_annotation_for_the_type_checker_alone_takes_any_value():

@@ -45,17 +45,27 @@ class Step(Phase):
         return PhaseResult(PhaseStatus.COMPLETED, context)
 """
 
+# `cmbagent`, with a setting that has no option.
+PROGRAM = """
+import functools
+import phases_of_mine
+from cmbagent.backend.settings import Settings
+from cmbagent.cli import main
+Settings.from_environment = functools.partial(Settings.from_environment, take_up_seconds={})
+main()
+"""
+
 
 class Server:
     """A process of `cmbagent serve`, and requests to it."""
 
-    def __init__(self, directory, models=None, *options, program="cmbagent"):
+    def __init__(self, directory, models=None, *options, take_up_seconds=60.0):
         self.directory = Path(directory)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         (self.directory / "phases_of_mine.py").write_text(PHASES)
-        main = "import phases_of_mine; from cmbagent.cli import main; main()"
+        main = PROGRAM.format(take_up_seconds)
         environment = {
             **os.environ,
             "HOME": str(self.directory),
@@ -231,6 +241,28 @@ def test_two_servers_share_a_store(tmp_path):
         other.post(f"{API}/runs/{ids[0]}/stop")
         one.post(f"{API}/runs/{ids[1]}/stop")
         wait_for(lambda: {one.run(each)["status"] for each in ids} == {"cancelled"})
+
+
+def test_a_server_that_lives_goes_on_with_the_runs_of_one_that_was_killed(tmp_path):
+    root = tmp_path / "cmbagent_output"
+    root.mkdir()
+    (root / "closed").touch()
+    with Server(tmp_path, take_up_seconds=0.3) as one, Server(tmp_path, take_up_seconds=0.3) as other:
+        kind = one.workflow(3)
+        ids = [
+            each.post(f"{API}/workflows/{kind}/run", {"task": "t"})["run_id"]
+            for each in (one, other)
+            for _ in range(6)
+        ]
+        wait_for(lambda: all(other.run(each)["current_phase"] == 1 for each in ids))
+        one.end(signal.SIGKILL)
+        wait_for(lambda: {other.run(each)["status"] for each in ids} == {"running"})
+        (root / "closed").unlink()
+        wait_for(lambda: all(other.run(each)["status"] in ENDED for each in ids))
+        assert {other.run(each)["status"] for each in ids} == {"completed"}
+    done = [phases_done(tmp_path, run_id) for run_id in ids]
+    assert done[:6] == [[f"phase_{n}_step" for n in (0, 1, 1, 2)]] * 6
+    assert done[6:] == [[f"phase_{n}_step" for n in (0, 1, 2)]] * 6
 
 
 def test_fifty_runs_and_twenty_clients_that_stop_and_delete_at_random(tmp_path):

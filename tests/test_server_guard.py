@@ -1,12 +1,14 @@
 """What the server refuses: strangers, other hosts, what is too large, paths that lead out, keys."""
 
 import json
+import threading
 
 import pytest
 
 from cmbagent.backend import Settings, create_app
 from cmbagent.errors import ConfigurationError
 from cmbagent.phases import PhaseResult, PhaseStatus
+from procs import forever, wait_for
 from rest import API, phase_types, server, start, status, until, workflow
 
 TOKEN = "a-token-of-more-than-16"
@@ -265,7 +267,6 @@ def test_a_failure_of_the_server_shows_nothing_of_it(tmp_path, monkeypatch):
 
 def test_so_many_runs_and_listeners_and_no_more(tmp_path):
     import asyncio
-    import threading
 
     gate = threading.Event()
 
@@ -286,24 +287,34 @@ def test_so_many_runs_and_listeners_and_no_more(tmp_path):
         until(client, start(client, kind))
 
 
-def test_a_phase_that_never_awaits_holds_up_no_request_but_starts(client, monkeypatch):
-    import threading
-
-    from cmbagent.backend import runner
-
+def test_a_phase_that_never_awaits_holds_up_nobody_else(client):
     gate = threading.Event()
+    seen = []
 
     async def blocking(context):
         gate.wait(60)
         return PhaseResult(PhaseStatus.COMPLETED, context)
 
-    monkeypatch.setattr(runner, "START_SECONDS", 0.5)
-    with phase_types(blocking=blocking):
-        kind = workflow(client, "blocking")
-        run_id = start(client, kind)
-        assert status(client, run_id)["status"] in ("pending", "running")
-        answer = client.post(f"{API}/workflows/{kind}/run", json={"task": "t"})
-        assert answer.status_code == 503 and "to_thread" in answer.json()["detail"]
+    with phase_types(blocking=blocking, nothing=nothing, endless=forever(seen)):
+        run_id = start(client, workflow(client, "blocking"))
+        other, endless = (start(client, workflow(client, kind)) for kind in ("nothing", "endless"))
+        assert until(client, other)["status"] == "completed"
+        wait_for(lambda: seen)
+        client.post(f"{API}/runs/{endless}/stop")
+        assert until(client, endless)["status"] == "cancelled"
+        assert status(client, run_id)["status"] == "running"
         gate.set()
         assert until(client, run_id)["status"] == "completed"
-    assert len(client.get(f"{API}/runs").json()) == 1
+
+
+def test_a_machine_without_another_thread_says_so(client, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    with phase_types(nothing=nothing):
+        kind = workflow(client, "nothing")
+        with monkeypatch.context() as patched:
+            patched.setattr("cmbagent.backend.live.threading.Thread.start", refuse)
+            answer = client.post(f"{API}/workflows/{kind}/run", json={"task": "t"})
+        assert answer.status_code == 503 and "new thread" in answer.json()["detail"]
+        until(client, start(client, kind))

@@ -97,5 +97,20 @@ def test_the_document_describes_everything(client):
     for path, item in document["paths"].items():
         for method, operation in item.items():
             assert operation["summary"] and operation["description"], (method, path)
+            for parameter in operation.get("parameters", ()):
+                assert parameter["description"], (method, path, parameter["name"])
     for name, schema in document["components"]["schemas"].items():
         assert schema.get("description") or "enum" in schema or name.startswith("HTTP"), name
+
+
+def test_every_field_is_described_and_has_an_example(client):
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    for name, schema in schemas.items():
+        if name in ("HTTPValidationError", "ValidationError"):
+            continue
+        for field, entry in schema.get("properties", {}).items():
+            assert entry.get("description"), (name, field)
+            # Of another model's fields that one gives the examples.
+            others = "$ref" in entry or "$ref" in entry.get("items", {})
+            shown = any(word in entry for word in ("examples", "default", "const", "enum"))
+            assert others or shown or "examples" in schema, (name, field)

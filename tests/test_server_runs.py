@@ -6,7 +6,9 @@ import threading
 
 import pytest
 
+from cmbagent.backend import leftovers
 from cmbagent.phases import PhaseResult, PhaseStatus
+from cmbagent.store import Store
 from procs import forever, found, sleeper, wait_for, wait_until_gone
 from rest import API, frames, open_question, phase_types, server, start, status, until, workflow
 from scripted import models, two_steps
@@ -195,6 +197,15 @@ def test_stop_after_the_phase_lets_it_come_to_its_end(client):
         until(client, run_id, "running")
         assert client.post(f"{API}/runs/{run_id}/stop", params={"mode": "after_phase"}).status_code == 200
         assert status(client, run_id)["status"] == "stopping"
+
+        def listed(word):
+            answer = client.get(f"{API}/runs", params={"status": word})
+            return [(each["run_id"], each["status"]) for each in answer.json()], answer.headers[
+                "x-total-count"
+            ]
+
+        # The store says `running` still.
+        assert listed("stopping") == ([(run_id, "stopping")], "1") and listed("running") == ([], "0")
         assert client.post(f"{API}/runs/{run_id}/stop", params={"mode": "after_phase"}).status_code == 400
         gate.set()
         state = until(client, run_id)
@@ -303,6 +314,36 @@ def test_a_run_is_deleted_with_what_it_made(client, tmp_path):
     client.delete(f"{API}/runs/{other}", params={"files": True})
     assert not (tmp_path / "out" / other).exists()
     assert client.get(f"{API}/runs").json() == []
+
+
+def test_what_others_left_is_taken_up_unless_it_gets_nowhere(tmp_path, caplog, monkeypatch):
+    gate, work = held()
+    runs = {}
+    with phase_types(held=work):
+        with server(tmp_path) as client:
+            kind = workflow(client, "held")
+            for name, headers in (
+                ("mine", None),
+                ("stuck", None),
+                ("keyed", {"X-OpenAI-Api-Key": "sk-0123456789"}),
+            ):
+                runs[name] = start(client, kind, headers)
+        with server(tmp_path, resume=False) as client:
+            hub = client.app.state.cmbagent
+            # As if every server that took it up had been killed at once.
+            events = hub.store.events
+            lives = [("run_started", {}), *[("run_resumed", {})] * leftovers.MOST_LIVES]
+            monkeypatch.setattr(
+                Store, "events", lambda _, *asked: lives if asked == (runs["stuck"],) else events(*asked)
+            )
+            found = leftovers.Leftovers(hub.runs, 60.0)
+            assert found.take_up() == [runs["mine"]]
+            assert found.take_up() == []
+            assert status(client, runs["keyed"])["resumable"] == "needs key"
+            (line,) = [each.message for each in caplog.records if "could not be taken up" in each.message]
+            assert runs["stuck"] in line and "taken up 5 times" in line
+            gate.set()
+            assert until(client, runs["mine"])["status"] == "completed"
 
 
 # Listening

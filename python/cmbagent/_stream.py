@@ -107,11 +107,15 @@ class EventLog:
             for stream in self._streams:
                 stream._end()
 
-    def stream(self) -> EventStream:
-        """Make an iterator over what has happened and what will."""
+    def stream(self, *, whole: bool = True) -> EventStream:
+        """Make an iterator over what has happened and what will.
+
+        Args:
+            whole: whether it begins with the first event, not with the newest one.
+        """
         stream = EventStream()
         with self._lock:
-            stream._pending.extend(self._kept)
+            stream._pending.extend(self._kept if whole else self._kept[-1:])
             if self._closed:
                 stream._end()
             else:

@@ -68,6 +68,13 @@ class RunInfo:
         return self.owner is None and self.status != "completed" and not kept
 
 
+def _wanted(
+    work_dir: str | os.PathLike[str] | None, workflow_id: str | None, status: str | None, top_level: bool
+) -> dict[str, Any]:
+    place = None if work_dir is None else real(work_dir)
+    return {"work_dir": place, "workflow_id": workflow_id, "status": status, "top_level": top_level}
+
+
 def _info(row: dict[str, Any]) -> RunInfo:
     about = row["about"] or {}
     return RunInfo(
@@ -116,20 +123,56 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"
 
-    def runs(self, work_dir: str | os.PathLike[str] | None = None) -> list[RunInfo]:
+    def runs(
+        self,
+        work_dir: str | os.PathLike[str] | None = None,
+        *,
+        workflow_id: str | None = None,
+        status: str | None = None,
+        top_level: bool = False,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[RunInfo]:
         """List the runs, the newest first.
 
         Args:
             work_dir: only those in this directory.
+            workflow_id: only those of this workflow.
+            status: only those that stand so, a word as `RunInfo.status` has it.
+            top_level: only those that no phase of another run made.
+            limit: how many at most; `None` means all.
+            offset: how many are passed over.
+
+        Returns:
+            What is known of each.
+
+        Raises:
+            JournalError: the store cannot be read.
         """
-        infos = [_info(row) for row in self._core.runs()]
-        if work_dir is None:
-            return infos
-        place = real(work_dir)
-        return [info for info in infos if info.work_dir == place]
+        wanted = _wanted(work_dir, workflow_id, status, top_level)
+        rows = self._core.runs({**wanted, "limit": limit, "offset": offset})
+        return [_info(row) for row in rows]
+
+    def count(
+        self,
+        work_dir: str | os.PathLike[str] | None = None,
+        *,
+        workflow_id: str | None = None,
+        status: str | None = None,
+        top_level: bool = False,
+    ) -> int:
+        """Return how many runs `runs` finds with these arguments, on all pages together.
+
+        Raises:
+            JournalError: the store cannot be read.
+        """
+        return self._core.count_runs(_wanted(work_dir, workflow_id, status, top_level))
 
     def run(self, run_id: str) -> RunInfo:
         """Return the run with this id, or whose id begins so.
+
+        Args:
+            run_id: the id, or its beginning.
 
         Raises:
             ConfigurationError: there is none, or more than one begins so.
@@ -150,6 +193,9 @@ class Store:
     def find(self, target: str | os.PathLike[str]) -> RunInfo:
         """Return the run that `target` means: a run's id, its beginning, or a work directory's newest run.
 
+        Args:
+            target: an existing directory is taken for a work directory.
+
         Raises:
             ConfigurationError: there is none.
         """
@@ -164,7 +210,15 @@ class Store:
         return self.run(os.fspath(target))
 
     def records(self, run_id: str, start: int = 1) -> list[dict[str, Any]]:
-        """Return a run's records from number `start` on: dicts of `seq`, `at`, `position`, `entry`."""
+        """Return a run's records.
+
+        Args:
+            run_id: the run's whole id.
+            start: the number of the first one, from 1.
+
+        Returns:
+            Dicts of `seq`, `at` (unix seconds), `position` and `entry`.
+        """
         records: list[dict[str, Any]] = self._core.records(run_id, start)
         return records
 
@@ -201,7 +255,14 @@ class Store:
         return events
 
     def questions(self, run_id: str) -> list[dict[str, Any]]:
-        """Return what a run has asked: dicts of `id`, `asked`, `question`, `answer` and `settled`."""
+        """Return what a run has asked.
+
+        Args:
+            run_id: the run's whole id.
+
+        Returns:
+            Dicts of `id`, `asked` (unix seconds), `question`, `answer` and `settled`.
+        """
         questions: list[dict[str, Any]] = self._core.questions(run_id)
         return questions
 
@@ -254,6 +315,9 @@ class Store:
     def delete(self, run_id: str) -> None:
         """Delete a run's records; its work directory stays as it is.
 
+        Args:
+            run_id: the run's whole id.
+
         Raises:
             JournalError: a process runs it, or there is no such run.
         """
@@ -272,6 +336,9 @@ class Store:
     def delete_all(self, runs: Iterable[RunInfo]) -> None:
         """Delete the records of several runs, and give the disk back what they took.
 
+        Args:
+            runs: the runs.
+
         Raises:
             JournalError: a process runs one of them; those before it are deleted.
         """
@@ -281,6 +348,9 @@ class Store:
 
     def prune(self, days: float) -> list[RunInfo]:
         """Delete the records of runs that ended, or were left, more than `days` days ago.
+
+        Args:
+            days: may be a fraction.
 
         Returns:
             The runs that were deleted, those that their phases made included.

@@ -37,7 +37,7 @@ mod _core {
         Control, check_limits, limit_names, rehearse, run_workflow, set_rates, system_workflows,
     };
     #[pymodule_export]
-    use super::phase::{config_defaults, execute_builtin, validate_builtin};
+    use super::phase::{config_schema, execute_builtin, validate_builtin};
     #[pymodule_export]
     use super::registry::Registry;
     #[pymodule_export]

@@ -369,9 +369,10 @@ pub(super) fn validate_builtin(
     build(phase)?.validate_input(&state).map_err(|error| errors::to_exception(phase.py(), &error))
 }
 
-/// The engine's own defaults of a built-in phase's configuration.
+/// The JSON Schema of a built-in phase's configuration; without a type, of what all phases' have.
 #[pyfunction]
-pub(super) fn config_defaults<'py>(py: Python<'py>, phase_type: &str) -> PyResult<Bound<'py, PyAny>> {
-    let defaults = phases::config_defaults(phase_type).map_err(|error| errors::to_exception(py, &error))?;
-    convert::to_python(py, &defaults)
+#[pyo3(signature = (phase_type = None))]
+pub(super) fn config_schema<'py>(py: Python<'py>, phase_type: Option<&str>) -> PyResult<Bound<'py, PyAny>> {
+    let schema = phases::config_schema(phase_type).map_err(|error| errors::to_exception(py, &error))?;
+    convert::to_python(py, &schema)
 }

@@ -14,6 +14,7 @@ use crate::engine::Control;
 use crate::engine::executor;
 use crate::error::{Error, Result};
 use crate::journal::Claim;
+use crate::journal::runs::Wanted;
 use crate::journal::{Demand, Entry, Journal, Position, SqliteJournal, Store, Taken, lease, place};
 use crate::llm::routing;
 use crate::phases;
@@ -134,9 +135,22 @@ impl PyStore {
         }))
     }
 
-    /// All runs, the newest first, a dict each.
-    fn runs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let rows = with(py, || self.0.runs())?;
+    /// The runs that are meant (fields of `Wanted`), the newest first, a dict each.
+    fn runs<'py>(&self, py: Python<'py>, wanted: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyAny>> {
+        let wanted: Wanted = pythonize::depythonize(wanted)?;
+        let rows = with(py, || self.0.runs(&wanted))?;
+        convert::to_python(py, &json!(rows))
+    }
+
+    /// How many runs are meant, on all pages together.
+    fn count_runs(&self, py: Python<'_>, wanted: &Bound<'_, PyDict>) -> PyResult<u64> {
+        let wanted: Wanted = pythonize::depythonize(wanted)?;
+        with(py, || self.0.count_runs(&wanted))
+    }
+
+    /// What the runs come to that no phase of another run made, a dict for each status.
+    fn tally<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let rows = with(py, || self.0.tally())?;
         convert::to_python(py, &json!(rows))
     }
 

@@ -1,6 +1,6 @@
 //! The limits of a run or a phase, as they are set.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 
@@ -48,6 +48,38 @@ pub const NAMES: [&str; 7] =
     ["max_cost", "max_tokens", "max_llm_calls", "max_wall_seconds", "on_limit", "cheaper_model", "unpriced"];
 
 impl Limits {
+    /// The JSON Schema of each setting, by its name.
+    pub fn schema() -> Map<String, Value> {
+        let entry = |(name, kind, text): (&str, Value, &str)| {
+            let mut entry = kind;
+            entry["description"] = text.into();
+            entry["default"] = Value::Null;
+            (name.to_owned(), entry)
+        };
+        let amount = json!({"type": ["number", "null"], "minimum": 0});
+        let count = json!({"type": ["integer", "null"], "minimum": 0});
+        [
+            ("max_cost", amount.clone(), "Most dollars that the phase may cost."),
+            ("max_tokens", count.clone(), "Most tokens of its prompts and answers together."),
+            ("max_llm_calls", count, "Most calls of models."),
+            ("max_wall_seconds", amount, "Most seconds it may take, without those that humans take."),
+            ("on_limit", words(&["stop", "ask", "cheaper"]), "What happens at a limit; unset: `stop`."),
+            (
+                "cheaper_model",
+                json!({"type": ["string", "null"]}),
+                "The model that is asked at a limit, with `on_limit` `cheaper`.",
+            ),
+            (
+                "unpriced",
+                words(&["stop", "count-tokens"]),
+                "What a model without a price means for `max_cost`; unset: `stop`.",
+            ),
+        ]
+        .into_iter()
+        .map(entry)
+        .collect()
+    }
+
     /// Reads the limits among `settings`; whatever else is there is none of theirs.
     ///
     /// # Errors
@@ -100,6 +132,11 @@ impl Limits {
     }
 }
 
+fn words(words: &[&str]) -> Value {
+    let or_none: Vec<Option<&str>> = words.iter().copied().map(Some).chain([None]).collect();
+    json!({"type": ["string", "null"], "enum": or_none})
+}
+
 fn given<'a>(settings: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     settings.get(name).filter(|value| !value.is_null())
 }
@@ -129,7 +166,6 @@ fn unusable(name: &str, expected: &str, came: &Value) -> Error {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn limits_are_read_among_other_settings() {
@@ -139,6 +175,26 @@ mod tests {
         assert!(Limits::of(&json!({"files": "plain"})).unwrap().is_none());
         let cheaper = Limits::of(&json!({"max_cost": 1, "cheaper_model": "small"})).unwrap();
         assert_eq!(cheaper.on_limit, OnLimit::Cheaper("small".into()));
+    }
+
+    #[test]
+    fn what_the_schema_says_is_what_is_read() {
+        let schema = Limits::schema();
+        assert_eq!(schema.keys().collect::<Vec<_>>(), NAMES);
+        for (name, entry) in &schema {
+            let of = |value: Value| Limits::of(&json!({name: value}));
+            for word in entry["enum"].as_array().into_iter().flatten().filter(|word| **word != "cheaper") {
+                assert!(of(word.clone()).is_ok(), "{name}={word}");
+            }
+            if entry["enum"].is_array() {
+                assert!(of(json!("other")).is_err(), "{name}");
+            }
+            if entry["minimum"] == 0 {
+                assert!(of(json!(0)).is_ok() && of(json!(-1)).is_err(), "{name}");
+                assert_eq!(of(json!(0.5)).is_ok(), entry["type"][0] == "number", "{name}");
+            }
+            assert_eq!(of(entry["default"].clone()).unwrap(), Limits::default(), "{name}");
+        }
     }
 
     #[test]

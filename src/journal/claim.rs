@@ -10,7 +10,7 @@ use super::lease::{self, Owner};
 use super::live::Live;
 use super::op::{Op, Waiter};
 use super::store::{Store, unknown};
-use super::{Entry, SqliteJournal};
+use super::{Entry, SqliteJournal, runs};
 use crate::error::{Error, Result};
 
 /// What is to be known of a run that begins.
@@ -138,8 +138,8 @@ pub(super) fn take(transaction: &Transaction<'_>, claim: &Claim) -> rusqlite::Re
         return Ok(Err(unknown(&claim.id)));
     } else {
         let sql = "INSERT INTO runs (id, parent, root, about, work_dir, guards, status, usage, created, \
-                   updated, epoch, owner, heartbeat) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'pending', 'null', ?7, ?7, 1, ?8, ?7)";
+                   updated, epoch, owner, heartbeat, workflow) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'pending', 'null', ?7, ?7, 1, ?8, ?7, ?9)";
         let values = params![
             claim.id,
             claim.parent,
@@ -148,7 +148,8 @@ pub(super) fn take(transaction: &Transaction<'_>, claim: &Claim) -> rusqlite::Re
             claim.work_dir,
             claim.guards,
             now,
-            owner
+            owner,
+            runs::workflow(&claim.about)
         ];
         transaction.prepare_cached(sql)?.execute(values)?;
         (transaction.last_insert_rowid(), 1)

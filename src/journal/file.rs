@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
-use super::place;
+use super::{place, runs};
 use crate::error::{Error, Result};
 
 /// What each version of the schema adds to the one before.
-pub(super) const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema_2.sql")];
+pub(super) const MIGRATIONS: [&str; 3] =
+    [include_str!("schema.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
 
 /// Tells the store from other SQLite files: `cmba`.
 const APPLICATION: i32 = 0x636d_6261;
@@ -67,6 +68,7 @@ impl File {
         connection.pragma_update_and_check(None, "journal_mode", mode, |_| Ok(()))?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.set_prepared_statement_cache_capacity(32);
+        runs::teach(&connection)?;
         Ok(connection)
     }
 

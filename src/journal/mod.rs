@@ -14,6 +14,7 @@ mod op;
 pub mod place;
 mod questions;
 mod recovery;
+pub mod runs;
 pub mod sqlite;
 pub mod store;
 mod taken;

@@ -4,7 +4,8 @@ use rusqlite::params;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::store::{Store, json_of};
+use super::runs::json_of;
+use super::store::Store;
 use crate::error::{Error, Result};
 
 /// A question that a run has asked.
@@ -47,7 +48,7 @@ impl Store {
     /// # Errors
     /// [`Error::Journal`]: there is no such question, or it has been settled.
     pub fn answer(&self, id: &str, question: &str, answer: &Value) -> Result<()> {
-        let changed = self.read(|desk| {
+        let changed = self.write(|desk| {
             let sql = "UPDATE questions SET answer = ?3 \
                        WHERE run = (SELECT no FROM runs WHERE id = ?1) AND id = ?2 AND NOT settled";
             desk.execute(sql, params![id, question, answer.to_string()])

@@ -7,15 +7,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
 
-use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
-use serde::Serialize;
+use rusqlite::{Connection, TransactionBehavior, params};
 use serde_json::Value;
 
-use super::claim::living;
 use super::file::{File, MIGRATIONS};
-use super::lease::{self, Owner};
 use super::writer::{Writer, lock};
-use super::{Demand, Record, place, recovery};
+use super::{Demand, Record, lease, place, recovery};
 use crate::error::{Error, Result};
 
 /// A store, shared by all who open the same file in this process.
@@ -23,29 +20,8 @@ pub struct Store {
     pub(super) file: Arc<File>,
     writer: Writer,
     desk: Mutex<Connection>,
-}
-
-/// A run as the store knows it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct RunRow {
-    /// Its id.
-    pub id: String,
-    /// The run whose phase made it.
-    pub parent: Option<String>,
-    /// What was said of it at its begin.
-    pub about: Value,
-    /// Its work directory.
-    pub work_dir: String,
-    /// As a word; `interrupted` when its process has gone.
-    pub status: String,
-    /// What it has spent, as far as it said.
-    pub usage: Value,
-    /// Seconds since 1970.
-    pub created: f64,
-    /// Seconds since 1970 of the last change of its status.
-    pub updated: f64,
-    /// The process that runs it now.
-    pub owner: Option<Owner>,
+    /// Whoever only looks does not wait for those who write.
+    reader: Mutex<Connection>,
 }
 
 static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<Store>>>> = LazyLock::new(Mutex::default);
@@ -73,9 +49,10 @@ impl Store {
         let mut first = file.connect().map_err(|e| file.error("opened", &e))?;
         file.migrate(&mut first)?;
         let file = Arc::new(file);
-        let second = file.connect().map_err(|e| file.error("opened", &e))?;
+        let another = || file.connect().map(Mutex::new).map_err(|e| file.error("opened", &e));
+        let (desk, reader) = (another()?, another()?);
         let writer = Writer::start(first, file.clone())?;
-        let store = Arc::new(Self { file, writer, desk: Mutex::new(second) });
+        let store = Arc::new(Self { file, writer, desk, reader });
         open.insert(store.file.path.clone(), Arc::downgrade(&store));
         Ok(store)
     }
@@ -104,26 +81,11 @@ impl Store {
     }
 
     pub(super) fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        read(&self.desk()).map_err(|error| self.file.error("read", &error))
+        read(&lock(&self.reader)).map_err(|error| self.file.error("read", &error))
     }
 
     pub(super) fn write<T>(&self, write: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
         write(&mut self.desk()).map_err(|error| self.file.error("written", &error))
-    }
-
-    /// All runs, the newest first.
-    pub fn runs(&self) -> Result<Vec<RunRow>> {
-        self.read(|desk| {
-            let mut rows = desk.prepare_cached(&format!("{RUN} ORDER BY created DESC, no DESC"))?;
-            rows.query_map([], run_row)?.collect()
-        })
-    }
-
-    /// The run with this id.
-    pub fn run(&self, id: &str) -> Result<Option<RunRow>> {
-        self.read(|desk| {
-            desk.prepare_cached(&format!("{RUN} WHERE id = ?1"))?.query_row([id], run_row).optional()
-        })
     }
 
     /// The records of a run from number `from` on, in order.
@@ -167,7 +129,7 @@ impl Store {
                 word(demand)
             )));
         }
-        self.read(|desk| {
+        self.write(|desk| {
             let sql = "INSERT INTO demands (run, epoch, demand, at) SELECT no, epoch, ?2, ?3 FROM runs WHERE id = ?1";
             desk.execute(sql, params![id, word(demand), lease::now()]).map(drop)
         })
@@ -198,42 +160,8 @@ impl Store {
 
     /// Gives the disk back what deleted runs took.
     pub fn shrink(&self) -> Result<()> {
-        self.read(|desk| desk.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE);"))
+        self.write(|desk| desk.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE);"))
     }
-}
-
-const RUN: &str =
-    "SELECT id, parent, about, work_dir, status, usage, created, updated, owner, heartbeat FROM runs";
-
-fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
-    let owner: Option<String> = row.get(8)?;
-    let heartbeat: f64 = row.get(9)?;
-    let owner = owner.and_then(|owner| living(&owner, heartbeat));
-    let mut status: String = row.get(4)?;
-    let ongoing = ["pending", "running", "stopping", "waiting_approval", "paused"].contains(&status.as_str());
-    // A phase that returns one of these ends the run orderly: its process let it go by itself.
-    let held = ["waiting_approval", "paused"].contains(&status.as_str()) && row.get_ref(8)?.as_str().is_err();
-    if ongoing && owner.is_none() && !held {
-        status = "interrupted".into();
-    }
-    Ok(RunRow {
-        id: row.get(0)?,
-        parent: row.get(1)?,
-        about: json_of(row, 2)?,
-        work_dir: row.get(3)?,
-        status,
-        usage: json_of(row, 5)?,
-        created: row.get(6)?,
-        updated: row.get(7)?,
-        owner,
-    })
-}
-
-pub(super) fn json_of(row: &Row<'_>, column: usize) -> rusqlite::Result<Value> {
-    let text: String = row.get(column)?;
-    recovery::parse(&text).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
-    })
 }
 
 pub(super) fn unknown(id: &str) -> Error {

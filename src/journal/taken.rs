@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::live::Live;
 use super::op;
 use super::store::Store;
-use super::{Entry, Record};
+use super::{Entry, Record, runs};
 use crate::error::{Error, Result};
 
 /// A run as another store knew it.
@@ -51,9 +51,11 @@ impl Store {
             )));
         }
         let sql = "INSERT INTO runs (id, parent, root, about, work_dir, guards, status, usage, created, updated, \
-                   epoch, owner, heartbeat) VALUES (?1, NULL, ?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, 0, NULL, 0)";
+                   epoch, owner, heartbeat, workflow) \
+                   VALUES (?1, NULL, ?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, 0, NULL, 0, ?8)";
         let Taken { id, about, work_dir, status, usage, created, updated } = run;
-        let values = params![id, about.to_string(), work_dir, status, usage.to_string(), created, updated];
+        let (said, spent) = (about.to_string(), usage.to_string());
+        let values = params![id, said, work_dir, status, spent, created, updated, runs::workflow(about)];
         transaction.execute(sql, values).map_err(failed)?;
         let live = Live::new(transaction.last_insert_rowid(), id, 0, Value::Null);
         let mut last = 0;
@@ -67,7 +69,7 @@ impl Store {
             op::record(&transaction, &live, seq, at, position, entry).map_err(failed)?;
         }
         let end = "UPDATE runs SET status = ?2, usage = ?3, updated = ?4 WHERE id = ?1";
-        transaction.execute(end, params![id, status, usage.to_string(), updated]).map_err(failed)?;
+        transaction.execute(end, params![id, status, spent, updated]).map_err(failed)?;
         transaction.commit().map_err(failed)
     }
 }

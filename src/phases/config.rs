@@ -1,13 +1,17 @@
-//! Configurations of the built-in phases. Python's dataclasses have the same fields and defaults;
-//! a test compares them.
+//! Configurations of the built-in phases. What is said of a setting here (type, default, range, text) is what
+//! the server tells and what every configuration is held to. Python's dataclasses have the same fields and
+//! defaults; a test compares them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::schema::Rule::{Above, AtLeast, OneOf};
+use super::schema::{self, Kind, Settings, settings};
 use crate::agents::roster::{self, GENERAL, REASONING};
 use crate::agents::turn::Speaker;
 use crate::error::{Error, Result};
@@ -18,8 +22,21 @@ use crate::llm::{CallOptions, Sampling};
 const TEMPERATURE: f64 = 0.00001;
 const TOP_P: f64 = 0.05;
 
+/// Where in a workflow a checkpoint may stand, or why it asks.
+const CHECKPOINTS: [&str; 8] = [
+    "after_planning",
+    "during_planning",
+    "before_step",
+    "after_step",
+    "on_error",
+    "before_execution",
+    "after_execution",
+    "custom",
+];
+
 /// A configuration of this type from an object of fields.
-pub(super) fn read<C: serde::de::DeserializeOwned>(fields: Value) -> Result<C> {
+pub(super) fn read<C: DeserializeOwned + Settings>(fields: Value) -> Result<C> {
+    schema::check(C::schema(), &fields)?;
     serde_json::from_value(fields).map_err(unusable)
 }
 
@@ -32,44 +49,47 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Strin
     Ok(Option::<String>::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// The settings of a phase's own, and what all phases know of models and scripts.
 macro_rules! config {
-    (
-        $(#[$doc:meta])* $name:ident {
-            $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr),+ $(,)?
-        }
-    ) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Serialize, Deserialize)]
-        #[serde(default)]
-        pub struct $name {
-            $($(#[$field_doc])* pub $field: $type,)+
-            /// Agent name → model; outranks the model fields.
-            #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-            pub model_overrides: BTreeMap<String, String>,
-            /// Settings beyond the dataclass's fields.
-            #[serde(skip_serializing)]
-            pub params: Params,
-        }
-
-        impl Default for $name {
-            fn default() -> Self {
-                Self {
-                    $($field: $default,)+
-                    model_overrides: BTreeMap::new(),
-                    params: Params::default(),
-                }
+    ($(#[doc = $doc:literal])+ $name:ident { $($own:tt)* }) => {
+        settings! {
+            $(#[doc = $doc])+
+            $name {
+                /// Agent name → model, before any other choice of a model.
+                model_overrides: BTreeMap<String, String> = BTreeMap::new(),
+                /// Further settings; names that are not known are left alone.
+                params: Params = Params::default(),
+                $($own)*
             }
         }
     };
 }
 
+settings! {
+    /// Settings that the executor acts upon, whatever the phase.
+    Base {
+        /// `false` skips the phase.
+        enabled: bool = true,
+        /// Limit for the phase in seconds. It acts only when it was set; time spent waiting for a human does not
+        /// count.
+        timeout_seconds: u64 [AtLeast(1)] = 3600,
+        /// How often the phase is run again after it failed.
+        max_retries: u32 = 0,
+    }
+}
+
 config! {
-    /// `PlanningPhaseConfig`.
+    /// What every phase's configuration may say about models and scripts.
+    Common {}
+}
+
+config! {
+    /// Settings of the planning phase.
     Planning {
         /// Most model calls of the phase.
-        max_rounds: u32 = 50,
+        max_rounds: u32 [AtLeast(1)] = 50,
         /// Most steps of a plan.
-        max_plan_steps: usize = 3,
+        max_plan_steps: usize [AtLeast(1)] = 3,
         /// Rounds of review.
         n_plan_reviews: usize = 1,
         /// The planner's model.
@@ -77,33 +97,29 @@ config! {
         /// The reviewer's model.
         plan_reviewer_model: String = REASONING.into(),
         /// Binding instructions for the plan.
-        #[serde(deserialize_with = "text")]
-        plan_instructions: String = String::new(),
+        plan_instructions: String as "text" = String::new(),
         /// What the hardware allows, in words.
-        #[serde(deserialize_with = "text")]
-        hardware_constraints: String = String::new(),
+        hardware_constraints: String as "text" = String::new(),
         /// Instructions for the engineer, carried to control.
-        #[serde(deserialize_with = "text")]
-        engineer_instructions: String = String::new(),
+        engineer_instructions: String as "text" = String::new(),
         /// Instructions for the researcher, carried to control.
-        #[serde(deserialize_with = "text")]
-        researcher_instructions: String = String::new(),
+        researcher_instructions: String as "text" = String::new(),
         /// Tries at a step beyond the first, told to the agents.
         max_n_attempts: usize = 3,
     }
 }
 
 config! {
-    /// `ControlPhaseConfig`.
+    /// Settings of the control phase.
     Control {
         /// Most model calls of a step.
-        max_rounds: u32 = 100,
+        max_rounds: u32 [AtLeast(1)] = 100,
         /// Tries at a step beyond the first.
         max_n_attempts: usize = 3,
         /// Whether to run all steps; else only `step_number`.
         execute_all_steps: bool = true,
         /// The one step to run, from 1.
-        step_number: Option<usize> = None,
+        step_number: Option<usize> [AtLeast(1)] = None,
         /// Ask a human after each step and when one fails.
         hitl_enabled: bool = false,
         /// Ask a human after each step.
@@ -125,19 +141,17 @@ config! {
         /// At most this many judgements a step.
         max_n_plot_evals: usize = 1,
         /// Instructions for the engineer.
-        #[serde(deserialize_with = "text")]
-        engineer_instructions: String = String::new(),
+        engineer_instructions: String as "text" = String::new(),
         /// Instructions for the researcher.
-        #[serde(deserialize_with = "text")]
-        researcher_instructions: String = String::new(),
+        researcher_instructions: String as "text" = String::new(),
     }
 }
 
 config! {
-    /// `OneShotPhaseConfig`.
+    /// Settings of the one-shot phase.
     OneShot {
         /// Most model calls of the phase.
-        max_rounds: u32 = 50,
+        max_rounds: u32 [AtLeast(1)] = 50,
         /// Tries beyond the first.
         max_n_attempts: usize = 3,
         /// The agent that does the task.
@@ -159,29 +173,27 @@ config! {
         /// The model that gives a second opinion, unless `params` names one.
         default_formatter_model: String = REASONING.into(),
         /// The notes' file name, or a sentence that leaves the choice to the researcher.
-        #[serde(deserialize_with = "text")]
-        researcher_filename: String = "researcher_output.md".into(),
+        researcher_filename: String as "text" = "researcher_output.md".into(),
         /// Whether to delete what is in the work directory first.
         clear_work_dir: bool = false,
     }
 }
 
 config! {
-    /// `HITLCheckpointConfig`.
+    /// Settings of the checkpoint.
     HitlCheckpoint {
         /// Where in the workflow the checkpoint stands.
-        checkpoint_type: String = "after_planning".into(),
+        checkpoint_type: String [OneOf(&CHECKPOINTS)] = "after_planning".into(),
         /// Whether a human must approve.
         require_approval: bool = true,
         /// Seconds to wait for an answer.
         timeout_seconds: u64 = 3600,
         /// `approve` or `reject` when nobody answers.
-        default_on_timeout: String = "reject".into(),
+        default_on_timeout: String [OneOf(&["approve", "reject"])] = "reject".into(),
         /// Whether the question shows the plan.
         show_plan: bool = true,
         /// The question's first lines.
-        #[serde(deserialize_with = "text")]
-        custom_message: String = String::new(),
+        custom_message: String as "text" = String::new(),
         /// The words that answer it.
         options: Vec<String> = vec!["approve".into(), "reject".into(), "modify".into()],
         /// Whether the human sees the shared state.
@@ -190,12 +202,12 @@ config! {
 }
 
 config! {
-    /// `IdeaGenerationPhaseConfig`.
+    /// Settings of the idea phase.
     IdeaGeneration {
         /// Most model calls of the phase.
-        max_rounds: u32 = 50,
+        max_rounds: u32 [AtLeast(1)] = 50,
         /// Ideas asked for.
-        n_ideas: usize = 3,
+        n_ideas: usize [AtLeast(1)] = 3,
         /// Rounds of critique.
         n_reviews: usize = 1,
         /// The idea maker's model.
@@ -205,62 +217,62 @@ config! {
     }
 }
 
-/// `config.params`: settings beyond the dataclass's fields. Unknown keys are the user's own.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub struct Params {
-    /// A plan to execute instead of the context's.
-    pub preloaded_plan: Option<Value>,
-    /// The step to begin at, from 1 (restart).
-    pub start_step: Option<usize>,
-    /// The `final_context` that the step before `start_step` left.
-    pub restored_context: Option<Value>,
-    /// Set nothing aside at the start.
-    pub keep_existing: bool,
-    /// Agent name → model, provider, address, effort, ….
-    pub agent_llm_configs: BTreeMap<String, AgentConfig>,
-    /// The model of agents without a setting of their own.
-    pub default_llm_model: Option<String>,
-    /// The model that gives a second opinion.
-    pub default_formatter_model: Option<String>,
-    /// The model that judges plots; outranks `plot_judge_model`.
-    pub vlm_model: Option<String>,
-    /// Agent name → path of a template that replaces the built-in one.
-    pub prompts: BTreeMap<String, PathBuf>,
-    /// Agents a plan may use.
-    pub allowed_agents: Option<Vec<String>>,
-    /// The notes' file name.
-    pub researcher_filename: Option<String>,
-    /// Wall-clock limit of a script in seconds.
-    pub script_timeout_seconds: Option<f64>,
-    /// Environment variables passed to scripts besides the allow-listed ones.
-    pub env_passthrough: Vec<String>,
-    /// How much scripts are confined: `strict`, `default` or `off`.
-    pub sandbox: Mode,
-    /// What scripts may write besides the phase's directory.
-    pub write_paths: Vec<PathBuf>,
-    /// What scripts may read although the sandbox would not let them.
-    pub read_paths: Vec<PathBuf>,
-    /// Whether scripts reach the network; unset: unless the sandbox is strict.
-    pub network: Option<bool>,
-    /// Most memory of a script and all it starts, in GB (10⁹ bytes).
-    pub script_memory_gb: Option<f64>,
-    /// Most that a script may add to the disk, in GB (10⁹ bytes).
-    pub script_disk_gb: Option<f64>,
-    /// Most processes of a script at once.
-    pub script_processes: Option<u64>,
-    /// Whether packages that a script misses are installed for the run.
-    pub allow_install: Install,
-    /// Seconds a model call may take over all its tries.
-    pub call_deadline_seconds: Option<f64>,
-    /// Seconds an agent's turn may take: its call, continuations and repairs together.
-    pub turn_deadline_seconds: Option<f64>,
-    /// Models to ask in turn when one cannot be reached.
-    pub model_fallbacks: Fallbacks,
-    /// A step that exhausts its tries ends the phase with `status: "failed"` in its output, not as failed.
-    pub fail_softly: bool,
-    /// Which files a run leaves.
-    pub files: Files,
+settings! {
+    /// `config.params`: settings beyond the dataclass's fields. Names that are not known are the user's own.
+    Params {
+        /// A plan to execute instead of the context's.
+        preloaded_plan: Option<Value> = None,
+        /// The step to begin at, from 1 (restart).
+        start_step: Option<usize> = None,
+        /// The `final_context` that the step before `start_step` left.
+        restored_context: Option<Value> = None,
+        /// Set nothing aside at the start.
+        keep_existing: bool = false,
+        /// Agent name → model, provider, address, effort, ….
+        agent_llm_configs: BTreeMap<String, AgentConfig> = BTreeMap::new(),
+        /// The model of agents without a setting of their own.
+        default_llm_model: Option<String> = None,
+        /// The model that gives a second opinion.
+        default_formatter_model: Option<String> = None,
+        /// The model that judges plots; outranks `plot_judge_model`.
+        vlm_model: Option<String> = None,
+        /// Agent name → path of a template that replaces the built-in one.
+        prompts: BTreeMap<String, PathBuf> = BTreeMap::new(),
+        /// Agents a plan may use.
+        allowed_agents: Option<Vec<String>> = None,
+        /// The notes' file name.
+        researcher_filename: Option<String> = None,
+        /// Wall-clock limit of a script in seconds.
+        script_timeout_seconds: Option<f64> [Above(0)] = None,
+        /// Environment variables passed to scripts besides the allow-listed ones.
+        env_passthrough: Vec<String> = Vec::new(),
+        /// How much scripts are confined: `strict`, `default` or `off`.
+        sandbox: Mode = Mode::default(),
+        /// What scripts may write besides the phase's directory.
+        write_paths: Vec<PathBuf> = Vec::new(),
+        /// What scripts may read although the sandbox would not let them.
+        read_paths: Vec<PathBuf> = Vec::new(),
+        /// Whether scripts reach the network; unset: unless the sandbox is strict.
+        network: Option<bool> = None,
+        /// Most memory of a script and all it starts, in GB (10⁹ bytes).
+        script_memory_gb: Option<f64> [Above(0)] = None,
+        /// Most that a script may add to the disk, in GB (10⁹ bytes).
+        script_disk_gb: Option<f64> [Above(0)] = None,
+        /// Most processes of a script at once.
+        script_processes: Option<u64> [AtLeast(1)] = None,
+        /// Whether packages that a script misses are installed for the run.
+        allow_install: Install = Install::default(),
+        /// Seconds a model call may take over all its tries.
+        call_deadline_seconds: Option<f64> [Above(0)] = None,
+        /// Seconds an agent's turn may take: its call, continuations and repairs together.
+        turn_deadline_seconds: Option<f64> [Above(0)] = None,
+        /// Models to ask in turn when one cannot be reached.
+        model_fallbacks: Fallbacks = Fallbacks::default(),
+        /// A step that exhausts its tries ends the phase with `status: "failed"` in its output, not as failed.
+        fail_softly: bool = false,
+        /// Which files a run leaves.
+        files: Files = Files::default(),
+    }
 }
 
 /// Models to ask in turn when one cannot be reached: for each model its own, or the same for all.
@@ -281,6 +293,23 @@ impl Default for Fallbacks {
     }
 }
 
+impl Kind for Fallbacks {
+    fn schema() -> Value {
+        json!({
+            "type": ["array", "object", "null"], "items": {"type": "string"},
+            "additionalProperties": Vec::<String>::schema(),
+        })
+    }
+
+    fn plain(&self) -> Value {
+        match self {
+            Self::All(others) => json!(others),
+            Self::Each(each) => json!(each),
+            Self::None(()) => Value::Null,
+        }
+    }
+}
+
 impl Fallbacks {
     fn of(&self, model: &str) -> Vec<String> {
         let others = match self {
@@ -294,29 +323,23 @@ impl Fallbacks {
 
 impl Params {
     /// The sandbox of scripts in a run's directory.
-    pub(super) fn sandbox(&self, work_dir: &Path) -> Result<Sandbox> {
-        Ok(Sandbox {
+    pub(super) fn sandbox(&self, work_dir: &Path) -> Sandbox {
+        Sandbox {
             mode: self.sandbox,
             work_dir: Some(work_dir.to_owned()),
             write_paths: self.write_paths.clone(),
             read_paths: self.read_paths.clone(),
             network: self.network,
-            memory_bytes: bytes("script_memory_gb", self.script_memory_gb)?,
-            disk_bytes: bytes("script_disk_gb", self.script_disk_gb)?,
+            memory_bytes: self.script_memory_gb.map(bytes),
+            disk_bytes: self.script_disk_gb.map(bytes),
             processes: self.script_processes,
-        })
+        }
     }
 }
 
-fn bytes(setting: &str, gb: Option<f64>) -> Result<Option<u64>> {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // In range, and bytes are whole.
-    match gb {
-        Some(gb) if gb > 0.0 && gb < 1e9 => Ok(Some((gb * 1e9) as u64)),
-        Some(gb) => Err(Error::Configuration(format!(
-            "{setting}={gb}: expected a number of GB above 0, or None for the default"
-        ))),
-        None => Ok(None),
-    }
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Above 0, and bytes are whole.
+fn bytes(gb: f64) -> u64 {
+    (gb * 1e9) as u64
 }
 
 /// What is done about a package that a script misses.
@@ -344,8 +367,22 @@ impl<'de> Deserialize<'de> for Install {
     }
 }
 
+impl Kind for Install {
+    fn schema() -> Value {
+        json!({"type": ["boolean", "string", "null"], "enum": [true, false, "sources", null]})
+    }
+
+    fn plain(&self) -> Value {
+        match self {
+            Self::Never => json!(false),
+            Self::Wheels => json!(true),
+            Self::Sources => json!("sources"),
+        }
+    }
+}
+
 /// Which files a run leaves beside its products.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Files {
     /// A context after planning and after each step, and reports of each step.
@@ -355,6 +392,16 @@ pub enum Files {
     Plain,
 }
 
+impl Kind for Files {
+    fn schema() -> Value {
+        json!({"type": "string", "enum": ["carryover", "plain"]})
+    }
+
+    fn plain(&self) -> Value {
+        json!(self)
+    }
+}
+
 impl Files {
     /// Whether reports are made for all steps together.
     pub fn is_plain(self) -> bool {
@@ -362,36 +409,28 @@ impl Files {
     }
 }
 
-/// One agent's entry of `agent_llm_configs`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub struct AgentConfig {
-    /// Its model.
-    pub model: Option<String>,
-    /// A key of its own.
-    pub api_key: Option<SecretString>,
-    /// `openai`, `anthropic`, `google`.
-    pub api_type: Option<String>,
-    /// Its base URL.
-    pub base_url: Option<String>,
-    /// Effort of a reasoning model.
-    pub reasoning_effort: Option<String>,
-    /// Temperature.
-    pub temperature: Option<f64>,
-    /// Nucleus sampling.
-    pub top_p: Option<f64>,
-    /// Upper limit of an answer in tokens.
-    pub max_tokens: Option<u32>,
-    /// Whether to stream.
-    pub stream: Option<bool>,
-}
-
-/// What every phase's configuration may say about models.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-struct Common {
-    model_overrides: BTreeMap<String, String>,
-    params: Params,
+settings! {
+    /// One agent's entry of `agent_llm_configs`.
+    AgentConfig {
+        /// Its model.
+        model: Option<String> = None,
+        /// A key of its own.
+        api_key: Option<SecretString> = None,
+        /// `openai`, `anthropic`, `google`.
+        api_type: Option<String> = None,
+        /// Its base URL.
+        base_url: Option<String> = None,
+        /// Effort of a reasoning model.
+        reasoning_effort: Option<String> = None,
+        /// Temperature.
+        temperature: Option<f64> = None,
+        /// Nucleus sampling.
+        top_p: Option<f64> = None,
+        /// Upper limit of an answer in tokens.
+        max_tokens: Option<u32> = None,
+        /// Whether to stream.
+        stream: Option<bool> = None,
+    }
 }
 
 /// The `params` of a phase's configuration.

@@ -131,7 +131,7 @@ impl Control {
         let start = numbers.first().copied().unwrap_or(1);
         let keep = config.params.keep_existing || start > 1;
         let space = Workspace::open(run, &state.work_dir(), "control", keep).await?;
-        config.params.sandbox(&space.work_dir)?.check(&space.root)?;
+        config.params.sandbox(&space.work_dir).check(&space.root)?;
         let templates = templates(run, &config.params).await?;
         let site = Site {
             space: &space,

@@ -67,7 +67,7 @@ impl Installer {
         let wanted = Package {
             name: package.clone(),
             sources: bench.params.allow_install == Install::Sources,
-            sandbox: bench.params.sandbox(&bench.space.work_dir)?,
+            sandbox: bench.params.sandbox(&bench.space.work_dir),
         };
         let execution = run.install(&wanted).await?;
         let success = execution.exit.success();

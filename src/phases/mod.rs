@@ -17,6 +17,7 @@ mod progress;
 pub mod rehearsal;
 pub mod reports;
 mod review;
+mod schema;
 pub mod script;
 mod step;
 pub mod workspace;
@@ -30,23 +31,20 @@ use crate::agents::prompts::{self, Prompt, Templates};
 use crate::agents::turn::Speaker;
 use crate::agents::{StepCase, carry};
 use crate::engine::registry::Registry;
-use crate::engine::{Phase, Run, Section, State};
+use crate::engine::{Limits, Phase, Run, Section, State};
 use crate::error::{Error, Result};
 
 type Maker = fn(Value) -> Result<Box<dyn Phase>>;
 
-/// How a built-in phase is made from its configuration, and what the configuration is by default.
+/// How a built-in phase is made from its configuration, and what is to be said of that.
 #[derive(Clone, Copy)]
 struct BuiltIn {
     make: Maker,
-    defaults: fn() -> Result<Value>,
+    schema: fn() -> &'static Value,
 }
 
-fn built_in<C>(make: Maker) -> BuiltIn
-where
-    C: Default + serde::Serialize,
-{
-    BuiltIn { make, defaults: || serde_json::to_value(C::default()).map_err(config::unusable) }
+fn built_in<C: schema::Settings>(make: Maker) -> BuiltIn {
+    BuiltIn { make, schema: C::schema }
 }
 
 static BUILT_IN: LazyLock<Registry<BuiltIn>> = LazyLock::new(|| {
@@ -77,9 +75,26 @@ pub fn build(phase_type: &str, config: Value) -> Result<Box<dyn Phase>> {
         .map_err(|error| Error::Configuration(format!("configuration of phase {phase_type}: {error}")))
 }
 
-/// The default configuration of a built-in phase.
-pub fn config_defaults(phase_type: &str) -> Result<Value> {
-    (BUILT_IN.get(phase_type)?.defaults)()
+/// The JSON Schema of a built-in phase's configuration; without a type, of what all phases' have.
+///
+/// # Errors
+/// [`Error`]: there is no such type.
+pub fn config_schema(phase_type: Option<&str>) -> Result<Value> {
+    let mut schema = match phase_type {
+        Some(phase_type) => (BUILT_IN.get(phase_type)?.schema)().clone(),
+        None => <config::Common as schema::Settings>::schema().clone(),
+    };
+    let base = <config::Base as schema::Settings>::schema();
+    let mut properties = base["properties"].as_object().cloned().unwrap_or_default();
+    if let Some(own) = schema["properties"].as_object_mut() {
+        properties.append(own);
+        *own = properties;
+    }
+    // What limits a phase stands among its further settings, too.
+    if let Some(params) = schema["properties"]["params"]["properties"].as_object_mut() {
+        params.append(&mut Limits::schema());
+    }
+    Ok(schema)
 }
 
 /// The messages of validation for phases that need a task and a place to work.

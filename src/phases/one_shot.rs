@@ -50,7 +50,7 @@ impl OneShot {
             run.observe("the work directory is emptied", move || clear(&work_dir)).await?;
         }
         let space = Workspace::open(run, &state.work_dir(), "", config.params.keep_existing).await?;
-        config.params.sandbox(&space.work_dir)?.check(&space.root)?;
+        config.params.sandbox(&space.work_dir).check(&space.root)?;
         let templates = templates(run, &config.params).await?;
         let site = Site {
             space: &space,

@@ -45,7 +45,7 @@ impl Bench<'_> {
             timeout_seconds: self.params.script_timeout_seconds,
             env_passthrough: self.params.env_passthrough.clone(),
             log_path: log.clone(),
-            sandbox: self.params.sandbox(&self.space.work_dir)?,
+            sandbox: self.params.sandbox(&self.space.work_dir),
         };
         self.space.directory("data")?;
         let before = self.space.look(run, "files before the script", Workspace::inventory).await?;

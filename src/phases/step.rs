@@ -77,7 +77,7 @@ impl Site<'_> {
         let step = case.plan.get(case.step - 1).cloned().unwrap_or_default();
         case.max_attempts = self.max_n_attempts + 1;
         case.carry_budget = Some(carry::budget(run.window(&self.speaker(&step.sub_task_agent).model)));
-        case.network = Some(self.params.sandbox(&self.space.work_dir)?.network());
+        case.network = Some(self.params.sandbox(&self.space.work_dir).network());
         let mut done = Done {
             record: StepRecord {
                 number: case.step,

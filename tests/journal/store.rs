@@ -6,6 +6,7 @@ use std::path::Path;
 
 use cmbagent::journal::Claim;
 use cmbagent::journal::lease::{self, Owner, STALE_SECONDS};
+use cmbagent::journal::runs::Wanted;
 use cmbagent::journal::{Demand, Journal, Store};
 use rusqlite::params;
 use serde_json::json;
@@ -85,7 +86,7 @@ fn an_empty_file_becomes_a_store() {
     let shelf = Shelf::new();
     fs::create_dir(shelf.temp.path().join("place")).unwrap();
     fs::write(shelf.path(), "").unwrap();
-    assert!(shelf.open().runs().unwrap().is_empty());
+    assert!(shelf.open().runs(&Wanted::default()).unwrap().is_empty());
 }
 
 #[test]

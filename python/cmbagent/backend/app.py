@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from cmbagent import _core
 from cmbagent.backend.guard import Guard
 from cmbagent.backend.hub import Hub
+from cmbagent.backend.leftovers import Leftovers
 from cmbagent.backend.metrics import Meter
 from cmbagent.backend.routers import register_routers
 from cmbagent.backend.settings import Settings
@@ -27,7 +28,7 @@ def create_app(store: StoreLike = None, settings: Settings | None = None) -> Fas
         settings: how it is reached and what it allows; `None` takes the token from the environment.
 
     Returns:
-        An ASGI application; its start takes up the runs that an earlier one has left, its end lets runs go.
+        An ASGI application. While it serves it takes up what others have left; its end lets runs go.
 
     Raises:
         ConfigurationError: it would be reached from elsewhere without a token, or there is no store.
@@ -39,9 +40,11 @@ def create_app(store: StoreLike = None, settings: Settings | None = None) -> Fas
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        leftovers = Leftovers(hub.runs, settings.take_up_seconds)
         if settings.resume:
-            await asyncio.to_thread(hub.runs.take_up_all)
+            await asyncio.to_thread(leftovers.begin)
         yield
+        await asyncio.to_thread(leftovers.end)
         await asyncio.to_thread(hub.runs.close)
 
     app = FastAPI(

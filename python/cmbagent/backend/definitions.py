@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cmbagent import _core
 from cmbagent.errors import CmbagentError, ConfigurationError
 from cmbagent.phases import PhaseRegistry
 from cmbagent.phases.schema import config_schema, problems
@@ -50,7 +51,8 @@ def check(phases: Phases) -> tuple[list[str], list[str]]:
         errors += [f"{place}: Invalid config - {fault}" for fault in faults]
         if not faults:
             try:
-                PhaseRegistry.create_from_dict({"type": kind, "config": config})
+                made = PhaseRegistry.create_from_dict({"type": kind, "config": config})
+                _core.check_limits(made.config.params)
             except (TypeError, ValueError) as error:
                 errors.append(f"{place}: Invalid config - {error}")
         errors += [

@@ -55,7 +55,7 @@ class Hub:
         self.definitions = Definitions(opened)
         self.runs = Runs(opened, self.settings)
         self.progress = ProgressBook(opened)
-        self.feeds = Feeds(opened, self.settings.max_listeners)
+        self.feeds = Feeds(opened, self.settings.max_listeners, self.runs.log)
 
     def run(self, run_id: str) -> RunInfo:
         """Return a run.

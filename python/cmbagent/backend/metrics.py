@@ -5,12 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
-
-from cmbagent.store import RunInfo
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -72,36 +70,29 @@ class Meter:
         return lines
 
 
-def of_runs(runs: Iterable[RunInfo], live: int, listeners: int) -> list[str]:
+def of_runs(tally: Iterable[Mapping[str, Any]], live: int, listeners: int) -> list[str]:
     """Return lines about the runs of a store.
 
     Args:
-        runs: all of them.
+        tally: per status how many runs there are and what they have spent.
         live: how many go on in this process.
         listeners: how many connections listen to events.
     """
-    statuses: Counter[str] = Counter()
-    spent: Counter[str] = Counter()
-    dollars = 0.0
-    for info in runs:
-        statuses[info.status] += 1
-        for name in ("calls", "prompt_tokens", "completion_tokens"):
-            spent[name] += info.usage.get(name) or 0
-        dollars += info.usage.get("cost") or 0.0
+    rows = list(tally)
     return [
         "# TYPE cmbagent_runs gauge",
-        *(f'cmbagent_runs{{status="{status}"}} {count}' for status, count in sorted(statuses.items())),
+        *(f'cmbagent_runs{{status="{row["status"]}"}} {row["runs"]}' for row in rows),
         "# TYPE cmbagent_runs_in_progress gauge",
         f"cmbagent_runs_in_progress {live}",
         "# TYPE cmbagent_event_listeners gauge",
         f"cmbagent_event_listeners {listeners}",
         "# TYPE cmbagent_model_calls gauge",
-        f"cmbagent_model_calls {spent['calls']}",
+        f"cmbagent_model_calls {sum(row['calls'] for row in rows)}",
         "# TYPE cmbagent_model_tokens gauge",
-        f'cmbagent_model_tokens{{kind="prompt"}} {spent["prompt_tokens"]}',
-        f'cmbagent_model_tokens{{kind="completion"}} {spent["completion_tokens"]}',
+        f'cmbagent_model_tokens{{kind="prompt"}} {sum(row["prompt_tokens"] for row in rows)}',
+        f'cmbagent_model_tokens{{kind="completion"}} {sum(row["completion_tokens"] for row in rows)}',
         "# TYPE cmbagent_model_dollars gauge",
-        f"cmbagent_model_dollars {dollars}",
+        f"cmbagent_model_dollars {sum(row['cost'] for row in rows)}",
     ]
 
 

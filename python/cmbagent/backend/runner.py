@@ -1,8 +1,7 @@
-"""The runs of a server: they go on in a thread with an event loop of its own, away from the requests."""
+"""The runs of a server: begun, taken up, steered, and let go when it ends."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import threading
@@ -10,59 +9,33 @@ import time
 import uuid
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from cmbagent._stream import EventLog
 from cmbagent.approvals.elsewhere import ElsewhereApprovalManager
+from cmbagent.backend.live import BusyError, Live, Mode
 from cmbagent.backend.settings import Settings
+from cmbagent.backend.standing import header_keys, told_status
 from cmbagent.errors import CmbagentError, ConfigurationError
 from cmbagent.store import UNFINISHED, RunInfo, Store
 from cmbagent.utils import get_api_keys_from_env
 from cmbagent.workflows import WorkflowDefinition, WorkflowExecutor
 
-Mode = Literal["now", "after_phase"]
-
 logger = logging.getLogger("cmbagent.server")
-
-START_SECONDS = 30.0
-"""How long a run may take to begin."""
-
-BLOCKED_SECONDS = 0.5
-"""How long a run's first step may take before it counts as blocking its loop."""
 
 SHUTDOWN_SECONDS = 10.0
 """How long runs may take to let go when the server ends."""
-
-
-class BusyError(CmbagentError, RuntimeError):
-    """As many runs as the server allows are in progress."""
 
 
 class StatusError(CmbagentError, RuntimeError):
     """What is asked of a run does not go with its status."""
 
 
-@dataclass
-class Live:
-    """A run that goes on in this process.
-
-    Attributes:
-        executor: what runs it.
-        stopping: how it was told to stop, if it was.
-        error: what it ended with.
-    """
-
-    executor: WorkflowExecutor
-    stopping: Mode | None = None
-    error: Exception | None = None
-
-
 class Runs:
-    """Starts runs, steers them, and takes up those that an earlier server has left.
+    """Starts runs, takes them up, and steers them, here or in other processes.
 
-    All methods may be called from any thread but the one of the runs; they wait until what is asked is done
-    or on its way, never for a run's end.
+    All methods may be called from any thread; they wait until what is asked is done or on its way, never for
+    a run's end.
 
     Args:
         store: where runs are kept.
@@ -74,14 +47,22 @@ class Runs:
         self.settings = settings
         self._live: dict[str, Live] = {}
         self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._starting = 0
+        self._ending = False
 
     def live(self, run_id: str) -> Live | None:
         """Return the run if it goes on in this process."""
         return self._live.get(run_id)
+
+    def log(self, run_id: str) -> EventLog | None:
+        """Return the events of a run that goes on in this process."""
+        live = self._live.get(run_id)
+        return None if live is None else live.executor._log
+
+    def told(self) -> dict[str, str]:
+        """Return where runs stand that this process knows better than the store: id → word."""
+        with self._lock:
+            here = list(self._live.values())
+        return {live.run_id: word for live in here if (word := live.word) is not None}
 
     def count(self) -> int:
         """Return how many runs go on in this process."""
@@ -200,25 +181,6 @@ class Runs:
         self._launch(executor)
         return executor
 
-    def take_up_all(self) -> list[str]:
-        """Go on with what earlier servers have left unfinished; those that need a key wait for it.
-
-        Returns:
-            The ids of the runs that go on.
-        """
-        taken = []
-        for info in reversed(self.store.runs()):
-            if info.parent is not None or not is_left(info) or header_keys(info):
-                continue
-            try:
-                self.take_up(info)
-            except (CmbagentError, ValueError, TypeError) as error:
-                # One that cannot go on keeps no other from it; its status tells that it waits.
-                logger.warning("run %s could not be taken up: %s", info.id, error)
-            else:
-                taken.append(info.id)
-        return taken
-
     def stop(self, info: RunInfo, mode: Mode) -> None:
         """Stop a run, here or in another process.
 
@@ -230,8 +192,9 @@ class Runs:
             StatusError: it is not going on, or was told so already.
         """
         live = self._live.get(info.id)
-        if live is None and (info.owner is None or info.status not in UNFINISHED):
-            raise StatusError(f"Cannot stop run with status '{told_status(info)}'")
+        ended = info.status not in UNFINISHED
+        if ended or (live is None and info.owner is None):
+            raise StatusError(f"Cannot stop run with status '{info.status}'")
         if live is not None:
             with self._lock:
                 if live.stopping == "now" or (live.stopping and mode == "after_phase"):
@@ -267,141 +230,45 @@ class Runs:
             self.store.demand(info.id, "resume")
 
     def close(self) -> None:
-        """Have all runs let go; the next server takes them up."""
-        loop, thread = self._loop, self._thread
-        if loop is None or thread is None:
-            return
-        left = list(self._live)
+        """Have all runs let go, and none begin meanwhile; another server takes them up."""
+        with self._lock:
+            self._ending = True
+            here = list(self._live.values())
+        for live in here:
+            live.executor._control.interrupt()
         limit = time.monotonic() + SHUTDOWN_SECONDS
-        try:
-            asyncio.run_coroutine_threadsafe(self._end(), loop).result(SHUTDOWN_SECONDS)
-            # Their leases are given back by the store's own thread.
-            while time.monotonic() < limit and any(self._is_held(run_id) for run_id in left):
-                time.sleep(0.01)
-        except TimeoutError:
-            logger.warning("%d runs did not let go within %g s", self.count(), SHUTDOWN_SECONDS)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(0.5)
-        self._loop = self._thread = None
+        held = [live for live in here if not live.join(limit - time.monotonic())]
+        if held:
+            logger.warning("%d runs did not let go within %g s", len(held), SHUTDOWN_SECONDS)
+        # Their leases are given back by the store's own thread.
+        let_go = [live.run_id for live in here if live not in held]
+        while time.monotonic() < limit and any(self._is_held(run_id) for run_id in let_go):
+            time.sleep(0.01)
+        # An application may be begun again.
+        self._ending = False
 
     def _is_held(self, run_id: str) -> bool:
         row = self.store._core.run(run_id)
         return row is not None and row["owner"] is not None
 
-    async def _end(self) -> None:
-        for live in self._live.values():
-            live.executor._control.interrupt()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
     def _keys(self, keys: Mapping[str, str] | None) -> dict[str, str | None]:
         return {**get_api_keys_from_env(), **(keys or {})}
 
     def _launch(self, executor: WorkflowExecutor) -> None:
+        live = Live(executor, self._forget)
         with self._lock:
-            if len(self._live) + self._starting >= self.settings.max_runs:
+            if self._ending:
+                raise BusyError("this server is ending; ask another, or try again later")
+            if live.run_id in self._live:
+                raise StatusError(f"Run '{live.run_id}' is going on already")
+            if len(self._live) >= self.settings.max_runs:
                 raise BusyError(
                     f"{self.settings.max_runs} runs are in progress, as many as this server allows; "
                     "try again later"
                 )
-            self._starting += 1
-        try:
-            self._wait(executor)
-        finally:
-            with self._lock:
-                self._starting -= 1
+            self._live[live.run_id] = live
+        live.begin()
 
-    def _wait(self, executor: WorkflowExecutor) -> None:
-        given_up = threading.Event()
-        begun = asyncio.run_coroutine_threadsafe(self._begin(executor, given_up), self._the_loop())
-        limit = time.monotonic() + START_SECONDS
-        while time.monotonic() < limit:
-            try:
-                return begun.result(BLOCKED_SECONDS)
-            except TimeoutError:
-                if begun.done():
-                    return begun.result()
-                # Its first phase computes without awaiting.
-                if executor._journal is not None:
-                    return None
-        given_up.set()
-        raise BusyError(
-            f"no run could begin within {START_SECONDS:g} s: a phase computes without awaiting and holds up "
-            "all runs; have it use asyncio.to_thread"
-        )
-
-    def _the_loop(self) -> asyncio.AbstractEventLoop:
+    def _forget(self, live: Live) -> None:
         with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._main, args=(self._loop,), name="cmbagent-runs", daemon=True
-                )
-                self._thread.start()
-            return self._loop
-
-    @staticmethod
-    def _main(loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_forever()
-        finally:
-            loop.close()
-
-    async def _begin(self, executor: WorkflowExecutor, given_up: threading.Event) -> None:
-        run_id = executor.context.run_id
-        if given_up.is_set():
-            return
-        if run_id in self._live:
-            raise StatusError(f"Run '{run_id}' is going on already")
-        live = self._live[run_id] = Live(executor)
-        task = asyncio.get_running_loop().create_task(self._run(live))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        # Its first step makes the log of this run; the run is in the store once that says anything, or ends.
-        await asyncio.sleep(0)
-        async for _ in executor._log.stream():
-            break
-        if live.error is not None and not executor._log.begun:
-            raise live.error
-
-    async def _run(self, live: Live) -> None:
-        run_id = live.executor.context.run_id
-        try:
-            await live.executor.run()
-        except Exception as error:
-            # What went wrong later is in the run's own record; here it is only worth a line.
-            live.error = error
-            logger.info("run %s ended: %s", run_id, type(error).__name__)
-        finally:
-            del self._live[run_id]
-
-
-def header_keys(info: RunInfo) -> list[str]:
-    """Return the providers whose keys a run was given in a header."""
-    keys: list[str] = info.about.get("origin", {}).get("keys", [])
-    return keys
-
-
-def is_left(info: RunInfo) -> bool:
-    """Return whether a server has left the run without having finished it."""
-    by_server = bool(info.about.get("origin", {}).get("server"))
-    return by_server and info.owner is None and info.status == "interrupted"
-
-
-def told_status(info: RunInfo, live: Live | None = None) -> str:
-    """Return a run's status in a word, as clients are told it."""
-    if live is not None:
-        word = live.executor.get_status().get("status")
-        if word in ("paused", "stopping"):
-            return str(word)
-    return info.status
-
-
-def resumable(info: RunInfo, live: Live | None = None) -> str:
-    """Return whether a run can be taken up: `yes`, `no`, or `needs key`."""
-    # One that has ended is let go in a moment.
-    going_on = info.status in UNFINISHED and (live is not None or info.owner is not None)
-    if going_on or info.status == "completed" or info.about.get("imported") or info.helper:
-        return "no"
-    return "needs key" if header_keys(info) else "yes"
+            del self._live[live.run_id]

@@ -26,7 +26,8 @@ class Settings:
         token: what clients must send as `Authorization: Bearer …`; `None` lets everybody in.
         root: the directory below which runs have their work directories.
         hosts: names, besides its address, under which the server may be asked for in the header `Host`.
-        resume: whether unfinished runs of an earlier server go on by themselves.
+        resume: whether unfinished runs of other servers that have gone go on by themselves.
+        take_up_seconds: how often such runs are looked for, about.
         max_body: bytes of a request's body.
         max_path: characters of a request's path and query.
         max_task: characters of a task.
@@ -41,6 +42,7 @@ class Settings:
     root: Path = Path("~/cmbagent_output")
     hosts: tuple[str, ...] = ()
     resume: bool = True
+    take_up_seconds: float = 60.0
     max_body: int = 10 * MEGABYTE
     max_path: int = 4096
     max_task: int = 1_000_000

@@ -87,6 +87,7 @@ def _kind(entry: dict[str, Any]) -> str:
     # The greatest number that fits is no limit that anybody meant.
     high = None if high == 2**31 - 1 else high
     words += [f"at least {low}"] if low is not None else []
+    words += [f"more than {entry['exclusiveMinimum']}"] if "exclusiveMinimum" in entry else []
     words += [f"at most {high}"] if high is not None else []
     default = json.dumps(entry["default"], ensure_ascii=False) if "default" in entry else None
     return ", ".join(words) + (", required" if default is None else f"; default {default}")

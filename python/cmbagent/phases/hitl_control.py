@@ -42,8 +42,8 @@ class HITLControlPhaseConfig(ControlPhaseConfig):
     """
 
     phase_type: str = "hitl_control"
-    approval_mode: str = "before_step"
-    max_redos: int = 2
+    approval_mode: str = field(default="before_step", metadata={"enum": list(MODES)})
+    max_redos: int = field(default=2, metadata={"minimum": 0})
     allow_step_skip: bool = True
     allow_step_retry: bool = True
     allow_step_modification: bool = True

@@ -39,8 +39,8 @@ class HITLPlanningPhaseConfig(PlanningPhaseConfig):
 
     phase_type: str = "hitl_planning"
     max_plan_steps: int = 10
-    max_human_iterations: int = 3
-    auto_approve_after_iterations: int = 3
+    max_human_iterations: int = field(default=3, metadata={"minimum": 1})
+    auto_approve_after_iterations: int = field(default=3, metadata={"minimum": 0})
     require_explicit_approval: bool = True
     show_intermediate_plans: bool = True
     allow_plan_modification: bool = True

@@ -1,7 +1,9 @@
-"""JSON Schema of a phase's config, drawn from its dataclass, and the check of settings against it.
+"""JSON Schema of a phase's config, and the check of settings against it.
 
-Types come from the annotations, texts from the docstrings' `Attributes:`, defaults from the fields. What an
-annotation cannot say (`minimum`, `maximum`, `enum`, a `description`) stands in a field's `metadata`.
+Of the settings of the package's own phases, and of those that every phase has, the engine says what they may
+be: the same that it holds them to. Of a user's dataclass, types come from the annotations, texts from the
+docstrings' `Attributes:`, defaults from the fields. What an annotation cannot say (`minimum`, `maximum`,
+`enum`, a `description`) stands in a field's `metadata`.
 """
 
 from __future__ import annotations
@@ -17,8 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
+from cmbagent import _core
 from cmbagent.phases.base import Phase, PhaseConfig
-from cmbagent.phases.hitl_checkpoint import CheckpointType
+from cmbagent.phases.control import ControlPhaseConfig
+from cmbagent.phases.hitl_checkpoint import HITLCheckpointConfig
+from cmbagent.phases.idea_generation import IdeaGenerationPhaseConfig
+from cmbagent.phases.one_shot import OneShotPhaseConfig
+from cmbagent.phases.planning import PlanningPhaseConfig
 
 Schema = dict[str, Any]
 
@@ -30,21 +37,18 @@ _SIMPLE = {
     float: "number",
     type(None): "null",
 }
-_METADATA = ("description", "minimum", "maximum", "enum", "minItems", "maxItems", "pattern")
-
-_AT_LEAST_ONE = ("max_rounds", "max_plan_steps", "n_ideas", "step_number", "max_human_iterations")
-_AT_LEAST_ZERO = (
-    "timeout_seconds", "max_retries", "n_plan_reviews", "n_reviews", "max_n_attempts", "max_n_plot_evals",
-    "auto_approve_after_iterations", "max_redos",
+_METADATA = (
+    "description", "minimum", "maximum", "exclusiveMinimum", "enum", "minItems", "maxItems", "pattern",
 )  # fmt: skip
-_KNOWN: dict[str, Schema] = {
-    **{name: {"minimum": 1, "maximum": 2**31 - 1} for name in _AT_LEAST_ONE},
-    **{name: {"minimum": 0, "maximum": 2**31 - 1} for name in _AT_LEAST_ZERO},
-    "checkpoint_type": {"enum": [kind.value for kind in CheckpointType]},
-    "default_on_timeout": {"enum": ["approve", "reject"]},
-    "approval_mode": {"enum": ["before_step", "after_step", "both", "on_error"]},
+
+_NATIVE: dict[type[PhaseConfig], str] = {
+    PlanningPhaseConfig: "planning",
+    ControlPhaseConfig: "control",
+    OneShotPhaseConfig: "one_shot",
+    HITLCheckpointConfig: "hitl_checkpoint",
+    IdeaGenerationPhaseConfig: "idea_generation",
 }
-"""What values the settings of the package's own phases may have."""
+"""The configs that the engine has a twin of."""
 
 
 def config_schema(phase_class: type[Phase]) -> Schema:
@@ -62,18 +66,19 @@ def config_schema(phase_class: type[Phase]) -> Schema:
         return {}
     texts = _texts(config_class)
     hints = _hints(config_class)
-    own = phase_class.__module__.startswith("cmbagent.")
+    native = _native(config_class)
     properties: dict[str, Schema] = {}
     required = []
     for field in dataclasses.fields(config_class):
         if not field.init:
             continue
-        known = _KNOWN.get(field.name, {}) if own or field.name in _base_fields() else {}
-        described = {name: field.metadata[name] for name in _METADATA if name in field.metadata}
-        entry = {**_of_type(hints.get(field.name, Any)), **known}
-        if field.name in texts:
+        entry = _of_type(hints.get(field.name, Any))
+        known = native.get(field.name)
+        if known is not None and _is_within(entry, known):
+            entry = dict(known)
+        elif field.name in texts:
             entry["description"] = texts[field.name]
-        entry.update(described)
+        entry.update({name: field.metadata[name] for name in _METADATA if name in field.metadata})
         if field.default is not dataclasses.MISSING:
             entry["default"] = _plain(field.default)
         elif field.default_factory is not dataclasses.MISSING:
@@ -137,10 +142,14 @@ def _fault(value: Any, entry: Schema) -> str | None:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if "minimum" in entry and value < entry["minimum"]:
             return f"expected at least {entry['minimum']}, got {_said(value)}"
+        if "exclusiveMinimum" in entry and value <= entry["exclusiveMinimum"]:
+            return f"expected more than {entry['exclusiveMinimum']}, got {_said(value)}"
         if "maximum" in entry and value > entry["maximum"]:
             return f"expected at most {entry['maximum']}, got {_said(value)}"
     if isinstance(value, str) and "pattern" in entry and not re.search(entry["pattern"], value):
         return f"expected text that matches {entry['pattern']}, got {_said(value)}"
+    if isinstance(value, Mapping) and "properties" in entry:
+        return next(iter(problems(entry, value)), None)
     if isinstance(value, Mapping) and isinstance(entry.get("additionalProperties"), dict):
         inner = ((f"{key!r}: ", _fault(item, entry["additionalProperties"])) for key, item in value.items())
         return next((place + fault for place, fault in inner if fault), None)
@@ -214,8 +223,17 @@ def _union(entries: list[Schema]) -> Schema:
     return {"anyOf": entries}
 
 
-def _base_fields() -> set[str]:
-    return {field.name for field in dataclasses.fields(PhaseConfig)}
+def _native(config_class: type[Any]) -> dict[str, Schema]:
+    """What the engine says of the fields that a config has from one of the package's, or from the base."""
+    kind = next((_NATIVE[each] for each in config_class.__mro__ if each in _NATIVE), None)
+    properties: dict[str, Schema] = _core.config_schema(kind)["properties"]
+    return properties
+
+
+def _is_within(entry: Schema, known: Schema) -> bool:
+    """Whether a field is of the type that the engine knows; else it is another's of that name."""
+    kinds = _types(entry)
+    return bool(kinds) and set(kinds) <= set(_types(known))
 
 
 def _hints(config_class: type[Any]) -> dict[str, Any]:

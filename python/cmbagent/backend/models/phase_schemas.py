@@ -1,4 +1,4 @@
-"""Bodies of the requests and answers under `/api/phases`."""
+"""Bodies of the requests and answers about phase types, workflows and runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cmbagent.backend.models.fields import (
+    A_USAGE,
+    DisplayName,
+    Ended,
+    Moment,
+    PhaseId,
+    PhaseType,
+    Resumable,
+    RunId,
+    Started,
+    Task,
+    WorkDir,
+    WorkflowId,
+    WorkflowName,
+)
 from cmbagent.phases import CheckpointType, PhaseStatus
 from cmbagent.phases.hitl_checkpoint import HITLCheckpointConfig
 
@@ -83,8 +98,10 @@ class PhaseDefinitionRequest(Body):
 class PhaseDefinitionResponse(BaseModel):
     """A phase of a workflow."""
 
-    type: str
-    config: dict[str, Any] = Field(default_factory=dict)
+    type: PhaseType
+    config: dict[str, Any] = Field(
+        default_factory=dict, description="Its settings.", examples=[{"max_plan_steps": 3}]
+    )
 
 
 class PhaseConfigBase(BaseModel):
@@ -170,25 +187,29 @@ class WorkflowDefinitionCreate(Body):
 class WorkflowDefinitionResponse(BaseModel):
     """A workflow."""
 
-    id: str
-    name: str
-    description: str
-    phases: list[PhaseDefinitionResponse]
-    version: int = Field(description="Counts the changes, from 1.")
-    is_system: bool = Field(
-        description="Whether it belongs to the package; such a workflow cannot be changed."
+    id: WorkflowId
+    name: WorkflowName
+    description: str = Field(
+        description="What it does.", examples=["Planning followed by multi-step execution"]
     )
-    created_by: str | None = None
+    phases: list[PhaseDefinitionResponse] = Field(description="Its phases, in order.")
+    version: int = Field(description="Counts the changes, from 1.", examples=[1])
+    is_system: bool = Field(
+        description="Whether it belongs to the package; such a workflow cannot be changed.", examples=[True]
+    )
+    created_by: str | None = Field(default=None, description="Who made it.", examples=["me"])
 
 
 class WorkflowListItemResponse(BaseModel):
     """A workflow in a list."""
 
-    id: str = Field(examples=["deep_research"])
-    name: str = Field(examples=["Deep Research"])
-    description: str = Field(examples=["Planning followed by multi-step execution"])
-    num_phases: int = Field(examples=[2])
-    is_system: bool = Field(examples=[True])
+    id: WorkflowId
+    name: WorkflowName
+    description: str = Field(
+        description="What it does.", examples=["Planning followed by multi-step execution"]
+    )
+    num_phases: int = Field(description="How many phases it has.", examples=[2])
+    is_system: bool = Field(description="Whether it belongs to the package.", examples=[True])
 
 
 class WorkflowRunRequest(Body):
@@ -218,67 +239,81 @@ class WorkflowRunRequest(Body):
 class WorkflowRunResponse(BaseModel):
     """A run that was started."""
 
-    run_id: str = Field(examples=["0b8f6d0e-1b2c-4f3a-9d5e-7a6b5c4d3e2f"])
-    workflow_id: str = Field(examples=["deep_research"])
-    workflow_name: str = Field(examples=["Deep Research"])
-    status: RunStatusEnum
-    message: str = Field(examples=["Workflow run started"])
-    num_phases: int = Field(examples=[2])
+    run_id: RunId
+    workflow_id: WorkflowId
+    workflow_name: WorkflowName
+    status: RunStatusEnum = Field(description="`pending`: it begins.", examples=["pending"])
+    message: str = Field(description="The same in words.", examples=["Workflow run started"])
+    num_phases: int = Field(description="How many phases it has.", examples=[2])
 
 
 class PhaseExecutionResponse(BaseModel):
     """A phase of a run that was begun or skipped."""
 
-    phase_id: str = Field(examples=["phase_0_planning"])
-    phase_type: str = Field(examples=["planning"])
-    display_name: str = Field(examples=["Planning"])
-    status: PhaseStatusEnum
-    started_at: str | None = Field(default=None, description="ISO 8601, UTC.")
-    completed_at: str | None = Field(default=None, description="ISO 8601, UTC.")
-    error: str | None = None
-    timing: dict[str, float] = Field(default_factory=dict, description="Seconds; `total` is the whole phase.")
+    phase_id: PhaseId
+    phase_type: PhaseType
+    display_name: DisplayName
+    status: PhaseStatusEnum = Field(description="Where the phase stands.", examples=["completed"])
+    started_at: Started = None
+    completed_at: Ended = None
+    error: str | None = Field(
+        default=None, description="Why it failed.", examples=["Step 2 failed after 4 attempts"]
+    )
+    timing: dict[str, float] = Field(
+        default_factory=dict, description="Seconds; `total` is the whole phase.", examples=[{"total": 41.7}]
+    )
 
 
 class PhaseDetailResponse(PhaseExecutionResponse):
     """A phase of a run, with its settings and what it spent."""
 
-    config: dict[str, Any] = Field(default_factory=dict, description="The settings it runs with.")
+    config: dict[str, Any] = Field(
+        default_factory=dict, description="The settings it runs with.", examples=[{"max_plan_steps": 3}]
+    )
     usage: dict[str, Any] | None = Field(
-        default=None, description="Calls, tokens and dollars, once it has ended."
+        default=None,
+        description="Calls, tokens and dollars it spent, once it has ended.",
+        examples=[A_USAGE],
     )
 
 
 class WorkflowRunStatusResponse(BaseModel):
     """Where a run stands."""
 
-    run_id: str
-    workflow_id: str
-    workflow_name: str
-    status: RunStatusEnum
-    current_phase: int = Field(description="0-based index of the phase that was begun last.")
-    total_phases: int
-    phase_results: list[PhaseExecutionResponse]
-    total_time: float | None = Field(description="Seconds so far; `null` before it has begun.")
-    created_at: str = Field(description="ISO 8601, UTC.")
-    completed_at: str | None = None
-    error: str | None = Field(default=None, description="Why it failed.")
-    task: str
-    work_dir: str
-    resumable: Literal["yes", "no", "needs key"] = Field(
-        description="Whether POST …/resume has something to do; `needs key`: only with the key it began with."
+    run_id: RunId
+    workflow_id: WorkflowId
+    workflow_name: WorkflowName
+    status: RunStatusEnum = Field(description="`interrupted`: its process has gone.", examples=["running"])
+    current_phase: int = Field(description="0-based index of the phase that was begun last.", examples=[1])
+    total_phases: int = Field(description="How many phases the workflow has.", examples=[2])
+    phase_results: list[PhaseExecutionResponse] = Field(
+        description="The phases that were begun or skipped, in order."
     )
+    total_time: float | None = Field(
+        description="Seconds so far; `null` before it has begun.", examples=[52.3]
+    )
+    created_at: Moment
+    completed_at: Ended = None
+    error: str | None = Field(
+        default=None,
+        description="Why it failed.",
+        examples=["Phase control failed: Step 2 failed after 4 attempts"],
+    )
+    task: Task
+    work_dir: WorkDir
+    resumable: Resumable
 
 
 class WorkflowRunListItem(BaseModel):
     """A run in a list."""
 
-    run_id: str
-    workflow_id: str
-    workflow_name: str
-    status: RunStatusEnum
-    created_at: str = Field(description="ISO 8601, UTC.")
-    completed_at: str | None = Field(default=None, description="ISO 8601, UTC.")
-    resumable: Literal["yes", "no", "needs key"]
+    run_id: RunId
+    workflow_id: WorkflowId
+    workflow_name: WorkflowName
+    status: RunStatusEnum = Field(description="Where it stands.", examples=["completed"])
+    created_at: Moment
+    completed_at: Ended = None
+    resumable: Resumable
 
 
 class ResumeRequest(Body):
@@ -293,17 +328,23 @@ class RetryRequest(ResumeRequest):
     """What of a run is done anew."""
 
     from_phase: int = Field(
-        ge=0, le=10_000, description="0-based index of the first phase that is done anew."
+        ge=0, le=10_000, description="0-based index of the first phase that is done anew.", examples=[1]
     )
 
 
 class PhaseTypeInfo(BaseModel):
     """A phase type."""
 
-    type: str = Field(examples=["planning"])
-    display_name: str = Field(examples=["Planning"])
-    required_agents: list[str] = Field(examples=[["planner", "plan_reviewer"]])
-    description: str | None = None
+    type: PhaseType
+    display_name: DisplayName
+    required_agents: list[str] = Field(
+        description="The agents it may call.", examples=[["planner", "plan_reviewer"]]
+    )
+    description: str | None = Field(
+        default=None,
+        description="What it does.",
+        examples=["Turn the task into a plan of steps, each with one agent in charge."],
+    )
 
 
 class PhaseConfigSchemaResponse(BaseModel):
@@ -311,128 +352,52 @@ class PhaseConfigSchemaResponse(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    phase_type: str
-    config_schema: dict[str, Any] = Field(alias="schema")
+    phase_type: PhaseType
+    config_schema: dict[str, Any] = Field(
+        alias="schema",
+        description="JSON Schema; `{}` for a type that takes any settings.",
+        examples=[
+            {
+                "type": "object",
+                "properties": {"max_plan_steps": {"type": "integer", "minimum": 1, "default": 3}},
+            }
+        ],
+    )
 
 
 class WorkflowValidationRequest(Body):
     """Phases to be checked."""
 
-    phases: list[PhaseDefinitionRequest] = Field(max_length=MOST_PHASES)
+    phases: list[PhaseDefinitionRequest] = Field(
+        max_length=MOST_PHASES, description="The phases, in order.", examples=[[{"type": "control"}]]
+    )
 
 
 class WorkflowValidationResponse(BaseModel):
     """What is wrong with phases."""
 
-    valid: bool
-    errors: list[str]
-    warnings: list[str]
+    valid: bool = Field(description="Whether they can be run.", examples=[True])
+    errors: list[str] = Field(
+        description="Why they cannot; phases are counted from 1.",
+        examples=[["Phase 1: Unknown phase type 'zz'"]],
+    )
+    warnings: list[str] = Field(
+        description="What may be meant otherwise.",
+        examples=[["Control phase without planning phase - ensure plan is provided externally"]],
+    )
 
 
 class SuccessResponse(BaseModel):
     """That something was done."""
 
-    success: bool
-    message: str
+    success: bool = Field(description="Always `true`; what goes wrong is an error.", examples=[True])
+    message: str = Field(description="What was done.", examples=["Stop requested"])
 
 
 class ErrorResponse(BaseModel):
     """What went wrong."""
 
-    detail: str | list[dict[str, Any]]
-
-
-class ApprovalResponse(BaseModel):
-    """A question that a run has asked."""
-
-    approval_id: str
-    run_id: str
-    step_id: str = Field(examples=["phase_1_hitl_checkpoint"])
-    checkpoint_type: str = Field(examples=["after_planning"])
-    message: str
-    options: list[str] = Field(
-        description="The words that are answers.", examples=[["approve", "reject", "modify"]]
+    detail: str | list[dict[str, Any]] = Field(
+        description="In words; of a malformed request each fault with its place.",
+        examples=["Workflow 'zz' not found"],
     )
-    context: dict[str, Any] = Field(
-        description="What to decide upon: `task`, `spent`, and for a plan `plan`."
-    )
-    asked_at: str = Field(description="ISO 8601, UTC.")
-    timeout_seconds: int | None = Field(description="How long the run waits for the answer.")
-    status: Literal["open", "answered"]
-    resolution: str | None = None
-    user_feedback: str | None = None
-
-
-class ApprovalRequestBody(Body):
-    """An answer."""
-
-    resolution: str = Field(
-        max_length=200, description="One of the question's options.", examples=["approve"]
-    )
-    user_feedback: str | None = Field(default=None, description="Words for the agents that follow.")
-    modifications: dict[str, Any] | None = Field(
-        default=None,
-        description='Changes: `{"plan": [steps]}` is executed as it was edited.',
-        examples=[{"plan": [{"sub_task": "…", "sub_task_agent": "engineer", "bullet_points": ["…"]}]}],
-    )
-
-
-class FileEntry(BaseModel):
-    """A file of a run."""
-
-    path: str = Field(description="Relative to the run's work directory.", examples=["data/spectrum.png"])
-    size: int = Field(description="Bytes.")
-    modified_at: str = Field(description="ISO 8601, UTC.")
-    media_type: str = Field(examples=["image/png"])
-
-
-class FileListResponse(BaseModel):
-    """The files of a run."""
-
-    work_dir: str
-    files: list[FileEntry]
-    truncated: bool = Field(description="Whether there are more than are listed.")
-
-
-class CostLine(BaseModel):
-    """What was spent on one thing."""
-
-    name: str
-    usage: dict[str, Any]
-
-
-class CostResponse(BaseModel):
-    """What a run has spent: calls, tokens, dollars (`cost`, `null` where a price is not known)."""
-
-    run_id: str
-    total: dict[str, Any]
-    phases: list[CostLine]
-    agents: list[CostLine]
-
-
-class ChatMessage(BaseModel):
-    """A message between the agents of a run."""
-
-    seq: int
-    at: str
-    phase: str
-    phase_index: int
-    step: int
-    name: str
-    role: str
-    content: str
-
-
-class ChatResponse(BaseModel):
-    """The messages of a run, in order."""
-
-    run_id: str
-    messages: list[ChatMessage]
-    next_after: int | None = Field(description="`after` of the next page; `null` when there is no more now.")
-
-
-class HealthResponse(BaseModel):
-    """That the server serves."""
-
-    status: Literal["ok"]
-    version: str

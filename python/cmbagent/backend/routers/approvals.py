@@ -8,7 +8,8 @@ from fastapi import APIRouter, HTTPException
 
 from cmbagent.approvals import ApprovalRequest
 from cmbagent.backend.hub import Hub, TheHub, iso
-from cmbagent.backend.models.phase_schemas import ApprovalRequestBody, ApprovalResponse
+from cmbagent.backend.models.fields import ApprovalInPath, RunInPath
+from cmbagent.backend.models.run_schemas import ApprovalRequestBody, ApprovalResponse
 from cmbagent.backend.routers.route import Route
 from cmbagent.errors import ConfigurationError
 
@@ -16,21 +17,21 @@ router = APIRouter(route_class=Route)
 
 
 @router.get("/runs/{run_id}/approvals", summary="List the questions of a run")
-def list_approvals(run_id: str, hub: TheHub) -> list[ApprovalResponse]:
+def list_approvals(run_id: RunInPath, hub: TheHub) -> list[ApprovalResponse]:
     """List what a run has asked, in order; those that are `open` wait for an answer."""
     hub.run(run_id)
     return [_response(run_id, row) for row in hub.store.questions(run_id)]
 
 
 @router.get("/runs/{run_id}/approvals/{approval_id}", summary="Show a question of a run")
-def get_approval(run_id: str, approval_id: str, hub: TheHub) -> ApprovalResponse:
+def get_approval(run_id: RunInPath, approval_id: ApprovalInPath, hub: TheHub) -> ApprovalResponse:
     """Show a question."""
     return _response(run_id, _find(hub, run_id, approval_id))
 
 
 @router.post("/runs/{run_id}/approvals/{approval_id}", summary="Answer a question of a run")
 def answer_approval(
-    run_id: str, approval_id: str, body: ApprovalRequestBody, hub: TheHub
+    run_id: RunInPath, approval_id: ApprovalInPath, body: ApprovalRequestBody, hub: TheHub
 ) -> ApprovalResponse:
     """Answer a question with one of its options, and words or an edited plan if you like.
 

@@ -10,7 +10,8 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse
 
 from cmbagent.backend.hub import Hub, TheHub, iso
-from cmbagent.backend.models.phase_schemas import FileEntry, FileListResponse
+from cmbagent.backend.models.fields import FileInPath, RunInPath
+from cmbagent.backend.models.run_schemas import FileEntry, FileListResponse
 from cmbagent.backend.routers.route import Route
 from cmbagent.store import RunInfo
 
@@ -23,7 +24,7 @@ _SHOWN = ("image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf
 
 
 @router.get("/runs/{run_id}/files", summary="List the files of a run")
-def list_files(run_id: str, hub: TheHub) -> FileListResponse:
+def list_files(run_id: RunInPath, hub: TheHub) -> FileListResponse:
     """List the files in a run's work directory, by path."""
     info = hub.run(run_id)
     base = _base(hub, info)
@@ -58,7 +59,7 @@ def list_files(run_id: str, hub: TheHub) -> FileListResponse:
         416: {"description": "The file has no such part"},
     },
 )
-def get_file(run_id: str, path: str, hub: TheHub) -> FileResponse:
+def get_file(run_id: RunInPath, path: FileInPath, hub: TheHub) -> FileResponse:
     """Hand out a file; the header `Range` names a part of it. Images are shown, programs are not run."""
     base = _base(hub, hub.run(run_id))
     missing = HTTPException(404, f"Run '{run_id}' has no file '{path}'")

@@ -8,7 +8,7 @@ from fastapi.responses import PlainTextResponse
 from cmbagent import _core
 from cmbagent.backend import metrics
 from cmbagent.backend.hub import TheHub
-from cmbagent.backend.models.phase_schemas import HealthResponse
+from cmbagent.backend.models.run_schemas import HealthResponse
 from cmbagent.backend.routers.route import ERRORS, Route
 
 router = APIRouter(tags=["Server"], route_class=Route, responses=ERRORS)
@@ -24,8 +24,7 @@ def health(hub: TheHub) -> HealthResponse:
 @router.get("/metrics", summary="Count", response_class=PlainTextResponse)
 def count(request: Request, hub: TheHub) -> PlainTextResponse:
     """Give the server's counts in the text format of Prometheus."""
-    runs = [info for info in hub.store.runs() if info.parent is None]
-    lines = metrics.of_runs(runs, hub.runs.count(), hub.feeds.listeners)
+    lines = metrics.of_runs(hub.store._core.tally(), hub.runs.count(), hub.feeds.listeners)
     meter: metrics.Meter = request.state.meter
     text = "\n".join([*lines, *meter.lines(), ""])
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, HTTPException, Query, Response
 
 from cmbagent.backend.definitions import StaleVersionError, check
 from cmbagent.backend.hub import Hub, TheHub
+from cmbagent.backend.models.fields import TypeInPath, WorkflowInPath
 from cmbagent.backend.models.phase_schemas import (
     PhaseConfigSchemaResponse,
     PhaseTypeInfo,
@@ -39,7 +40,7 @@ def list_phase_types() -> list[PhaseTypeInfo]:
 
 
 @router.get("/types/{phase_type}", summary="Describe a phase type")
-def get_phase_type(phase_type: str) -> PhaseTypeInfo:
+def get_phase_type(phase_type: TypeInPath) -> PhaseTypeInfo:
     """Describe a phase type."""
     if not PhaseRegistry.is_registered(phase_type):
         raise HTTPException(
@@ -49,7 +50,7 @@ def get_phase_type(phase_type: str) -> PhaseTypeInfo:
 
 
 @router.get("/types/{phase_type}/config-schema", summary="Describe a phase type's settings")
-def get_config_schema(phase_type: str) -> PhaseConfigSchemaResponse:
+def get_config_schema(phase_type: TypeInPath) -> PhaseConfigSchemaResponse:
     """Return the JSON Schema of a phase type's settings; `{}` for a type that takes any."""
     if not PhaseRegistry.is_registered(phase_type):
         raise HTTPException(404, f"Phase type '{phase_type}' not found")
@@ -99,7 +100,7 @@ def validate_workflow(body: WorkflowValidationRequest) -> WorkflowValidationResp
 
 @router.get("/workflows/{workflow_id}", summary="Show a workflow")
 def get_workflow(
-    workflow_id: str,
+    workflow_id: WorkflowInPath,
     hub: TheHub,
     response: Response,
     version: Annotated[
@@ -119,7 +120,7 @@ def get_workflow(
 
 
 @router.get("/workflows/{workflow_id}/versions", summary="List the versions of a workflow")
-def list_versions(workflow_id: str, hub: TheHub) -> list[WorkflowDefinitionResponse]:
+def list_versions(workflow_id: WorkflowInPath, hub: TheHub) -> list[WorkflowDefinitionResponse]:
     """List all versions of a workflow, the newest first."""
     _find(hub, workflow_id)
     return [_response(each) for each in hub.definitions.versions(workflow_id)]
@@ -127,7 +128,7 @@ def list_versions(workflow_id: str, hub: TheHub) -> list[WorkflowDefinitionRespo
 
 @router.put("/workflows/{workflow_id}", summary="Change a workflow")
 def update_workflow(
-    workflow_id: str,
+    workflow_id: WorkflowInPath,
     body: WorkflowDefinitionCreate,
     hub: TheHub,
     response: Response,
@@ -141,7 +142,7 @@ def update_workflow(
 
 
 @router.delete("/workflows/{workflow_id}", summary="Delete a workflow")
-def delete_workflow(workflow_id: str, hub: TheHub, if_match: IfMatch = None) -> SuccessResponse:
+def delete_workflow(workflow_id: WorkflowInPath, hub: TheHub, if_match: IfMatch = None) -> SuccessResponse:
     """Delete a workflow with all its versions; its runs stay."""
     try:
         hub.definitions.delete(_changeable(hub, workflow_id, if_match, "delete"))

@@ -10,8 +10,9 @@ from fastapi.routing import APIRoute
 
 from cmbagent.backend.definitions import StaleVersionError
 from cmbagent.backend.feed import TooManyListenersError
+from cmbagent.backend.live import BusyError
 from cmbagent.backend.models.phase_schemas import ErrorResponse
-from cmbagent.backend.runner import BusyError, StatusError
+from cmbagent.backend.runner import StatusError
 from cmbagent.errors import CmbagentError, ConfigurationError, JournalError, WorkDirError
 
 _STATUS: list[tuple[type[CmbagentError], int]] = [

@@ -5,17 +5,15 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, HTTPException, Query, Response
 
 from cmbagent.backend.definitions import configured
 from cmbagent.backend.hub import Hub, TheHub, TheKeys, iso
+from cmbagent.backend.live import Mode
+from cmbagent.backend.models.fields import RunInPath, WorkflowInPath
 from cmbagent.backend.models.phase_schemas import (
-    ChatMessage,
-    ChatResponse,
-    CostLine,
-    CostResponse,
     PhaseDetailResponse,
     PhaseExecutionResponse,
     ResumeRequest,
@@ -27,22 +25,25 @@ from cmbagent.backend.models.phase_schemas import (
     WorkflowRunResponse,
     WorkflowRunStatusResponse,
 )
+from cmbagent.backend.models.run_schemas import ChatMessage, ChatResponse, CostLine, CostResponse
 from cmbagent.backend.progress import PhaseProgress, Progress
 from cmbagent.backend.routers.route import Route
-from cmbagent.backend.runner import Mode, resumable, told_status
+from cmbagent.backend.standing import resumable, told_status
 from cmbagent.phases import PhaseRegistry
-from cmbagent.store import UNFINISHED, RunInfo
+from cmbagent.store import UNFINISHED, RunInfo, _info
 
 router = APIRouter(route_class=Route)
 
 ENDED = ("stopped", "cancelled", "failed", "completed")
 PAGE = 1000
 """Events that are read at once."""
+TOTAL = "X-Total-Count"
+"""The header that tells how many runs there are on all pages together."""
 
 
 @router.post("/workflows/{workflow_id}/run", summary="Start a run of a workflow")
 def run_workflow(
-    workflow_id: str, body: WorkflowRunRequest, hub: TheHub, keys: TheKeys
+    workflow_id: WorkflowInPath, body: WorkflowRunRequest, hub: TheHub, keys: TheKeys
 ) -> WorkflowRunResponse:
     """Start a run; it goes on in the server, in a directory of its own below `work_dir`.
 
@@ -73,22 +74,31 @@ def _started(run_id: str, workflow_id: str, name: str, phases: int, what: str) -
     )
 
 
-@router.get("/runs", summary="List runs")
+@router.get(
+    "/runs",
+    summary="List runs",
+    responses={
+        200: {"headers": {TOTAL: {"description": "How many on all pages.", "schema": {"type": "integer"}}}}
+    },
+)
 def list_runs(
     hub: TheHub,
+    response: Response,
     workflow_id: Annotated[str | None, Query(description="Only those of this workflow.")] = None,
     status: Annotated[RunStatusEnum | None, Query(description="Only those that stand so.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many at most.")] = 50,
     offset: Annotated[int, Query(ge=0, le=2**31 - 1, description="How many are passed over.")] = 0,
 ) -> list[WorkflowRunListItem]:
     """List runs, the newest first; those that a notebook or the command line began, too."""
-    found = [
-        (info, word)
-        for info in hub.store.runs()
-        if info.parent is None and workflow_id in (None, info.workflow_id)
-        for word in [told_status(info, hub.runs.live(info.id))]
-        if status is None or status.value == word
-    ]
+    wanted = {
+        "workflow_id": workflow_id,
+        "status": None if status is None else status.value,
+        "top_level": True,
+        "told": hub.runs.told(),
+    }
+    rows = hub.store._core.runs({**wanted, "limit": limit, "offset": offset})
+    response.headers[TOTAL] = str(hub.store._core.count_runs(wanted))
+    found = [(info, told_status(info, hub.runs.live(info.id))) for info in map(_info, rows)]
     return [
         WorkflowRunListItem(
             run_id=info.id,
@@ -97,14 +107,14 @@ def list_runs(
             status=RunStatusEnum(word),
             created_at=iso(info.created),
             completed_at=iso(info.updated) if word in ENDED else None,
-            resumable=_resumable(hub, info),
+            resumable=resumable(info, hub.runs.live(info.id)),
         )
-        for info, word in found[offset : offset + limit]
+        for info, word in found
     ]
 
 
 @router.get("/runs/{run_id}", summary="Show where a run stands")
-def get_run(run_id: str, hub: TheHub) -> WorkflowRunStatusResponse:
+def get_run(run_id: RunInPath, hub: TheHub) -> WorkflowRunStatusResponse:
     """Show where a run stands, phase by phase, while it goes on and afterwards."""
     info = hub.run(run_id)
     live = hub.runs.live(run_id)
@@ -126,12 +136,12 @@ def get_run(run_id: str, hub: TheHub) -> WorkflowRunStatusResponse:
         error=progress.error if word in ENDED else None,
         task=info.task,
         work_dir=info.work_dir,
-        resumable=_resumable(hub, info),
+        resumable=resumable(info, live),
     )
 
 
 @router.get("/runs/{run_id}/phases", summary="Show the phases of a run")
-def get_run_phases(run_id: str, hub: TheHub) -> list[PhaseDetailResponse]:
+def get_run_phases(run_id: RunInPath, hub: TheHub) -> list[PhaseDetailResponse]:
     """Show the phases of a run that were begun or skipped, with their settings and what they spent."""
     info = hub.run(run_id)
     word = told_status(info, hub.runs.live(run_id))
@@ -141,7 +151,7 @@ def get_run_phases(run_id: str, hub: TheHub) -> list[PhaseDetailResponse]:
 
 @router.post("/runs/{run_id}/stop", summary="Stop a run")
 def stop_run(
-    run_id: str,
+    run_id: RunInPath,
     hub: TheHub,
     mode: Annotated[
         Mode, Query(description="`now` cuts what is going on; `after_phase` lets the phase come to its end.")
@@ -153,7 +163,7 @@ def stop_run(
 
 
 @router.post("/runs/{run_id}/pause", summary="Hold a run")
-def pause_run(run_id: str, hub: TheHub) -> SuccessResponse:
+def pause_run(run_id: RunInPath, hub: TheHub) -> SuccessResponse:
     """Hold a run before its next model call, script, question or phase; what is in flight goes on."""
     hub.runs.pause(hub.run(run_id))
     return SuccessResponse(success=True, message="Pause requested")
@@ -161,7 +171,7 @@ def pause_run(run_id: str, hub: TheHub) -> SuccessResponse:
 
 @router.post("/runs/{run_id}/resume", summary="Let a run go on")
 def resume_run(
-    run_id: str, hub: TheHub, keys: TheKeys, body: ResumeRequest | None = None
+    run_id: RunInPath, hub: TheHub, keys: TheKeys, body: ResumeRequest | None = None
 ) -> WorkflowRunResponse:
     """End the pause of a run, or take up one that was stopped, failed, or was left by a server that has gone.
 
@@ -176,7 +186,7 @@ def resume_run(
 
 
 @router.post("/runs/{run_id}/retry", summary="Do phases of a run anew")
-def retry_run(run_id: str, body: RetryRequest, hub: TheHub, keys: TheKeys) -> WorkflowRunResponse:
+def retry_run(run_id: RunInPath, body: RetryRequest, hub: TheHub, keys: TheKeys) -> WorkflowRunResponse:
     """Take up a run that has ended, and do a phase and those after it anew."""
     info = hub.settled(run_id)
     begun = hub.progress.of(info).phases
@@ -188,7 +198,7 @@ def retry_run(run_id: str, body: RetryRequest, hub: TheHub, keys: TheKeys) -> Wo
 
 @router.delete("/runs/{run_id}", summary="Delete a run")
 def delete_run(
-    run_id: str,
+    run_id: RunInPath,
     hub: TheHub,
     files: Annotated[bool, Query(description="Delete its work directory, too.")] = False,
 ) -> SuccessResponse:
@@ -210,7 +220,7 @@ def delete_run(
 
 
 @router.get("/runs/{run_id}/cost", summary="Show what a run has spent")
-def get_cost(run_id: str, hub: TheHub) -> CostResponse:
+def get_cost(run_id: RunInPath, hub: TheHub) -> CostResponse:
     """Show what a run has spent: calls, tokens and dollars, as a whole, by phase and by agent."""
     info = hub.run(run_id)
     agents: dict[str, dict[str, Any]] = {}
@@ -246,7 +256,7 @@ def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 @router.get("/runs/{run_id}/chat", summary="Show the messages of a run")
 def get_chat(
-    run_id: str,
+    run_id: RunInPath,
     hub: TheHub,
     after: Annotated[int, Query(ge=0, le=2**53, description="Only messages after this number.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many at most.")] = 200,
@@ -279,11 +289,6 @@ def _phases(info: RunInfo) -> list[dict[str, Any]]:
 
 def _name(info: RunInfo) -> str:
     return str(info.about.get("workflow", {}).get("name", info.workflow_id))
-
-
-def _resumable(hub: Hub, info: RunInfo) -> Literal["yes", "no", "needs key"]:
-    word: Any = resumable(info, hub.runs.live(info.id))
-    return word  # type: ignore[no-any-return]
 
 
 def _phase_results(info: RunInfo, progress: Progress, word: str) -> list[PhaseProgress]:
