@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +10,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import cmbagent
-from cmbagent.cli import _app
+from cmbagent.cli._app import app
+from cmbagent.cli._status import Exit
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -34,17 +33,13 @@ def names() -> Iterator[str]:
 
 
 def statuses() -> Iterator[str]:
-    """Yield a table of the exit statuses: constants of the command and what they say of themselves."""
-    yield from ("| status | |", "|---|---|", "| 0 | done |")
-    body = ast.parse(inspect.getsource(_app)).body
-    for constant, said in itertools.pairwise(body):
-        match constant, said:
-            case ast.Assign(value=ast.Constant(int(status))), ast.Expr(ast.Constant(str(text))):
-                yield f"| {status} | {text.rstrip('.')} |"
+    """Yield a table of the exit statuses."""
+    yield from ("| status | |", "|---|---|")
+    yield from (f"| {status.value} | {status.meaning} |" for status in Exit)
 
 
 def verbs() -> Iterator[str]:
     """Yield a section for each verb, with its help as the terminal shows it."""
-    for name in get_command(_app.app).commands:  # type: ignore[attr-defined]
-        shown = CliRunner().invoke(_app.app, [name, "--help"], env={"COLUMNS": "100"}, prog_name="cmbagent")
+    for name in get_command(app).commands:  # type: ignore[attr-defined]
+        shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "100"}, prog_name="cmbagent")
         yield f"### {name}\n\n```text\n{shown.output.strip()}\n```\n"

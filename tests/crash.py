@@ -124,11 +124,15 @@ class Run:
             return re.sub(stamp, "STAMP", value.replace(str(self.place), "PLACE"))
         return value
 
+    def rests(self) -> list[Path]:
+        """The reports of what no other report says."""
+        return list(self.work_dir.glob("cost/cost_report_rest_*.json"))
+
     def files(self) -> dict[str, Any]:
         """The files with their contents, but for those that hold durations or numbers of processes."""
         found = {}
         for path in sorted(self.work_dir.rglob("*")):
-            if path.is_dir():
+            if path.is_dir() or path in self.rests():
                 continue
             name = self.plain(str(path.relative_to(self.work_dir)))
             content: Any = None
@@ -193,6 +197,10 @@ def survive(seed: int, place: Path, whole: Undisturbed) -> dict[str, int]:
     bound = usage.pop("unknown_cost", 0.0)
     assert usage == whole.usage, "what is known is exact"
     assert twice <= unknown <= 1 and (bound > 0) == (unknown > 0), (twice, unknown, bound)
+    # What may have been paid besides is on disk too, and nothing else is.
+    rests = [row for path in run.rests() for row in json.loads(path.read_text())]
+    said_so = [(row["Agent"], row["Unknown Calls"], row["Total Tokens"]) for row in rests]
+    assert said_so == [("Total", 1, 0)] * unknown
     assert info.status == "completed"
     gone(orphans + run.pids())
     return {"begun": len(runs), "finished": finished, "repeated": twice}

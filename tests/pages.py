@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+SOURCES = ("README.md", "docs/**/*.md", "python/cmbagent/**/*.py")
 LANGUAGES = {"", "bash", "json", "python", "text", "toml"}
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"<!-- not run: (.+?) -->\s*\Z")
@@ -68,9 +68,21 @@ class Block:
         return f"{self.page}:{self.line}"
 
 
+def text_of(page):
+    """A page's Markdown; of a module it is the docstring."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(text)) or "") if page.endswith(".py") else text
+
+
+def pages():
+    """All that may have blocks: the README, the documentation, and modules whose docstrings are in it."""
+    found = (str(path.relative_to(ROOT)) for each in SOURCES for path in ROOT.glob(each))
+    return sorted(page for page in found if page.endswith(".md") or "```" in text_of(page))
+
+
 def blocks(page):
     """The blocks of a page, in order."""
-    source = (ROOT / page).read_text(encoding="utf-8")
+    source = text_of(page)
     found = []
     for fence in FENCE.finditer(source):
         indent, language, text = fence.groups()

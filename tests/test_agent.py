@@ -233,6 +233,16 @@ def test_a_plan_of_unknown_agents_is_no_exit(tmp_path):
         solve(agent, server, "t", initial_agent="planner")
 
 
+def test_what_failed_is_among_the_costs(tmp_path, capsys):
+    agent = CMBAgent(work_dir=tmp_path, api_keys={"OPENAI": "k"}, mode="deep_research")
+    server = ModelServer({"planner": "no plan at all"})
+    with pytest.raises(RuntimeError, match="no usable plan"):
+        solve(agent, server, "t")
+    table = agent.display_cost()
+    assert len(server.calls) == 2 and list(table["Agent"]) == ["planner", "Total"]
+    assert table["Cost ($)"].iloc[-1] > 0
+
+
 FINDERS = {
     "aas_keyword_finder": ("Interstellar dust", {"Interstellar dust": "http://astrothesaurus.org/uat/836"}),
     "aaai_keywords_finder": ("ML: Bayesian Learning", {"ML: Bayesian Learning": ""}),

@@ -207,6 +207,20 @@ def test_console_takes_nothing_but_the_options():
     assert shown.count("one of: reject, retry") == 3
 
 
+@pytest.mark.parametrize(
+    ("options", "lines", "words"),
+    [
+        (["approve", "continue", "abort"], ["continue", "Plot it."], "Plot it."),
+        (["approve", "continue", "abort"], ["approve"], None),
+        (["continue", "abort", "redo"], ["continue"], None),
+        (["continue", "abort", "redo"], ["redo", "Use SI units."], "Use SI units."),
+    ],
+)
+def test_console_asks_for_words_unless_the_answer_says_it_all(options, lines, words):
+    result, _ = at_console(*lines, options=options)
+    assert result == ApprovalResult(lines[0], words)
+
+
 def test_console_shows_plan_spending_and_estimate():
     message = "The plan is ready.\n\n**Plan:**\n  Step 1: Compute the spectrum\n  Step 2: Write it up"
     manager = ConsoleApprovalManager(answers("a"), (shown := []).append)

@@ -208,7 +208,7 @@ LESSONS = """
 1   the package can be imported
     test_package::test_import_has_no_side_effects
 2   few dependencies
-    test_lessons::test_lesson_02_one_dependency
+    test_lessons::test_lesson_02_few_dependencies
 3   a light import
     test_package::test_import_has_no_side_effects
 4   the logging of the host is left alone

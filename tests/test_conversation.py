@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from cmbagent import human_in_the_loop
-from cmbagent.approvals import AutoApprovalManager
+from cmbagent.approvals import AutoApprovalManager, ConsoleApprovalManager
 from cmbagent.approvals.request import ApprovalResult
 from cmbagent.errors import OverLimitError
 from cmbagent.testing import Fault, ModelServer, code, notes
@@ -65,6 +65,14 @@ def test_check_38_turns_until_the_human_is_content(tmp_path):
     assert set(json.loads(times.read_text())) == {"initialization_time", "execution_time", "total_time"}
     rows = [r for f in (tmp_path / "cost").glob("*.json") for r in json.loads(f.read_text())]
     assert sum(r["Total Tokens"] for r in rows if r["Agent"] == "engineer") > 0
+
+
+def test_at_a_terminal_the_human_says_what_comes_next(tmp_path):
+    server, lines = ModelServer({"engineer": [FIRST, SECOND]}), iter(["c", "Add one.", "approve"])
+    manager = ConsoleApprovalManager(lambda prompt: next(lines), lambda text: None)
+    result = run(server, human_in_the_loop, "compute A", tmp_path, approval_manager=manager)
+    assert [m["content"] for m in result["chat_history"] if m["name"] == "admin"] == ["Add one."]
+    assert "Add one." in server.prompts("engineer")[1] and next(lines, None) is None
 
 
 def test_where_nobody_sits_there_is_one_turn(tmp_path):

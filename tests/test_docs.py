@@ -1,6 +1,7 @@
 """Every block of the README and of the documentation runs, against scripted models; links lead somewhere."""
 
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -20,9 +21,10 @@ from typer.main import get_command
 from cmbagent.cli import app
 from cmbagent.testing import ModelServer, code, ideas, notes, plan, review
 from cmbagent.workflows import SYSTEM_WORKFLOWS
-from pages import EXAMPLE, PAGES, ROOT, blocks, check
+from pages import EXAMPLE, ROOT, blocks, check, pages, text_of
 from papers import pdf, serve
 
+PAGES = pages()
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 # What does not run, and why.
 NOT_RUN = {
@@ -129,6 +131,13 @@ def test_every_example_is_shown():
     assert shown == {f"examples/{path.name}" for path in ROOT.glob("examples/*.py")} - {"examples/offline.py"}
 
 
+@pytest.mark.parametrize("name", ["phases", "workflows"])
+def test_the_reference_has_all_that_is_public(name):
+    page = (ROOT / "docs" / "reference" / f"{name}.md").read_text()
+    public = {each for each in importlib.import_module(f"cmbagent.{name}").__all__ if not each.isupper()}
+    assert public - set(re.findall(r"\w+", page)) == set()
+
+
 def test_commands_that_are_not_run_are_ones_there_are():
     lines = [line for each in BLOCKS if each.not_run for line in each.text.splitlines()]
     commands = [shlex.split(line, comments=True) for line in lines if line.startswith("cmbagent")]
@@ -140,7 +149,8 @@ def test_commands_that_are_not_run_are_ones_there_are():
 def test_old_and_new_come_in_pairs():
     words = re.findall(r"^(Before|Now):$", (ROOT / "docs" / "migration.md").read_text(), re.MULTILINE)
     assert words == ["Before", "Now"] * 6
-    assert sum(block.page == "docs/migration.md" for block in BLOCKS) == len(words)
+    old_and_new = [each for each in BLOCKS if each.page == "docs/migration.md" and each.language == "python"]
+    assert len(old_and_new) == len(words)
 
 
 def test_the_workflows_of_the_readme_are_all_there_are():
@@ -151,7 +161,7 @@ def test_the_workflows_of_the_readme_are_all_there_are():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
-    links = re.findall(r"\]\(([^)#:]+)[#)]", (ROOT / page).read_text())
+    links = re.findall(r"\]\(([^)#:]+)[#)]", text_of(page))
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
 
 

@@ -21,9 +21,9 @@ from scripted import models, run, two_steps
 THREE = [("engineer", "measure"), ("researcher", "interpret"), ("engineer", "tabulate")]
 
 
-def test_lesson_02_one_dependency():
+def test_lesson_02_few_dependencies():
     needed = [r for r in importlib.metadata.requires("cmbagent") if "extra ==" not in r]
-    assert [re.split(r"\W", r)[0] for r in needed] == ["typer"]
+    assert [re.split(r"\W", r)[0] for r in needed] == ["typer", "rich"]
 
 
 def test_lesson_04_25_26_a_run_leaves_the_process_and_the_home_alone(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 import os
 import sys
 import time
@@ -230,7 +231,14 @@ class CMBAgent:
         context = {**self.shared_context, **dict(shared_context or {})}
         self._rows = []
         started = time.time()
-        self.result = self._run(task, mode, initial_agent, context, max_rounds)
+        rests = self._rests()
+        try:
+            self.result = self._run(task, mode, initial_agent, context, max_rounds)
+        except BaseException:
+            # What failed was paid for too, and `display_cost` is to say so.
+            for report in self._rests() - rests:
+                self._rows += json.loads(report.read_text(encoding="utf-8"))[:-1]
+            raise
         # What the run did not touch stays as the caller put it.
         own = {key: value for key, value in context.items() if key not in _core.initial_context()}
         self.final_context = FinalContext({**own, **self.result["final_context"]})
@@ -306,6 +314,10 @@ class CMBAgent:
             verbose=self.verbose,
             options=self._options(),
         )
+
+    def _rests(self) -> set[Path]:
+        """The reports of what runs that failed have cost besides."""
+        return set((Path(self.work_dir) / "cost").glob("cost_report_rest_*.json"))
 
     def _heard(self) -> WorkflowCallbacks:
         """The caller's callbacks, and what takes down the costs."""

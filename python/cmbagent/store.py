@@ -143,6 +143,9 @@ class Store:
             limit: how many at most; `None` means all.
             offset: how many are passed over.
 
+        Returns:
+            What is known of each.
+
         Raises:
             JournalError: the store cannot be read.
         """
@@ -168,6 +171,9 @@ class Store:
     def run(self, run_id: str) -> RunInfo:
         """Return the run with this id, or whose id begins so.
 
+        Args:
+            run_id: the id, or its beginning.
+
         Raises:
             ConfigurationError: there is none, or more than one begins so.
         """
@@ -187,6 +193,9 @@ class Store:
     def find(self, target: str | os.PathLike[str]) -> RunInfo:
         """Return the run that `target` means: a run's id, its beginning, or a work directory's newest run.
 
+        Args:
+            target: an existing directory is taken for a work directory.
+
         Raises:
             ConfigurationError: there is none.
         """
@@ -201,7 +210,15 @@ class Store:
         return self.run(os.fspath(target))
 
     def records(self, run_id: str, start: int = 1) -> list[dict[str, Any]]:
-        """Return a run's records from number `start` on: dicts of `seq`, `at`, `position`, `entry`."""
+        """Return a run's records.
+
+        Args:
+            run_id: the run's whole id.
+            start: the number of the first one, from 1.
+
+        Returns:
+            Dicts of `seq`, `at` (unix seconds), `position` and `entry`.
+        """
         records: list[dict[str, Any]] = self._core.records(run_id, start)
         return records
 
@@ -238,7 +255,14 @@ class Store:
         return events
 
     def questions(self, run_id: str) -> list[dict[str, Any]]:
-        """Return what a run has asked: dicts of `id`, `asked`, `question`, `answer` and `settled`."""
+        """Return what a run has asked.
+
+        Args:
+            run_id: the run's whole id.
+
+        Returns:
+            Dicts of `id`, `asked` (unix seconds), `question`, `answer` and `settled`.
+        """
         questions: list[dict[str, Any]] = self._core.questions(run_id)
         return questions
 
@@ -291,6 +315,9 @@ class Store:
     def delete(self, run_id: str) -> None:
         """Delete a run's records; its work directory stays as it is.
 
+        Args:
+            run_id: the run's whole id.
+
         Raises:
             JournalError: a process runs it, or there is no such run.
         """
@@ -309,6 +336,9 @@ class Store:
     def delete_all(self, runs: Iterable[RunInfo]) -> None:
         """Delete the records of several runs, and give the disk back what they took.
 
+        Args:
+            runs: the runs.
+
         Raises:
             JournalError: a process runs one of them; those before it are deleted.
         """
@@ -318,6 +348,9 @@ class Store:
 
     def prune(self, days: float) -> list[RunInfo]:
         """Delete the records of runs that ended, or were left, more than `days` days ago.
+
+        Args:
+            days: may be a fraction.
 
         Returns:
             The runs that were deleted, those that their phases made included.

@@ -164,7 +164,8 @@ class ConsoleApprovalManager:
                 word = self._choose(request, ask)
                 changes = self._change(request, ask) if word == "modify" else None
                 said = None
-                if word not in ("approve", "continue"):
+                # Beside approval, going on is a wish for more.
+                if word != ("approve" if "approve" in request.options else "continue"):
                     said = ask("your words (empty for none) > ")
                 try:
                     return request.accept(word, said, changes)

@@ -72,8 +72,9 @@ class LiveDisplay(Display):
         try:
             yield
         finally:
-            self._holds -= 1
-            self._draw()
+            with self._drawing:
+                self._holds -= 1
+                self._draw()
 
     def close(self) -> None:
         """Draw no more; what lasts stays."""

@@ -2,7 +2,7 @@
 
 Everything but the models is real: the engine plans, has the plan reviewed, runs the engineer's scripts
 and hands what they print to the researcher. The models' part is played by
-:class:`cmbagent.testing.ModelServer` on this machine, so that neither a key nor a network is needed.
+`cmbagent.testing.ModelServer` on this machine, so that neither a key nor a network is needed.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ _ROW = re.compile(
 
 
 def script() -> dict[str, Any]:
-    """The script for :class:`cmbagent.testing.ModelServer`."""
+    """The script for `cmbagent.testing.ModelServer`."""
     return {
         "planner": [_FIRST_PLAN, _PLAN],
         "plan_reviewer": [_RECOMMENDATIONS],

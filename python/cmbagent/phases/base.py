@@ -258,7 +258,11 @@ class Phase(ABC):
         """
 
     def validate_input(self, context: PhaseContext) -> list[str]:
-        """Return what is wrong with the input, one sentence each; an empty list lets the phase start."""
+        """Return what is wrong with the input, one sentence each; an empty list lets the phase start.
+
+        Args:
+            context: what `execute` would be given.
+        """
         return []
 
     def get_required_agents(self) -> list[str]:
@@ -270,5 +274,9 @@ class Phase(ABC):
         return {}
 
     def can_skip(self, context: PhaseContext) -> bool:
-        """Return whether the workflow goes on without this phase."""
+        """Return whether the workflow goes on without this phase.
+
+        Args:
+            context: what `execute` would be given.
+        """
         return not self.config.enabled

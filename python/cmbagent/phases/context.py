@@ -105,6 +105,9 @@ class WorkflowContext:
         Args:
             path: the file.
 
+        Returns:
+            The context.
+
         Raises:
             MissingFileError: there is no such file.
             ConfigurationError: the file is no saved context, or names something that could run code.
@@ -125,6 +128,9 @@ class WorkflowContext:
 
         Args:
             phase_id: its `phase_id`.
+
+        Returns:
+            A context whose `shared_state` is this one's, with the plan and the steps beside it.
         """
         return PhaseContext(
             workflow_id=self.workflow_id,

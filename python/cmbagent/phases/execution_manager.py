@@ -240,7 +240,14 @@ class PhaseExecutionManager:
     def log_agent_message(
         self, agent: str, role: str, content: str, metadata: dict[str, Any] | None = None
     ) -> None:
-        """Note a message of a conversation and tell the callbacks."""
+        """Note a message of a conversation and tell the callbacks.
+
+        Args:
+            agent: who speaks.
+            role: its role, such as `assistant`.
+            content: what it says.
+            metadata: what else is to be known of it.
+        """
         self._tell(lambda c: c.invoke_agent_message(agent, role, content, metadata or {}))
         self._log(
             PhaseEventType.AGENT_MESSAGE,
@@ -248,7 +255,14 @@ class PhaseExecutionManager:
         )
 
     def log_code_execution(self, agent: str, code: str, language: str, result: str | None = None) -> None:
-        """Note code that was run, with its output, and tell the callbacks."""
+        """Note code that was run and tell the callbacks.
+
+        Args:
+            agent: who wrote it.
+            code: the code.
+            language: such as `python`.
+            result: its output.
+        """
         self._tell(lambda c: c.invoke_code_execution(agent, code, language, result))
         self._log(
             PhaseEventType.CODE_EXECUTION,
@@ -256,7 +270,14 @@ class PhaseExecutionManager:
         )
 
     def log_tool_call(self, agent: str, tool_name: str, arguments: Any, result: Any = None) -> None:
-        """Note a tool call and tell the callbacks."""
+        """Note a tool call and tell the callbacks.
+
+        Args:
+            agent: who called.
+            tool_name: what.
+            arguments: with what.
+            result: what came of it.
+        """
         self._tell(lambda c: c.invoke_tool_call(agent, tool_name, arguments, result))
         self._log(
             PhaseEventType.TOOL_CALL,

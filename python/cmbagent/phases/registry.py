@@ -21,7 +21,11 @@ class PhaseRegistry:
 
     @classmethod
     def register(cls, phase_type: str) -> Callable[[PhaseClass], PhaseClass]:
-        """Return a class decorator that registers the class; a later registration replaces an earlier one."""
+        """Return a class decorator that registers the class; a later registration replaces an earlier one.
+
+        Args:
+            phase_type: the type under which workflows name the phase.
+        """
 
         def decorate(phase_class: PhaseClass) -> PhaseClass:
             cls._registry.register(phase_type, phase_class)
@@ -31,12 +35,20 @@ class PhaseRegistry:
 
     @classmethod
     def register_class(cls, phase_type: str, phase_class: type[Phase]) -> None:
-        """Register a class; a later registration replaces an earlier one."""
+        """Register a class; a later registration replaces an earlier one.
+
+        Args:
+            phase_type: the type under which workflows name the phase.
+            phase_class: the class.
+        """
         cls._registry.register(phase_type, phase_class)
 
     @classmethod
     def get(cls, phase_type: str) -> type[Phase]:
         """Return the class of a type.
+
+        Args:
+            phase_type: a registered type.
 
         Raises:
             ValueError: the type is not registered; the text lists those that are.
@@ -52,6 +64,9 @@ class PhaseRegistry:
             config: the phase's config; `None` uses the default.
             **kwargs: passed on to the class.
 
+        Returns:
+            The phase.
+
         Raises:
             ValueError: the type is not registered.
         """
@@ -65,6 +80,9 @@ class PhaseRegistry:
         Args:
             phase_def: `type`, and optionally `config` with fields of the phase's config; other keys are
                 left alone.
+
+        Returns:
+            The phase.
 
         Raises:
             ValueError: `type` is missing or not registered.
@@ -88,6 +106,9 @@ class PhaseRegistry:
     def get_info(cls, phase_type: str) -> dict[str, Any]:
         """Describe a type: `type`, `display_name` and `required_agents` of a phase with default settings.
 
+        Args:
+            phase_type: a registered type.
+
         Raises:
             ValueError: the type is not registered.
         """
@@ -105,7 +126,11 @@ class PhaseRegistry:
 
     @classmethod
     def is_registered(cls, phase_type: str) -> bool:
-        """Return whether the type is registered."""
+        """Return whether a type is registered.
+
+        Args:
+            phase_type: any text.
+        """
         return cls._registry.is_registered(phase_type)
 
     @classmethod

@@ -3,15 +3,17 @@
 ``ModelServer`` answers OpenAI Chat Completions, Anthropic Messages and Gemini ``generateContent``
 requests on ``127.0.0.1``, streaming or not as asked. Which agent speaks it reads from the system
 prompt, which opens with ``You are the <name> agent``; what that agent says, and how the connection
-misbehaves, is the script::
+misbehaves, is the script:
 
-    from cmbagent import one_shot
-    from cmbagent.testing import Fault, ModelServer, code
+```python
+from cmbagent import one_shot
+from cmbagent.testing import Fault, ModelServer, code
 
-    script = {"engineer": [Fault.status(429), code("print(6 * 7)", filename="answer.py")]}
-    with ModelServer(script) as server, server.environment():
-        results = one_shot("Six times seven?", work_dir="out", api_keys=server.api_keys)
-    server.assert_calls(["engineer", "engineer"])
+script = {"engineer": [Fault.status(429), code("print(6 * 7)", filename="answer.py")]}
+with ModelServer(script) as server, server.environment():
+    results = one_shot("Six times seven?", work_dir="out", api_keys=server.api_keys)
+server.assert_calls(["engineer", "engineer"])
+```
 
 Nothing beyond the standard library is used.
 """

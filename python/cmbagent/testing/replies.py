@@ -78,32 +78,64 @@ class Fault:
 
     @classmethod
     def hang(cls, seconds: float = 3600.0) -> Fault:
-        """Silence for so many seconds (or until the server closes), then the connection closes."""
+        """Silence, then the connection closes.
+
+        Args:
+            seconds: How long the silence lasts, at most until the server closes.
+
+        """
         return cls("hang", seconds=seconds)
 
     @classmethod
     def truncate(cls, text: str = "This answer breaks off in the middle of") -> Fault:
-        """The first half of the answer comes, then the connection closes."""
+        """The first half of an answer comes, then the connection closes.
+
+        Args:
+            text: The answer.
+
+        """
         return cls("truncate", reply=Reply(text))
 
     @classmethod
     def stall(cls, text: str = "This answer stops coming after", seconds: float = 3600.0) -> Fault:
-        """The first half of the answer comes, then silence for so many seconds, then the end."""
+        """The first half of an answer comes, then silence, then the connection closes.
+
+        Args:
+            text: The answer.
+            seconds: How long the silence lasts.
+
+        """
         return cls("stall", reply=Reply(text), seconds=seconds)
 
     @classmethod
     def trickle(cls, text: str, seconds: float = 0.01) -> Fault:
-        """The whole answer, piece by piece, with so many seconds between the pieces."""
+        """The whole answer, piece by piece.
+
+        Args:
+            text: The answer.
+            seconds: The pause between two pieces.
+
+        """
         return cls("trickle", reply=Reply(text), seconds=seconds)
 
     @classmethod
     def garbage(cls, body: str = "<html><body>502 from a proxy</body></html>") -> Fault:
-        """Status 200 and a body that is no answer at all."""
+        """Status 200 and a body that is no answer at all.
+
+        Args:
+            body: The body; it is sent as HTML.
+
+        """
         return cls("garbage", body=body)
 
     @classmethod
     def error_in_stream(cls, message: str = "Overloaded") -> Fault:
-        """Status 200, the start of an answer, then the provider's error object (when streaming)."""
+        """Status 200, the start of an answer, then the provider's error object (when streaming).
+
+        Args:
+            message: What the error object says.
+
+        """
         return cls("error_in_stream", code=529, message=message, reply=Reply("This answer meets an"))
 
     @staticmethod
@@ -113,12 +145,22 @@ class Fault:
 
     @staticmethod
     def refusal(text: str = "I cannot help with that.") -> Reply:
-        """The model declines."""
+        """The model declines.
+
+        Args:
+            text: In which words.
+
+        """
         return Reply(text, finish="refusal")
 
     @staticmethod
     def length(text: str) -> Reply:
-        """The answer was cut by the model's output limit."""
+        """The answer was cut by the model's output limit.
+
+        Args:
+            text: What had come.
+
+        """
         return Reply(text, finish="length")
 
 
@@ -138,7 +180,7 @@ def plan(*steps: Mapping[str, Any] | tuple[str, ...]) -> dict[str, Any]:
     """The planner's answer.
 
     Args:
-        steps: Made by :func:`step`, or tuples ``(agent, sub_task, bullet, …)``.
+        steps: Made by `step`, or tuples ``(agent, sub_task, bullet, …)``.
 
     """
     return {"sub_tasks": [step(*each) if isinstance(each, tuple) else dict(each) for each in steps]}

@@ -38,10 +38,10 @@ class ModelServer:
     Args:
         script: Agent name → answer, list of answers, or callable; ``"*"`` stands for all agents not
             named. A bare callable answers everybody. An answer is text, a dict (sent as JSON text), a
-            :class:`Reply`, a :class:`Fault`, or a callable that is given the :class:`Call` and returns
+            `Reply`, a `Fault`, or a callable that is given the `Call` and returns
             one of these. A single answer repeats for ever; a list is used up one item a request and then
             fails, naming the agent.
-        delay: Seconds before each answer, or a callable that is given the :class:`Call` and returns them.
+        delay: Seconds before each answer, or a callable that is given the `Call` and returns them.
 
     Attributes:
         calls: Every request so far, in order of arrival.
@@ -109,7 +109,7 @@ class ModelServer:
 
     @contextlib.contextmanager
     def environment(self) -> Iterator[ModelServer]:
-        """Sets :attr:`variables` in this process and puts the former values back at the end."""
+        """Sets `variables` in this process and puts the former values back at the end."""
         variables = self.variables
         former = {name: os.environ.get(name) for name in variables}
         os.environ.update(variables)

@@ -80,7 +80,7 @@ def provider_of(path: str) -> Provider | None:
 def read(
     provider: Provider, path: str, body: dict[str, Any], headers: Mapping[str, str], at: float, number: int
 ) -> Call:
-    """A request's JSON as a :class:`Call`."""
+    """A request's JSON as a `Call`."""
     if provider == "gemini":
         found = _GEMINI_PATH.search(path)
         model, method = found.groups() if found else ("", "")

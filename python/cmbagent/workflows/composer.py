@@ -74,6 +74,12 @@ class WorkflowDefinition:
     def from_dict(cls, data: Mapping[str, Any]) -> WorkflowDefinition:
         """Build a definition from a dict such as `to_dict` returns.
 
+        Args:
+            data: `id`, `name` and `phases`; what else is missing takes its default.
+
+        Returns:
+            The definition; it shares no container with `data`.
+
         Raises:
             KeyError: `id`, `name` or `phases` is missing.
         """
@@ -114,6 +120,9 @@ IDEA_TO_EXECUTION_WORKFLOW = SYSTEM_WORKFLOWS["idea_to_execution"]
 
 def get_workflow(workflow_id: str) -> WorkflowDefinition:
     """Return a workflow of the package.
+
+    Args:
+        workflow_id: its id, such as `deep_research`.
 
     Raises:
         ValueError: there is none of that id; the text lists those there are.
