@@ -159,7 +159,7 @@ def test_a_full_disk_ends_the_run_in_words_and_it_is_resumed_afterwards(invoke, 
             "run", "one_shot_researcher", "task", "--work-dir", tmp_path / "work", "-q",
             env={**os.environ, **server.variables},
             # The store's own files were made before; what the run appends does not fit.
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (80_000, resource.RLIM_INFINITY)),
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (110_000, resource.RLIM_INFINITY)),
         )  # fmt: skip
         (info,) = store.runs()
         assert (status, output) == (4, ""), error
