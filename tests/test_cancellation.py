@@ -352,7 +352,9 @@ def test_run_that_is_closed_half_way(tmp_path):
 
     async def main():
         coroutine = executor(tmp_path, work).run()
-        coroutine.send(None)
+        while not seen:
+            coroutine.send(None)
+            await asyncio.sleep(0)
         coroutine.close()
 
     clean(lambda: run(main))

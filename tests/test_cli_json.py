@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from begun import begun
 from cmbagent.cli import app
 from cmbagent.cli._status import Exit, of_run
 from cmbagent.phases import PhaseRegistry
@@ -126,7 +127,7 @@ def test_attach(told, ran):
 
 
 def test_answers_and_demands(told, invoke, store, tmp_path):
-    journal = store._core.begin("r1", {"workflow": {"id": "w", "phases": [{"type": "x"}]}}, str(tmp_path))
+    journal = begun(store._core, "r1", {"workflow": {"id": "w", "phases": [{"type": "x"}]}}, str(tmp_path))
     assert told("stop", "r1")[0] == {"run": "r1", "demand": "stop"}
     journal.release()
     found, _ = told("cancel", "r1", status=4)

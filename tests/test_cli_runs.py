@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+from begun import begun
 from cmbagent.approvals import choice
 from cmbagent.cli import resume as resume_module
 from cmbagent.testing import ModelServer, code, notes, plan, review
@@ -97,7 +98,7 @@ def test_a_run_that_is_not_there(invoke, store, arguments):
 
 def test_a_run_with_phases_of_the_users_own_is_resumed_in_their_program(invoke, store, tmp_path):
     about = {"workflow": {"id": "w", "name": "w", "phases": [{"type": "theirs"}]}, "task": "t"}
-    store._core.begin("r1", about, str(tmp_path / "work")).release()
+    begun(store._core, "r1", about, str(tmp_path / "work")).release()
     result = invoke("resume", "r1")
     assert result.exit_code == 2
     assert "only your own program knows: theirs" in result.stderr
@@ -161,8 +162,8 @@ def test_a_filter_for_no_status(invoke, store):
 
 
 def test_runs_of_phases_are_listed_when_asked_for(invoke, store, tmp_path):
-    store._core.begin("above", {"task": "t"}, str(tmp_path)).release()
-    store._core.begin("below", {"task": "t"}, str(tmp_path), parent="above", root="above").release()
+    begun(store._core, "above", {"task": "t"}, str(tmp_path)).release()
+    begun(store._core, "below", {"task": "t"}, str(tmp_path), parent="above", root="above").release()
     assert len(json.loads(invoke("runs", "--json").output)) == 1
     assert len(json.loads(invoke("runs", "--json", "--all").output)) == 2
 
@@ -214,9 +215,9 @@ def test_prune_shows_and_deletes_only_when_told(invoke, store, failed, tmp_path)
 
 
 def test_prune_takes_the_runs_of_phases_along(invoke, store, tmp_path):
-    store._core.begin("above", {"task": "t"}, str(tmp_path)).release()
-    store._core.begin("below", {"task": "t"}, str(tmp_path), parent="above", root="above").release()
-    store._core.begin("other", {"task": "t"}, str(tmp_path)).release()
+    begun(store._core, "above", {"task": "t"}, str(tmp_path)).release()
+    begun(store._core, "below", {"task": "t"}, str(tmp_path), parent="above", root="above").release()
+    begun(store._core, "other", {"task": "t"}, str(tmp_path)).release()
     assert "the records of 2 runs" in invoke("prune", "--run", "above", "--yes").output
     assert [info.id for info in store.runs()] == ["other"]
 

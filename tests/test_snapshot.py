@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from begun import begun
 from cmbagent import _core
 
 # The same examples in every run; the limit is their number, not a clock.
@@ -139,7 +140,7 @@ def there_and_back(tmp_path_factory):
 
     def go(value):
         run = f"run {next(numbers)}"
-        store.begin(run, {"value": value}, "/w").release()
+        begun(store, run, {"value": value}, "/w").release()
         about, lost = store.about(run)
         return about.get("value"), lost
 
@@ -213,7 +214,7 @@ def test_deep_values_are_kept_and_hide_no_run(tmp_path):
     for _ in range(80):
         leaf["a"] = ([{}],)
         leaf = leaf["a"][0][0]
-    store.begin("run", {"value": value}, "/w").release()
+    begun(store, "run", {"value": value}, "/w").release()
     assert len(store.runs({})) == 1
     back, lost = store.about("run")
     assert lost and back["value"]["a"][0][0]["a"][0][0].keys() == {"a"}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from begun import begun
 from cmbagent.errors import ConfigurationError, JournalError
 from cmbagent.store import Store
 from cmbagent.testing import ModelServer, notes
@@ -159,7 +160,7 @@ def test_a_full_disk_ends_the_run_in_words_and_it_is_resumed_afterwards(invoke, 
             "run", "one_shot_researcher", "task", "--work-dir", tmp_path / "work", "-q",
             env={**os.environ, **server.variables},
             # The store's own files were made before; what the run appends does not fit.
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (110_000, resource.RLIM_INFINITY)),
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, resource.RLIM_INFINITY)),
         )  # fmt: skip
         (info,) = store.runs()
         assert (status, output) == (4, ""), error
@@ -173,7 +174,7 @@ def test_a_full_disk_ends_the_run_in_words_and_it_is_resumed_afterwards(invoke, 
 
 
 def test_answers_are_checked_before_they_are_kept(store, tmp_path):
-    store._core.begin("r", {"task": "t"}, str(tmp_path)).release()
+    begun(store._core, "r", {"task": "t"}, str(tmp_path)).release()
     with pytest.raises(JournalError, match="run r has no question 'q'"):
         store.answer("r", "q", "approve")
     number = "(SELECT no FROM runs WHERE id = 'r')"
@@ -197,7 +198,7 @@ def test_answers_are_checked_before_they_are_kept(store, tmp_path):
 def test_a_process_that_opens_the_store_again_keeps_its_locks(store, tmp_path):
     # Closing any handle of a file drops a process's locks on it; another process would then take itself for
     # the last one and remove the log under this one's feet.
-    first = store._core.begin("r", {"task": "t"}, str(tmp_path))
+    first = begun(store._core, "r", {"task": "t"}, str(tmp_path))
     log = Path(f"{store.path}-wal")
     assert log.exists()
     for _ in range(3):

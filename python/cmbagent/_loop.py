@@ -21,6 +21,7 @@ import signal
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
@@ -38,6 +39,21 @@ EXIT_SECONDS = 0.5
 """How long the interpreter's end waits for runs in other threads, once cancelled and once interrupted."""
 HEARTBEAT_SECONDS = 0.1
 """How often a loop wakes up while a run is awaited in it."""
+
+_bells: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _core.Bell | None] = weakref.WeakKeyDictionary()
+
+
+def bell(loop: asyncio.AbstractEventLoop) -> _core.Bell | None:
+    """Return what wakes the running `loop` from any thread; `None` where it can watch no files."""
+    if loop not in _bells:
+        try:
+            made = _core.Bell()
+            loop.add_reader(made.fileno(), made)
+        except (NotImplementedError, OSError):
+            _bells[loop] = None
+        else:
+            _bells[loop] = made
+    return _bells[loop]
 
 
 class Poster:

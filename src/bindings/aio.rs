@@ -6,13 +6,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use pyo3::exceptions::{PyException, PyRuntimeError, PyStopIteration};
 use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, PyVisit, intern, prelude::*};
 
+use super::bell::{Bell, Post};
 use super::bridge::Bridge;
 use super::wake::{Target, Waker};
 use crate::engine::{Control, Why};
@@ -46,6 +47,7 @@ struct Home {
     event_loop: Py<PyAny>,
     context: Py<PyAny>,
     task: Py<PyAny>,
+    post: Option<Arc<Post>>,
 }
 
 /// What the loop says to a waiting coroutine.
@@ -219,12 +221,13 @@ impl Inner {
     fn poll(&mut self, slf: &Bound<'_, Awaitable>) -> PyResult<Py<PyAny>> {
         let py = slf.py();
         let home = self.home(py)?;
-        let (event_loop, context) = (home.event_loop.clone_ref(py), home.context.clone_ref(py));
+        let (event_loop, context, post) =
+            (home.event_loop.clone_ref(py), home.context.clone_ref(py), home.post.clone());
         let future = event_loop.call_method0(py, intern!(py, "create_future"))?;
         if let (Some(work), None) = (self.work.as_mut(), &self.ready) {
             let awaitable = slf.clone().unbind();
             let target = Target { event_loop, context, awaitable, future: future.clone_ref(py) };
-            let waker = Waker::of(target);
+            let waker = Waker::of(target, post);
             let _runtime = pyo3_async_runtimes::tokio::get_runtime().enter();
             if let Poll::Ready(result) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
                 self.ready = Some(result);
@@ -237,8 +240,13 @@ impl Inner {
         if self.home.is_none() {
             let asyncio = py.import(intern!(py, "asyncio"))?;
             let contextvars = py.import(intern!(py, "contextvars"))?;
+            let event_loop = asyncio.call_method0(intern!(py, "get_running_loop"))?;
+            let bell = py
+                .import(intern!(py, "cmbagent._loop"))?
+                .call_method1(intern!(py, "bell"), (&event_loop,))?;
             self.home = Some(Home {
-                event_loop: asyncio.call_method0(intern!(py, "get_running_loop"))?.unbind(),
+                event_loop: event_loop.unbind(),
+                post: bell.cast::<Bell>().ok().map(|bell| bell.get().post()),
                 context: contextvars.call_method0(intern!(py, "copy_context"))?.unbind(),
                 task: asyncio.call_method0(intern!(py, "current_task"))?.unbind(),
             });

@@ -3,6 +3,7 @@
 mod agents;
 mod aio;
 mod approvals;
+mod bell;
 mod bridge;
 mod convert;
 mod door;
@@ -27,6 +28,8 @@ mod _core {
     use super::agents::{agent_roster, initial_context};
     #[pymodule_export]
     use super::aio::Awaitable;
+    #[pymodule_export]
+    use super::bell::Bell;
     #[pymodule_export]
     use super::door::{RunHandle, open_run};
     #[pymodule_export]

@@ -7,7 +7,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::{Value, json};
 
+use super::aio::Awaitable;
+use super::bridge::Bridge;
 use super::{convert, errors};
+use crate::engine::Control;
 use crate::engine::executor;
 use crate::error::{Error, Result};
 use crate::journal::Claim;
@@ -88,12 +91,11 @@ impl PyStore {
         self.0.network()
     }
 
-    /// Takes a run over for this process. With `rewind`, a step whose failure ended it is done anew.
+    /// Takes a run over for this process; awaited, it gives the run's journal. With `rewind`, a step whose failure ended it is done anew.
     #[pyo3(signature = (run_id, about, work_dir, *, parent = None, root = None, guards = false, rewind = false))]
     #[allow(clippy::too_many_arguments)]
     fn begin(
         &self,
-        py: Python<'_>,
         run_id: String,
         about: &Bound<'_, PyDict>,
         work_dir: String,
@@ -101,25 +103,36 @@ impl PyStore {
         root: Option<String>,
         guards: bool,
         rewind: bool,
-    ) -> PyResult<PyJournal> {
+    ) -> PyResult<Awaitable> {
         let root = root.unwrap_or_else(|| run_id.clone());
         let about = super::snapshot::encode(about)?;
         let claim = Claim { id: run_id, parent, root, about, work_dir, guards, known: rewind };
-        with(py, || {
-            if Path::new(&claim.work_dir).canonicalize().is_ok_and(|dir| self.0.path().starts_with(dir)) {
+        let store = self.0.clone();
+        let take = async move {
+            if Path::new(&claim.work_dir).canonicalize().is_ok_and(|dir| store.path().starts_with(dir)) {
                 return Err(Error::WorkDir(format!(
                     "the store {} lies in the work directory {}, where code that models write could change it: \
                      choose another work_dir or another store",
-                    self.0.path().display(),
+                    store.path().display(),
                     claim.work_dir
                 )));
             }
-            let journal = self.0.begin(&claim)?;
+            let journal = Arc::new(store.take(claim).await?);
             if rewind {
-                executor::rewind(&journal, lease::now(), phases::is_built_in)?;
+                let rewound = journal.clone();
+                let rewound = move || executor::rewind(&*rewound, lease::now(), phases::is_built_in);
+                let done = tokio::task::spawn_blocking(rewound).await;
+                done.map_err(|error| Error::Journal(format!("the rewinding broke off: {error}")))??;
             }
-            Ok(PyJournal { journal: Arc::new(journal) })
-        })
+            Ok(journal)
+        };
+        Ok(Awaitable::new(Bridge::default(), Control::default(), async move {
+            let taken = take.await;
+            Python::attach(|py| match taken {
+                Ok(journal) => Ok(PyJournal { journal }.into_pyobject(py)?.into_any().unbind()),
+                Err(error) => Err(errors::to_exception(py, &error)),
+            })
+        }))
     }
 
     /// The runs that are meant (fields of `Wanted`), the newest first, a dict each.

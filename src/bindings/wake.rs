@@ -3,9 +3,11 @@
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use pyo3::types::PyString;
 use pyo3::{intern, prelude::*};
 
 use super::aio::{Awaitable, keywords};
+use super::bell::Post;
 
 /// Runs on the loop when the engine can go on: ends the wait for our asyncio future, or, while a
 /// coroutine is being driven, looks whether the engine still wants it.
@@ -30,12 +32,16 @@ impl Wake {
 }
 
 /// What one poll leaves to be woken: at most once.
-pub(super) struct Waker(Mutex<Option<Target>>);
+pub(super) struct Waker {
+    target: Mutex<Option<Target>>,
+    /// Of a loop that watches files.
+    post: Option<Arc<Post>>,
+}
 
 impl Waker {
     /// A waker for `target`.
-    pub(super) fn of(target: Target) -> std::task::Waker {
-        Arc::new(Self(Mutex::new(Some(target)))).into()
+    pub(super) fn of(target: Target, post: Option<Arc<Post>>) -> std::task::Waker {
+        Arc::new(Self { target: Mutex::new(Some(target)), post }).into()
     }
 }
 
@@ -47,21 +53,38 @@ pub(super) struct Target {
     pub(super) future: Py<PyAny>,
 }
 
+impl Target {
+    /// Has the loop call it, from a callback of the loop's own; in the context variables of the run, for
+    /// callbacks of the user's may be called from it.
+    pub(super) fn wake_soon(self, py: Python<'_>) -> PyResult<()> {
+        self.ring(py, intern!(py, "call_soon"))
+    }
+
+    fn ring(self, py: Python<'_>, how: &Bound<'_, PyString>) -> PyResult<()> {
+        let Self { event_loop, context, awaitable, future } = self;
+        let wake = Py::new(py, Wake { awaitable, future })?;
+        let context = keywords(py, &[("context", context.into_bound(py))])?;
+        event_loop.bind(py).getattr(how)?.call((wake,), Some(&context)).map(drop)
+    }
+}
+
 impl std::task::Wake for Waker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let target = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(target) = target {
+        let target = self.target.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (target, &self.post) {
+            (Some(target), Some(post)) => post.ring(target),
             // A send fails only when the thread has ended, with the interpreter: nobody waits any more.
-            let _ = alarm().send(target);
+            (Some(target), None) => drop(alarm().send(target)),
+            (None, _) => {}
         }
     }
 }
 
-/// The thread that takes wake-ups to their loops.
+/// The thread that takes wake-ups to loops that watch no files.
 ///
 /// Whoever wakes may hold a lock that the polling thread wants while that thread holds the
 /// interpreter. So a waker must not wait for the interpreter itself: it would deadlock.
@@ -70,18 +93,14 @@ fn alarm() -> &'static Sender<Target> {
     ALARM.get_or_init(|| {
         let (sender, targets) = std::sync::mpsc::channel::<Target>();
         let serve = move || {
-            for Target { event_loop, context, awaitable, future } in targets {
+            for target in targets {
                 let open = bell();
                 if !*open {
                     break;
                 }
-                let rung = Python::try_attach(|py| {
-                    if let Ok(wake) = Py::new(py, Wake { awaitable, future }) {
-                        // A closed loop refuses: nobody waits any more.
-                        let _ = ring(py, &event_loop, &context, wake);
-                    }
-                    drop((event_loop, context));
-                });
+                // A closed loop refuses: nobody waits any more.
+                let rung =
+                    Python::try_attach(|py| drop(target.ring(py, intern!(py, "call_soon_threadsafe"))));
                 if rung.is_none() {
                     break;
                 }
@@ -104,11 +123,4 @@ fn bell() -> std::sync::MutexGuard<'static, bool> {
 #[pyfunction]
 pub(super) fn end_wakeups(py: Python<'_>) {
     py.detach(|| *bell() = false);
-}
-
-/// Has the loop call `wake`, in the context variables of the run: callbacks may be called from it.
-fn ring(py: Python<'_>, event_loop: &Py<PyAny>, context: &Py<PyAny>, wake: Py<Wake>) -> PyResult<()> {
-    let context = keywords(py, &[("context", context.bind(py).clone())])?;
-    let ring = event_loop.bind(py).getattr(intern!(py, "call_soon_threadsafe"))?;
-    ring.call((wake,), Some(&context)).map(drop)
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::ledger::{Line, Total};
@@ -240,8 +241,11 @@ fn restore(
 fn charge_earlier(run: &Run, place: u32, until: u32) -> Result<()> {
     for phase_try in 0..until {
         if let Some(kept) = run.at_phase(place, phase_try, "").ended() {
-            let kept: Kept = serde_json::from_value(kept.clone()).map_err(unreadable)?;
-            kept.ledger.into_iter().for_each(|line| run.charge(line));
+            // Its context, which may be large, is left where it is.
+            let ledger = Vec::<Line>::deserialize(&kept["ledger"]).map_err(unreadable)?;
+            for line in ledger {
+                run.charge(line);
+            }
         }
     }
     Ok(())
@@ -285,7 +289,7 @@ async fn perform(
         let outcome = attempt(&here, phase, state, &settings).await?;
         if run.journal().keeps() {
             let kept = Kept::of(kind, &outcome, run.ledger().since(mark))?;
-            here.record(Entry::Ended { kept: serde_json::to_value(kept).map_err(unreadable)? }).await?;
+            here.record(Entry::Ended { kept: kept.into_json().map_err(unreadable)? }).await?;
         }
         let hopeless = outcome.cause.as_ref().is_some_and(|cause| !cause.is_retryable());
         let failed = outcome.status == PhaseStatus::Failed;

@@ -123,6 +123,15 @@ impl Kept {
         })
     }
 
+    /// As the journal keeps it.
+    pub(super) fn into_json(mut self) -> serde_json::Result<Value> {
+        // The state may be large: it is moved, not copied.
+        let state = std::mem::take(&mut self.state);
+        let mut kept = serde_json::to_value(self)?;
+        kept["state"] = state;
+        Ok(kept)
+    }
+
     /// The outcome with a context that was made again.
     pub fn outcome(self, state: Arc<dyn State>) -> Outcome {
         Outcome {

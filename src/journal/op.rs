@@ -6,19 +6,20 @@ use rusqlite::{Transaction, params};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use super::claim::{Claim, Owned};
 use super::live::Live;
 use super::writer::lock;
 use super::{Entry, Position, delta, lease, texts};
 use crate::error::Result;
 
 /// Someone who waits for a commit.
-pub(super) enum Waiter {
-    Task(oneshot::Sender<Result<()>>),
-    Thread(mpsc::SyncSender<Result<()>>),
+pub(super) enum Waiter<T = ()> {
+    Task(oneshot::Sender<Result<T>>),
+    Thread(mpsc::SyncSender<Result<T>>),
 }
 
-impl Waiter {
-    pub(super) fn tell(self, result: Result<()>) {
+impl<T> Waiter<T> {
+    pub(super) fn tell(self, result: Result<T>) {
         // Who no longer waits need not be told.
         match self {
             Self::Task(sender) => drop(sender.send(result)),
@@ -29,29 +30,11 @@ impl Waiter {
 
 /// A piece of work for the thread.
 pub(super) enum Op {
-    Record {
-        run: Arc<Live>,
-        seq: u64,
-        at: f64,
-        position: Position,
-        entry: Entry,
-    },
-    Ask {
-        run: Arc<Live>,
-        id: String,
-        question: Value,
-    },
-    Settle {
-        run: Arc<Live>,
-        id: String,
-        answer: Value,
-    },
-    Commit {
-        run: Arc<Live>,
-        waiter: Waiter,
-    },
-    /// Tells when all before it is written, whatever became of it.
-    Flush(mpsc::SyncSender<()>),
+    Record { run: Arc<Live>, seq: u64, at: f64, position: Position, entry: Entry },
+    Ask { run: Arc<Live>, id: String, question: Value },
+    Settle { run: Arc<Live>, id: String, answer: Value },
+    Commit { run: Arc<Live>, waiter: Waiter },
+    Claim { claim: Box<Claim>, waiter: Waiter<Owned> },
     Adopt(Arc<Live>),
     Release(Arc<Live>),
 }
@@ -74,7 +57,7 @@ pub(super) fn carry_out(transaction: &Transaction<'_>, run: &Live, op: Op) -> ru
             .prepare_cached("UPDATE runs SET owner = NULL WHERE no = ?1 AND epoch = ?2")?
             .execute(params![run.no, run.epoch])
             .map(drop),
-        Op::Commit { .. } | Op::Flush(_) | Op::Adopt(_) => Ok(()),
+        Op::Commit { .. } | Op::Claim { .. } | Op::Adopt(_) => Ok(()),
     }
 }
 

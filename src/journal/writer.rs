@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
+use super::claim::{self, Claim, Owned};
 use super::file::File;
 use super::lease;
 use super::live::Live;
@@ -53,7 +54,7 @@ impl Writer {
         let (queue, bell) = &*self.shared;
         let mut queue = lock(queue);
         let ring = queue.ops.is_empty() || !matches!(op, Op::Record { .. });
-        queue.urgent |= matches!(op, Op::Commit { .. } | Op::Flush(_) | Op::Release(_));
+        queue.urgent |= matches!(op, Op::Commit { .. } | Op::Claim { .. } | Op::Release(_));
         queue.ops.push(op);
         drop(queue);
         if ring {
@@ -76,6 +77,12 @@ impl Drop for Writer {
             let _ = thread.join();
         }
     }
+}
+
+/// What goes into a transaction.
+enum Work {
+    Claim(Box<Claim>),
+    Of(Arc<Live>, Op),
 }
 
 struct Desk {
@@ -141,12 +148,15 @@ impl Desk {
         }
         let mut runs: Vec<Arc<Live>> = Vec::new();
         let mut waiters = Vec::new();
-        let mut flushed = Vec::new();
-        let mut work: Vec<(Arc<Live>, Op)> = Vec::new();
+        let mut claimers = Vec::new();
+        let mut work = Vec::new();
         for op in ops {
             match op {
-                Op::Flush(sender) => flushed.push(sender),
                 Op::Commit { run, waiter } => waiters.push((run, waiter)),
+                Op::Claim { claim, waiter } => {
+                    work.push(Work::Claim(claim));
+                    claimers.push(waiter);
+                }
                 Op::Adopt(run) => {
                     self.runs.push(Arc::downgrade(&run));
                     // What was said to it before it was here is news.
@@ -159,29 +169,30 @@ impl Desk {
                     if !runs.iter().any(|known| Arc::ptr_eq(known, run)) {
                         runs.push(run.clone());
                     }
-                    work.push((run.clone(), op));
+                    work.push(Work::Of(run.clone(), op));
                 }
             }
         }
         runs.retain(|run| run.check().is_ok());
-        if !runs.is_empty()
-            && let Err(error) = self.commit(&runs, work)
-        {
-            let error = self.file.error("written", &error);
-            for run in &runs {
-                run.give_up(&error);
+        if !runs.is_empty() || !claimers.is_empty() {
+            let answers = self.commit(&runs, work).unwrap_or_else(|error| {
+                let error = self.file.error("written", &error);
+                for run in &runs {
+                    run.give_up(&error);
+                }
+                claimers.iter().map(|_| Err(error.clone())).collect()
+            });
+            for (claimer, answer) in claimers.into_iter().zip(answers) {
+                claimer.tell(answer);
             }
         }
         for (run, waiter) in waiters {
             waiter.tell(run.check());
         }
-        for sender in flushed {
-            // Who no longer waits need not be told.
-            let _ = sender.send(());
-        }
     }
 
-    fn commit(&mut self, runs: &[Arc<Live>], work: Vec<(Arc<Live>, Op)>) -> rusqlite::Result<()> {
+    /// Commits it all; the answers are those to claims, in their order.
+    fn commit(&mut self, runs: &[Arc<Live>], work: Vec<Work>) -> rusqlite::Result<Vec<Result<Owned>>> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut lost: HashSet<i64> = HashSet::new();
         {
@@ -198,13 +209,16 @@ impl Desk {
                 }
             }
         }
-        for (run, op) in work {
-            if lost.contains(&run.no) || run.check().is_err() {
-                continue;
+        let mut answers = Vec::new();
+        for piece in work {
+            match piece {
+                Work::Claim(claim) => answers.push(claim::take(&transaction, &claim)?),
+                Work::Of(run, _) if lost.contains(&run.no) || run.check().is_err() => {}
+                Work::Of(run, op) => carry_out(&transaction, &run, op)?,
             }
-            carry_out(&transaction, &run, op)?;
         }
-        transaction.commit()
+        transaction.commit()?;
+        Ok(answers)
     }
 
     /// Passes on what people elsewhere want and say.

@@ -89,8 +89,10 @@ class Live:
     async def _run(self) -> None:
         try:
             run = asyncio.create_task(self.executor.run())
-            # The run is in the store once the task has taken its first step.
+            # Its first step makes the log of this run; the run is in the store once that says anything, or ends.
             await asyncio.sleep(0)
+            async for _ in self.executor._log.stream():
+                break
             if not run.done():
                 self._begun.set()
             await run

@@ -105,7 +105,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def begin(executor: WorkflowExecutor) -> _core.Journal | None:
+async def begin(executor: WorkflowExecutor) -> _core.Journal | None:
     """Take the executor's run over for this process.
 
     Returns:
@@ -140,7 +140,7 @@ def begin(executor: WorkflowExecutor) -> _core.Journal | None:
                 f"run {executor.context.run_id} was begun with something else: {'; '.join(changed)} differ. "
                 "Pass force=True to go on all the same (what is finished stays), or begin a new run"
             )
-    journal = store._core.begin(
+    journal = await store._core.begin(
         executor.context.run_id,
         about,
         real(executor.work_dir),

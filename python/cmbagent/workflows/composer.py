@@ -302,7 +302,7 @@ class WorkflowExecutor:
         try:
             if self.rates:
                 _core.set_rates(self.rates)
-            self._journal = _resume.begin(self)
+            self._journal = await _resume.begin(self)
             self._resuming = False
             with _loop.heartbeat():
                 run = _core.run_workflow(self)
