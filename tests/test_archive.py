@@ -172,6 +172,12 @@ def test_what_is_no_export_is_refused_and_nothing_stays(exported, store, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.zip", "out.zip", "work"]
 
 
+def test_no_file_to_import(invoke, store, tmp_path):
+    result = invoke("import", tmp_path / "none.zip")
+    assert result.exit_code == 2
+    assert f"There is no file {tmp_path / 'none.zip'}; name what `cmbagent export` made." in result.stderr
+
+
 def test_a_file_that_is_no_zip(invoke, store, tmp_path):
     (tmp_path / "x.zip").write_text("no zip")
     result = invoke("import", tmp_path / "x.zip")

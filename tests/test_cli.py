@@ -1,6 +1,7 @@
 """The command line, run in-process; runs of workflows talk to a scripted model server."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -33,6 +34,17 @@ def test_the_command_is_a_module_too():
         [sys.executable, "-m", "cmbagent", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("cmbagent ")
+
+
+def test_a_warning_shows_no_source(tmp_path):
+    (tmp_path / "damaged.db").write_text("no store " * 1000)
+    command = [sys.executable, "-m", "cmbagent", "run", "one_shot", "Seven?", "--work-dir", tmp_path / "work"]
+    with ModelServer(SCRIPT) as server:
+        environment = {**os.environ, **server.variables, "CMBAGENT_STORE": str(tmp_path / "damaged.db")}
+        done = subprocess.run([*command, "--quiet"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("warning: this run will not survive a crash: ")
+    assert ".py:" not in done.stderr
 
 
 def test_workflows_lists_all_with_their_phases(invoke):
@@ -132,6 +144,12 @@ def test_restart_without_the_files_or_beyond_the_plan(invoke, tmp_path):
     result = invoke("run", "one_shot", "t", "--work-dir", tmp_path, "--restart-at-step", "2")
     assert result.exit_code == 2
     assert "no steps to restart at" in result.stderr
+
+
+def test_a_limit_that_is_none_is_wrong_usage(invoke, tmp_path):
+    result = invoke("run", "one_shot", "t", "--work-dir", tmp_path, "--on-limit", "halt")
+    assert result.exit_code == 2
+    assert 'it is "halt"' in result.stderr
 
 
 @pytest.mark.parametrize("kept", [True, False])

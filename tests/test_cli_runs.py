@@ -122,6 +122,21 @@ def test_nothing_is_kept_in_memory(invoke, monkeypatch):
 # --- runs, show, prune ---
 
 
+def test_an_empty_store_is_no_failed_search(invoke, store):
+    result = invoke("runs")
+    assert result.exit_code == 0
+    assert result.stderr == f"No run yet in {store.path}.\n"
+    assert invoke("runs", "--status", "failed").stderr == f"No such run in {store.path}.\n"
+
+
+def test_runs_tells_small_costs(invoke, store, tmp_path):
+    with ModelServer(SCRIPT) as server, server.environment():
+        assert invoke("run", "one_shot", "Seven?", "--work-dir", tmp_path / "a").exit_code == 0
+    cost = json.loads(invoke("runs", "--json").output)[0]["usage"]["cost"]
+    assert 0 < cost < 0.01
+    assert f" ${cost:.4f} " in invoke("runs").output
+
+
 def test_runs_as_a_table_and_as_json(invoke, store, failed, tmp_path):
     with ModelServer(SCRIPT) as server, server.environment():
         assert invoke("run", "one_shot", "Seven\x1b[31m\ntimes?", "--work-dir", tmp_path / "b").exit_code == 0

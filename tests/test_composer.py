@@ -153,6 +153,12 @@ def test_keys_default_to_the_environment(tmp_path, monkeypatch):
     assert WorkflowExecutor(DEEP_RESEARCH_WORKFLOW, "t", tmp_path).api_keys["OPENAI"] == "from-env"
 
 
+def test_one_text_is_no_keys_and_is_not_shown(tmp_path):
+    with pytest.raises(TypeError, match="api_keys must be provider name → key") as raised:
+        WorkflowExecutor(DEEP_RESEARCH_WORKFLOW, "t", tmp_path, "sk-secret")
+    assert "sk-secret" not in str(raised.value)
+
+
 def test_bad_definitions_fail_at_once(tmp_path):
     with pytest.raises(ValueError, match=r"^Unknown phase type: zz"):
         executor(tmp_path, {"type": "zz"})

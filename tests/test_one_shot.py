@@ -141,3 +141,12 @@ def test_two_threads(tmp_path):
     assert [results[n]["chat_history"][0]["content"] for n in "ab"] == ["task a", "task b"]
     assert all((tmp_path / n / "data" / "result.csv").exists() for n in "ab")
     assert Path.cwd() == here
+
+
+def test_a_setting_of_the_wrong_kind_is_named(tmp_path):
+    with pytest.raises(ConfigurationError) as raised:
+        one_shot("t", work_dir=tmp_path, max_rounds="many")
+    assert str(raised.value) == (
+        'configuration of phase one_shot: max_rounds: invalid type: string "many", '
+        "expected a whole number, 0 or more"
+    )

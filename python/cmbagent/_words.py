@@ -1,4 +1,4 @@
-"""Times and texts for people, on one line."""
+"""Times, money and texts for people, on one line."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def one_line(text: Any, width: int) -> str:
     """Put a text on one line of at most so many characters; it may not steer the terminal."""
     line = " ".join(_CONTROL.sub(" ", str(text)).split())
     return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def dollars(cost: float) -> str:
+    """Write an amount of money: `$0.0072`, `$12.50`."""
+    return f"${cost:.4f}" if cost < 1 else f"${cost:,.2f}"
 
 
 def ago(at: float) -> str:

@@ -17,6 +17,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from cmbagent._words import dollars
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
@@ -93,7 +95,7 @@ def usage_text(usage: dict[str, Any], *, name_unpriced: bool = True) -> str:
     unpriced = [str(each) for each in usage.get("unpriced_models") or []]
     cost = usage.get("cost")
     if cost is not None and (cost > 0 or not unpriced):
-        parts.append(f"${cost:.4f}" if cost < 1 else f"${cost:,.2f}")
+        parts.append(dollars(cost))
     if unpriced and name_unpriced:
         parts.append("unpriced: " + ", ".join(unpriced))
     return ", ".join(parts)

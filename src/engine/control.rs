@@ -137,7 +137,7 @@ impl Control {
         Error::Stopped(match self.why() {
             Some(Why::Callback) => "Workflow cancelled by user".into(),
             Some(Why::Interrupted) => {
-                "the run was interrupted: the task that awaited it was cancelled".into()
+                "the run was interrupted by Ctrl-C, or with the task that awaited it".into()
             }
             Some(Why::Preempted) => "the run was interrupted: its process was told to end".into(),
             Some(Why::Requested) | None => "the run was cancelled".into(),

@@ -71,8 +71,23 @@ pub fn is_built_in(phase_type: &str) -> bool {
 
 /// A built-in phase with this configuration (an object; missing fields take their defaults).
 pub fn build(phase_type: &str, config: Value) -> Result<Box<dyn Phase>> {
-    (BUILT_IN.get(phase_type)?.make)(config)
-        .map_err(|error| Error::Configuration(format!("configuration of phase {phase_type}: {error}")))
+    let make = BUILT_IN.get(phase_type)?.make;
+    make(config.clone()).map_err(|error| {
+        // serde does not name the field that does not fit; that one does not fit alone either.
+        let fields = config.as_object().into_iter().flatten();
+        let named = fields.filter_map(|(name, value)| {
+            let error = make(Value::from_iter([(name.clone(), value.clone())])).err()?;
+            Some(format!("{name}: {error}"))
+        });
+        let mut what = named.collect::<Vec<_>>().join("; ");
+        if what.is_empty() {
+            what = error.to_string();
+        }
+        for kind in ["u32", "u64", "usize"] {
+            what = what.replace(&format!("expected {kind}"), "expected a whole number, 0 or more");
+        }
+        Error::Configuration(format!("configuration of phase {phase_type}: {what}"))
+    })
 }
 
 /// The JSON Schema of a built-in phase's configuration; without a type, of what all phases' have.

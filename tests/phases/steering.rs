@@ -114,7 +114,7 @@ async fn a_run_that_was_stopped_beforehand_does_nothing() {
 #[tokio::test]
 async fn a_cancel_ends_a_call_that_is_under_way_also_after_a_stop() {
     for (why, words) in
-        [(Why::Requested, "the run was cancelled"), (Why::Interrupted, "the task that awaited")]
+        [(Why::Requested, "the run was cancelled"), (Why::Interrupted, "Ctrl-C, or with the task")]
     {
         let stage = Stage::new();
         stage.models.hang("planner");

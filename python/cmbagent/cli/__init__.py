@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 # Each module adds its verbs to the command.
 from cmbagent.cli import (  # noqa: F401
     answer,
@@ -30,4 +32,6 @@ def main() -> None:
     The exit status is 0 when done, 1 when it failed, 2 for wrong usage, 3 when the run was stopped or waits,
     4 when the store of runs cannot be used, 75 after SIGTERM or SIGUSR1, 130 after Ctrl-C.
     """
+    # The line of source that warned is of no use to whoever typed a command.
+    warnings.formatwarning = lambda message, *_rest, **_more: f"warning: {message}\n"
     app()

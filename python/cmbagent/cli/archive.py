@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cmbagent.cli._app import AsJson, Debug, Target, app
+from cmbagent.cli._app import AsJson, Debug, Target, UsageError, app
 from cmbagent.cli._store import as_dict, the_run, the_store
 from cmbagent.cli._told import Told
 
@@ -55,6 +55,8 @@ def import_(
 
     told = Told(debug, as_json)
     with told:
+        if not file.expanduser().is_file():
+            raise UsageError(f"There is no file {file}; name what `cmbagent export` made.")
         info = import_run(the_store(), file, to, max_bytes=int(max_mb * _MEGABYTE))
         told.say(
             as_dict(info),

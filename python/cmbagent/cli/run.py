@@ -175,6 +175,7 @@ def _executor(
     tape: Tape,
     manager: Any,
 ) -> WorkflowExecutor:
+    from cmbagent.errors import ConfigurationError
     from cmbagent.utils import get_api_keys_from_env
     from cmbagent.workflows import WorkflowExecutor
 
@@ -185,18 +186,21 @@ def _executor(
             "reject, or use a workflow without hitl."
         )
     keys = get_api_keys_from_env()
-    executor = WorkflowExecutor(
-        workflow=definition,
-        task=task,
-        work_dir=str(work_dir),
-        api_keys=keys,
-        approval_manager=manager,
-        verbose=False if quiet else None,
-        options=options,
-        record=tape.record,
-        replay=tape.replay,
-        strict=tape.strict,
-    )
+    try:
+        executor = WorkflowExecutor(
+            workflow=definition,
+            task=task,
+            work_dir=str(work_dir),
+            api_keys=keys,
+            approval_manager=manager,
+            verbose=False if quiet else None,
+            options=options,
+            record=tape.record,
+            replay=tape.replay,
+            strict=tape.strict,
+        )
+    except ConfigurationError as error:
+        raise UsageError(str(error)) from None
     lacks = [] if tape.replay else missing_keys(executor.phases, keys)
     if lacks:
         raise UsageError("No key for " + "; for ".join(lacks) + ". Other models can be chosen with --model.")

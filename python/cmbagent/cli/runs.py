@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmbagent._words import ago, one_line
+from cmbagent._words import ago, dollars, one_line
 from cmbagent.cli._app import AsJson, Debug, UsageError, app
 from cmbagent.cli._store import as_dict, the_store
 from cmbagent.cli._told import Told
@@ -57,7 +57,8 @@ def runs(
             and (everything or info.parent is None)
         ]
         if not found and not as_json:
-            typer.echo(f"No such run in {store.path}.", err=True)
+            filtered = status or workflow is not None or work_dir is not None or days is not None
+            typer.echo(f"{'No such run' if filtered else 'No run yet'} in {store.path}.", err=True)
         if found or as_json:
             told.say([as_dict(info) for info in found], "\n".join(_table(found)) if found else "")
 
@@ -72,7 +73,7 @@ def _table(found: list[RunInfo]) -> list[str]:
             info.status + (" (imported)" if info.about.get("imported") else ""),
             one_line(info.workflow_id, 24),
             ago(info.updated),
-            "" if cost is None else f"${cost:.2f}",
+            "" if cost is None else dollars(cost),
             one_line(info.task, 200),
         ))  # fmt: skip
     widths = [max(len(row[column]) for row in rows) for column in range(5)]

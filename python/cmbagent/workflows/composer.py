@@ -197,7 +197,8 @@ class WorkflowExecutor:
     Raises:
         ValueError: a phase's type is not registered, a limit cannot be used, or `record`, `replay` and
             `strict` do not go together.
-        TypeError: `workflow` is no definition, or a phase's config has a field that the phase does not know.
+        TypeError: `workflow` is no definition, `api_keys` is one text, or a phase's config has a field that
+            the phase does not know.
         FileNotFoundError: there is no file to replay.
     """
 
@@ -226,6 +227,12 @@ class WorkflowExecutor:
             raise TypeError(
                 f"workflow must be a WorkflowDefinition, not a {type(workflow).__name__}; "
                 "get_workflow(id) and WorkflowDefinition.from_dict(data) make one"
+            )
+        if isinstance(api_keys, (str, bytes)):
+            # It can be subscripted, but holds no key under a provider's name; and it is not to be shown.
+            raise TypeError(
+                f"api_keys must be provider name → key, such as {{'OPENAI': …}}, not a "
+                f"{type(api_keys).__name__}; leave it out to read the environment"
             )
         self.workflow = workflow
         self.task = task
