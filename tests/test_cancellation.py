@@ -54,10 +54,16 @@ def test_cancelled_task_cancels_the_phase_once_and_starts_no_other(tmp_path):
 def test_timeout_around_a_run(tmp_path):
     seen = []
 
+    async def expire(limit):
+        await wait_in_loop(lambda: seen)
+        limit.reschedule(asyncio.get_running_loop().time())
+
     async def main():
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.02):
+            async with asyncio.timeout(None) as limit:
+                expired = asyncio.create_task(expire(limit))
                 await executor(tmp_path, forever(seen)).run()
+        await expired
 
     run(main)
     assert seen == ["sleeping", "cancelled"]

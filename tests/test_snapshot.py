@@ -215,6 +215,6 @@ def test_deep_values_are_kept_and_hide_no_run(tmp_path):
         leaf["a"] = ([{}],)
         leaf = leaf["a"][0][0]
     begun(store, "run", {"value": value}, "/w").release()
-    assert len(store.runs()) == 1
+    assert len(store.runs({})) == 1
     back, lost = store.about("run")
     assert lost and back["value"]["a"][0][0]["a"][0][0].keys() == {"a"}

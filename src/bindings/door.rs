@@ -110,6 +110,11 @@ impl RunHandle {
         self.run.child_id()
     }
 
+    /// The number of the next run that the phase makes.
+    fn next_number(&self) -> u32 {
+        self.run.next_within()
+    }
+
     /// Whether a later life will read what the run records.
     #[getter]
     fn durable(&self) -> bool {

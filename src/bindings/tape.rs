@@ -38,7 +38,9 @@ pub(super) fn provider(
         }
         (None, Some(path)) => Player::open(&path, own, &subject()?, strict).map(|tape| Arc::new(tape) as _),
         (None, None) => {
-            return Ok(above.map_or_else(|| own.clone(), |above| above.provider_within(own.clone())));
+            let Some(above) = above else { return Ok(own) };
+            let number: Option<u32> = executor.getattr(intern!(py, "_number_within"))?.extract()?;
+            return Ok(above.provider_within(number.unwrap_or_else(|| above.next_within()), own));
         }
     };
     opened.map_err(|error| errors::to_exception(py, &error.into()))

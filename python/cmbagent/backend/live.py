@@ -89,7 +89,7 @@ class Live:
     async def _run(self) -> None:
         try:
             run = asyncio.create_task(self.executor.run())
-            # Its first step makes the log of this run; the run is in the store once that says anything, or ends.
+            # Its first step makes the log; the run is in the store once that says anything or ends.
             await asyncio.sleep(0)
             async for _ in self.executor._log.stream():
                 break

@@ -116,6 +116,9 @@ async def begin(executor: WorkflowExecutor) -> _core.Journal | None:
         WorkDirError: another run works in the directory.
     """
     above = _current.get()
+    # Before anything is waited for: runs that a phase makes at once keep their order on a tape.
+    own_tape = executor.record is not None or executor.replay is not None
+    executor._number_within = None if above is None or own_tape else above.next_number()
     if above is not None and not above.durable:
         return None
     try:

@@ -272,6 +272,7 @@ class WorkflowExecutor:
         self.outcome: str | None = None
         self._control = _core.Control()
         self._attempt = 0
+        self._number_within: int | None = None
         self._journal: _core.Journal | None = None
         self._resuming = False
         self._forced = False

@@ -36,9 +36,14 @@ impl Run {
         self.shared.services.provider.as_ref()
     }
 
-    /// The models of a run that is made at this place and would ask `own`.
-    pub fn provider_within(&self, own: Arc<dyn Provider>) -> Arc<dyn Provider> {
-        let place = Place { nested: self.nestings.fetch_add(1, Ordering::Relaxed) + 1, ..self.place() };
+    /// The number of the next run that is made at this place.
+    pub fn next_within(&self) -> u32 {
+        self.nestings.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The models of the run with this number that is made at this place and would ask `own`.
+    pub fn provider_within(&self, nested: u32, own: Arc<dyn Provider>) -> Arc<dyn Provider> {
+        let place = Place { nested, ..self.place() };
         self.shared.services.provider.within(&place, own)
     }
 
