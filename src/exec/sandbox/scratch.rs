@@ -121,9 +121,12 @@ fn sweep(base: &Path) {
     for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
         let ours = entry.file_name().to_string_lossy().starts_with(PREFIX)
             && entry.metadata().is_ok_and(|facts| facts.is_dir() && facts.uid() == me);
-        // Without its lock file it is about to be made, or half removed by another.
-        let Some(lock) = ours.then(|| File::open(entry.path().join(LOCK)).ok()).flatten() else { continue };
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        let left = || match File::open(entry.path().join(LOCK)) {
+            Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
+            // It was locked before it had its name: without the file it is half removed.
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        if ours && left() {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
@@ -152,10 +155,12 @@ mod tests {
         let left = base.path().join(format!("{PREFIX}left"));
         std::fs::create_dir(&left).unwrap();
         std::fs::write(left.join(LOCK), "").unwrap();
+        let half_removed = base.path().join(format!("{PREFIX}half"));
+        std::fs::create_dir_all(half_removed.join("cache")).unwrap();
         let theirs = base.path().join("mine");
         std::fs::create_dir(&theirs).unwrap();
         sweep(base.path());
-        assert!(!left.exists() && theirs.exists());
+        assert!(!left.exists() && !half_removed.exists() && theirs.exists());
     }
 
     #[test]
