@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -47,8 +49,7 @@ def ran(told, tmp_path):
 
 
 def test_every_verb_tells_programs():
-    # What a server tells are its log and its answers.
-    assert [name for name, each in COMMANDS.items() if "as_json" not in _names(each)] == ["serve"]
+    assert [name for name, each in COMMANDS.items() if "as_json" not in _names(each)] == []
 
 
 def test_every_verb_and_option_has_a_help_text():
@@ -230,3 +231,28 @@ def test_rich_is_loaded_when_something_is_drawn(store, arguments):
     assert "rich" not in loaded
     if arguments == "--help":
         assert loaded == "[]"
+
+
+def test_a_server_tells_where_it_listens(tmp_path):
+    program = [
+        sys.executable,
+        "-m",
+        "cmbagent",
+        "serve",
+        "--port",
+        "0",
+        "--json",
+        "--root",
+        str(tmp_path / "runs"),
+    ]
+    environment = {**os.environ, "CMBAGENT_STORE": str(tmp_path / "store.db")}
+    with subprocess.Popen(
+        program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            told = json.loads("".join(iter(lambda: server.stdout.readline().decode(), "}\n")) + "}")
+            with urllib.request.urlopen(f"{told['api']}/types") as answer:
+                assert "planning" in answer.read().decode()
+        finally:
+            server.send_signal(signal.SIGINT)
+        assert (told["token"], server.wait()) == (False, 0)

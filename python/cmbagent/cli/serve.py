@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cmbagent.cli._app import Debug, UsageError, app
+from cmbagent.cli._app import AsJson, Debug, UsageError, app
 from cmbagent.cli._told import Told
 
 
@@ -27,14 +28,25 @@ def serve(
     max_runs: Annotated[int, typer.Option(min=1, help="Runs in progress at the same time.")] = 500,
     resume: Annotated[bool, typer.Option(help="Go on with the runs that an earlier server has left.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only.")] = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Serve the REST API: run, watch, approve and stop workflows from anywhere.
 
     Keys of models are read from the environment. Beyond this machine (--host) clients must send the token
-    that is in CMBAGENT_TOKEN. The API is described at /docs.
+    that is in CMBAGENT_TOKEN. The API is described at /docs. With --json the address is told once clients
+    may ask there.
     """
-    with Told(debug):
+    told = Told(debug, as_json)
+
+    def listening(address: str) -> None:
+        if as_json:
+            told.say(
+                {"address": address, "api": f"{address}/api/phases", "token": settings.token is not None}, ""
+            )
+            sys.stdout.flush()
+
+    with told:
         try:
             from cmbagent.backend.serve import serve as serve_app
             from cmbagent.backend.settings import Settings
@@ -48,4 +60,4 @@ def serve(
             max_runs=max_runs,
             resume=resume,
         )
-        serve_app(settings, store, quiet=quiet)
+        serve_app(settings, store, quiet=quiet, listening=listening)
