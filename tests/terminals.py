@@ -31,7 +31,11 @@ class Terminal:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             command = [sys.executable, "-m", "cmbagent", *map(str, arguments)]
-            os.execve(sys.executable, command, {**os.environ, **settings, **environment})
+            # The size is the terminal's own.
+            inherited = {
+                name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")
+            }
+            os.execve(sys.executable, command, {**inherited, **settings, **environment})
         self.resize(columns, rows)
 
     def resize(self, columns, rows=30):
