@@ -93,6 +93,7 @@ def reader(tmp_path, monkeypatch):
             "HOME": str(tmp_path / "home"),
             "OPENAI_API_KEY": "sk-test",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "COLUMNS": "100",
             "REST_URL": f"http://127.0.0.1:{port}",
             "ROOT": str(ROOT),
             "SCRATCH": str(tmp_path / "scratch"),
