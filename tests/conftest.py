@@ -1,6 +1,7 @@
 """What holds for every test: no keys of the developer's and no settings from outside."""
 
 import contextlib
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,11 @@ from cmbagent.store import Store
 from cmbagent.testing import ModelServer
 from cmbagent.utils import API_KEY_VARIABLES
 from cmbagent.workflows import _calls
+
+# Where the tests were begun in the background these are ignored, and would be by all that the tests begin.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, usual)
 
 
 @pytest.fixture(scope="session", autouse=True)
